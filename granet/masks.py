@@ -1,0 +1,76 @@
+"""Masks: which weights of a network are active.
+
+``Masks`` maps the name of a parameter to a bool tensor of its shape; True means active. A mask is data, never
+inferred from ``weight != 0``: a weight that was just regrown is active and zero.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from granet.errors import UsageError
+from granet.randomness import generator
+from granet.selection import top_k
+
+Masks = Mapping[str, Tensor]
+
+
+def active(masks: Masks) -> dict[str, int]:
+    """The number of active weights of each layer. One device synchronisation for all layers together."""
+    if not masks:
+        return {}
+    counts = torch.stack([mask.count_nonzero() for mask in masks.values()]).tolist()
+    return dict(zip(masks, counts, strict=True))
+
+
+def size(masks: Masks) -> int:
+    """The number of weights that the masks cover, active or not."""
+    return sum(mask.numel() for mask in masks.values())
+
+
+def density(masks: Masks) -> float:
+    """Active weights over all weights, in [0, 1]; 1.0 when the masks cover nothing."""
+    total = size(masks)
+    return sum(active(masks).values()) / total if total else 1.0
+
+
+def full(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All-active masks shaped like ``weights``, on their devices."""
+    return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+
+
+def random(
+    shapes: Mapping[str, Sequence[int]],
+    budgets: Mapping[str, int],
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
+    """Masks with exactly ``budgets[name]`` active weights at positions drawn uniformly.
+
+    Drawn on the CPU and keyed by (seed, layer): the same on every rank and device, and independent of which
+    other layers there are.
+
+    Raises:
+        UsageError: a budget below 0 or above the size of its layer.
+    """
+    masks = {}
+    for name, shape in shapes.items():
+        scores = torch.rand(torch.Size(shape).numel(), generator=generator(seed, "mask", name))
+        if not 0 <= budgets[name] <= scores.numel():
+            raise UsageError("budget out of range", where=name, got=budgets[name], expected=f"0 to {scores.numel()}")
+        masks[name] = top_k(scores, budgets[name]).view(*shape).to(device)
+    return masks
+
+
+def digest(masks: Masks) -> str:
+    """A hash of names, shapes and positions, the same on every device; equal masks have equal digests."""
+    state = hashlib.blake2b(digest_size=16)
+    for name, mask in masks.items():
+        state.update(f"{name}:{tuple(mask.shape)};".encode())
+        state.update(mask.cpu().numpy().tobytes())
+    return state.hexdigest()

@@ -1,0 +1,24 @@
+"""What tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Vectors recorded from the GraNet authors' code. They are not distributed with granet."""
+    beside = Path(__file__).parents[2] / "shared" / "golden"
+    folder = Path(os.environ.get("GRANET_GOLDEN", beside))
+    if not folder.is_dir():
+        pytest.skip("set GRANET_GOLDEN to the folder of recorded vectors")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _global_seed() -> None:
+    torch.manual_seed(0)
