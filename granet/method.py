@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -18,7 +19,7 @@ from granet.allocation import Allocation, Shapes, sizes, total_budget
 from granet.errors import UnknownNameError, UsageError
 from granet.masks import Masks, active
 from granet.randomness import generator
-from granet.topology import Counts, Tensors, TopologyUpdate
+from granet.topology import Counts, Tensors, TopologyUpdate, swap
 
 Decay = Literal["cosine", "linear", "constant"]
 Growth = Literal["gradient", "momentum", "random"]
@@ -62,9 +63,16 @@ class Snapshot:
             for name, mask in self.masks.items()
         }
 
+    @cached_property
+    def finite(self) -> bool:
+        """Whether all gradients are. They are not when a gradient scaler overflowed and skipped the step."""
+        parts = [gradient.isfinite().all() for gradient in self.gradients.values()]
+        return bool(torch.stack(parts).all()) if parts else True
+
     def update(self, pruned: Masks, masks: Masks) -> TopologyUpdate:
         """The update from the present masks through ``pruned`` to ``masks``."""
-        return TopologyUpdate(self.step, self.masks, pruned, masks)
+        note = "" if self.finite else "nothing was swapped: the gradients of this step are not finite"
+        return TopologyUpdate(self.step, self.masks, pruned, masks, note)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +270,12 @@ class Swapping(Method):
             name: 0 if count == masks[name].numel() else min(type(self).rounding(fraction * count), count)
             for name, count in active(masks).items()
         }
+
+    def swap(self, masks: Masks, at: Snapshot, growth: Growth) -> Masks:
+        """``masks`` after the swap due at ``at``; unchanged when its gradients cannot be ranked."""
+        if growth == "gradient" and not at.finite:
+            return masks
+        return swap(at.weights, at.scores(growth), masks, self.swap_counts(masks, at))
 
     def check(self, shapes: Shapes, total_steps: int) -> None:
         """Raises UsageError for an interval at which nothing would ever be swapped."""

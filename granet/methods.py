@@ -16,7 +16,7 @@ from granet.allocation import ALLOCATIONS, Allocation, Shapes, apportion, sizes,
 from granet.errors import UsageError
 from granet.masks import Masks, active
 from granet.method import Decay, Growth, Method, Pruning, Snapshot, Swapping
-from granet.topology import TopologyUpdate, drop, grow, prune_each, prune_to, swap
+from granet.topology import TopologyUpdate, drop, grow, prune_each, prune_to
 
 GROWTH_MOMENTUM = 0.9
 """Decay of the running sum of gradients where growth by momentum is only an option of a method."""
@@ -59,8 +59,7 @@ class _Exploring(Swapping):
         return self.density
 
     def _swap(self, at: Snapshot, growth: Growth) -> TopologyUpdate:
-        counts = self.swap_counts(at.masks, at)
-        return at.update(at.masks, swap(at.weights, at.scores(growth), at.masks, counts))
+        return at.update(at.masks, self.swap(at.masks, at, growth))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +282,7 @@ class _GraNet(Pruning, Swapping):
         """Prune to the scheduled density, then swap."""
         masks = pruned = self._prune(at) if self.prunes(at.step, at.total_steps) else at.masks
         if self.swaps(at.step, at.total_steps):
-            masks = swap(at.weights, at.scores(self.growth), pruned, self.swap_counts(pruned, at))
+            masks = self.swap(pruned, at, self.growth)
         return at.update(pruned, masks)
 
     def _prune(self, at: Snapshot) -> Masks:

@@ -1,0 +1,38 @@
+"""What an optimizer keeps for a parameter, and when masking gradients is enough to keep it all masked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torch.optim import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSprop,
+)
+
+_ELEMENTWISE = frozenset({SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop, Adagrad, Adadelta})
+
+
+def is_elementwise(optimizer: Optimizer) -> bool:
+    """Whether weights at zero with zero state and zero gradient stay at zero, state included.
+
+    True for the exact types known to work element by element; a subclass may do anything. Without an ``eps`` an
+    adaptive step would divide zero by zero.
+    """
+    return type(optimizer) in _ELEMENTWISE and all(group.get("eps", 1.0) > 0 for group in optimizer.param_groups)
+
+
+def shaped_state(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[Tensor]:
+    """The state tensors that have one entry for each entry of ``parameter``."""
+    if parameter in optimizer.state:
+        for value in optimizer.state[parameter].values():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0:
+                yield value

@@ -1,0 +1,299 @@
+"""The one stateful object: masks and step, bound to a model and its optimizer.
+
+What happens in one step of training, in this order:
+
+1. forward and backward, dense gradients;
+2. ``optimizer.step()``. Just before it, gradients of inactive weights are zeroed: for optimizers that work element
+   by element, zero weight, state and gradient stay zero, so one pass over the gradients keeps everything masked.
+   Where that is not enough (other optimizers, closures) or the dense gradient is needed afterwards (an update that
+   grows by gradient, a running sum of gradients), weights and state are masked just after it instead. A RigL update
+   takes the place of this step;
+3. ``sparsifier.step()``: the clock advances and, when an update is due, the topology changes. Weights and optimizer
+   state of everything that was not active all the way become zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from granet import masks as masking
+from granet.errors import UsageError
+from granet.layers import maskable
+from granet.masks import Masks
+from granet.method import Method, Snapshot
+from granet.optimizer_state import is_elementwise, shaped_state
+from granet.topology import TopologyUpdate
+
+
+class Sparsifier:
+    """Keeps a model sparse while it trains.
+
+        sparsifier = granet.Sparsifier(model, optimizer, granet.methods.GraNet(density=0.1), total_steps=n)
+        ...
+        loss.backward()
+        optimizer.step()
+        sparsifier.step()
+
+    Works with any ``torch.optim`` optimizer, with parameter groups, tied parameters, gradient accumulation (one
+    call for each ``optimizer.step()``), autocast and ``GradScaler``. Clear gradients after ``step``, not before.
+
+    Args:
+        model: on its final device; all convolution and linear weights are masked.
+        optimizer: holds at least every masked parameter.
+        method: one of ``granet.methods``.
+        total_steps: optimizer steps of the whole run; schedules refer to it.
+        seed: key of all random choices.
+        dense: patterns of layers that are not masked, see ``granet.layers.maskable``.
+
+    Raises:
+        UsageError: a pattern that matches no layer, a method that does not fit the layers or the number of steps,
+            a masked parameter that the optimizer does not hold.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        method: Method,
+        *,
+        total_steps: int,
+        seed: int = 0,
+        dense: Sequence[str] = (),
+    ) -> None:
+        self.method, self.total_steps, self.seed = method, total_steps, seed
+        self._optimizer = optimizer
+        self._parameters = maskable(model, dense)
+        self._check_optimizer()
+        shapes = {name: parameter.shape for name, parameter in self._parameters.items()}
+        method.check(shapes, total_steps)
+
+        self._step = 0
+        budgets = method.budgets(shapes)
+        drawn = masking.random(shapes, budgets, seed=seed)
+        self._masks = {name: drawn[name].to(parameter.device) for name, parameter in self._parameters.items()}
+        self._explored = {name: mask.clone() for name, mask in self._masks.items()}
+        self._momenta = (
+            {} if method.momentum_decay is None else {n: torch.zeros_like(p) for n, p in self._parameters.items()}
+        )
+        self._elementwise = is_elementwise(optimizer)
+        self._mask_afterwards = False
+        self._optimizer_stepped = False
+        self._hidden: list[tuple[nn.Parameter, Tensor]] = []
+        self._multipliers: list[tuple[nn.Parameter, Tensor]] = []
+        self._adopt(self._masks)
+        self._handles: list[RemovableHandle] = [
+            optimizer.register_step_pre_hook(self._before_optimizer_step),
+            optimizer.register_step_post_hook(self._after_optimizer_step),
+        ]
+
+    @property
+    def masks(self) -> Masks:
+        """What is active now, by parameter name; bool, on the parameters' devices."""
+        return dict(self._masks)
+
+    @property
+    def density(self) -> float:
+        """Active weights over masked weights, in (0, 1]."""
+        return masking.density(self._masks)
+
+    @property
+    def steps(self) -> int:
+        """How often ``step`` was called: the clock of all schedules."""
+        return self._step
+
+    @property
+    def explored(self) -> Masks:
+        """Every weight that has been active at some time."""
+        return dict(self._explored)
+
+    @property
+    def exploration_rate(self) -> float:
+        """Weights that have been active at some time over all masked weights: R_s of arXiv 2102.02887."""
+        return masking.density(self._explored)
+
+    @torch.no_grad()
+    def step(self) -> TopologyUpdate | None:
+        """Advances the clock by one and changes the topology when an update is due.
+
+        Call it after every ``optimizer.step()`` and before the gradients are cleared.
+
+        Returns:
+            The update, or None when none was due.
+
+        Raises:
+            UsageError: an update needs gradients and there are none.
+        """
+        self._optimizer_stepped = False
+        self._step += 1
+        self._accumulate_momenta()
+        if not self.method.due(self._step, self.total_steps):
+            return None
+        update = self.method.update(self._snapshot())
+        self._adopt(update.masks, update.survivors)
+        for name, mask in self._masks.items():
+            self._explored[name] |= mask
+        return update
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs besides model and optimizer: plain numbers and tensors."""
+        return {
+            "step": self._step,
+            "masks": dict(self._masks),
+            "explored": dict(self._explored),
+            "momenta": dict(self._momenta),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what ``state_dict`` returned; load model and optimizer first.
+
+        Raises:
+            UsageError: layers or shapes that are not those of this model.
+        """
+        for field, mine in (("masks", self._masks), ("explored", self._explored), ("momenta", self._momenta)):
+            theirs = {name: tuple(tensor.shape) for name, tensor in state[field].items()}
+            if theirs != (expected := {name: tuple(tensor.shape) for name, tensor in mine.items()}):
+                different = sorted(name for name, _ in theirs.items() ^ expected.items())
+                raise UsageError(
+                    "the state belongs to other layers", where=field, got=", ".join(different[:5]), expected="the same"
+                )
+            for name, tensor in mine.items():
+                tensor.copy_(state[field][name])
+        self._step = int(state["step"])
+        self._adopt(self._masks)
+
+    def close(self) -> None:
+        """Lets go of the optimizer; weights stay as they are and nothing masks them any more."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _check_optimizer(self) -> None:
+        held = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
+        for name, parameter in self._parameters.items():
+            if id(parameter) not in held:
+                raise UsageError(
+                    "the optimizer does not hold this parameter",
+                    where=name,
+                    remedy="make the optimizer from model.parameters() after moving the model, or keep the layer dense",
+                )
+
+    def _adopt(self, masks: Masks, survivors: Masks | None = None) -> None:
+        """Makes ``masks`` the present ones; weights and state outside ``survivors`` become zero."""
+        self._masks = dict(masks)
+        self._zero_outside(self._masks if survivors is None else survivors)
+        full = {name for name, count in masking.active(self._masks).items() if count == self._masks[name].numel()}
+        # A multiplier of the gradients' own type is what makes masking them one vectorised pass.
+        self._multipliers = [
+            (parameter, self._masks[name].to(parameter.dtype))
+            for name, parameter in self._parameters.items()
+            if name not in full
+        ]
+
+    def _zero_outside(self, masks: Masks) -> None:
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                inactive = ~masks[name]
+                for tensor in (parameter, *shaped_state(self._optimizer, parameter)):
+                    tensor.masked_fill_(inactive, 0)
+
+    @torch.no_grad()
+    def _before_optimizer_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._check_call()
+        self._optimizer_stepped = True
+        upcoming = self._step + 1
+        due = self.method.due(upcoming, self.total_steps)
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if due and self.method.replaces_step:
+            if closure is not None:
+                raise UsageError(
+                    f"{type(self.method).__name__} replaces optimizer steps, which cannot be done with a closure",
+                    where=type(optimizer).__name__,
+                    remedy="call backward() yourself and optimizer.step() without a closure",
+                )
+            self._hide_gradients()
+            return
+        needs_dense = due and self.method.needs_gradients(upcoming, self.total_steps)
+        if needs_dense or closure is not None or self._momenta or not self._elementwise:
+            self._mask_afterwards = bool(self._multipliers)
+            return
+        pairs = [(p.grad, multiplier) for p, multiplier in self._multipliers if p.grad is not None]
+        if pairs:
+            torch._foreach_mul_([gradient for gradient, _ in pairs], [multiplier for _, multiplier in pairs])
+
+    def _after_optimizer_step(self, *_: object) -> None:
+        for parameter, gradient in self._hidden:
+            parameter.grad = gradient
+        self._hidden.clear()
+        if self._mask_afterwards:
+            self._mask_afterwards = False
+            self._zero_outside(self._masks)
+
+    def _check_call(self) -> None:
+        if self._optimizer_stepped:
+            raise UsageError(
+                "optimizer.step() was called twice without sparsifier.step() between",
+                where=f"step {self._step + 1}",
+                remedy="call sparsifier.step() after every optimizer.step()",
+            )
+        name, parameter = next(iter(self._parameters.items()))
+        if parameter.device != self._masks[name].device:
+            raise UsageError(
+                "the model moved after the sparsifier was made",
+                where=name,
+                got=parameter.device,
+                expected=self._masks[name].device,
+                remedy="move the model first, then make optimizer and sparsifier",
+            )
+
+    def _hide_gradients(self) -> None:
+        """Without gradients an optimizer does nothing at all: no decay, no momentum, no step count."""
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._hidden.append((parameter, parameter.grad))
+                    parameter.grad = None
+
+    def _accumulate_momenta(self) -> None:
+        if self._momenta:
+            gradients = self._gradients()
+            decay = self.method.momentum_decay
+            assert decay is not None  # noqa: S101  momenta exist only with a decay
+            for name, momentum in self._momenta.items():
+                momentum.mul_(decay).add_(gradients[name].nan_to_num(0.0, 0.0, 0.0))
+
+    def _snapshot(self) -> Snapshot:
+        needs_gradients = self.method.needs_gradients(self._step, self.total_steps)
+        return Snapshot(
+            step=self._step,
+            total_steps=self.total_steps,
+            weights={name: parameter.detach() for name, parameter in self._parameters.items()},
+            gradients=self._gradients() if needs_gradients else {},
+            momenta=self._momenta,
+            masks=self._masks,
+            seed=self.seed,
+        )
+
+    def _gradients(self) -> dict[str, Tensor]:
+        gradients = {name: parameter.grad for name, parameter in self._parameters.items()}
+        missing = [name for name, gradient in gradients.items() if gradient is None]
+        if missing:
+            raise UsageError(
+                "there is no gradient to grow by",
+                where=_listed(missing),
+                got=f"None at step {self._step}",
+                remedy="call sparsifier.step() after optimizer.step() and before zero_grad(), and keep layers dense "
+                "that the loss does not reach",
+            )
+        return {name: gradient for name, gradient in gradients.items() if gradient is not None}
+
+
+def _listed(names: Iterable[str]) -> str:
+    first, *rest = names
+    return f"{first} and {len(rest)} more" if rest else first
