@@ -1,0 +1,33 @@
+"""Recipes: the whole of a run as validated data, to and from TOML.
+
+    recipe = Recipe.load("cifar10-resnet50-granet").override({"method.density": 0.05})
+    method = recipe.build_method(steps_per_epoch=351)
+
+``sections`` says what can be set, ``settings`` describes it to readers, ``choices`` knows which settings belong to
+which method, ``clock`` checks durations once an epoch has a length, ``problems`` words the mistakes. The recipes
+of the papers lie beside this package in ``granet/recipes``.
+"""
+
+from granet.durations import Duration
+from granet.recipe.recipe import Recipe
+from granet.recipe.sections import (
+    DataSection,
+    MethodSection,
+    ModelSection,
+    OptimizerSection,
+    ScheduleSection,
+    TrainingSection,
+)
+from granet.recipe.settings import Setting
+
+__all__ = [
+    "DataSection",
+    "Duration",
+    "MethodSection",
+    "ModelSection",
+    "OptimizerSection",
+    "Recipe",
+    "ScheduleSection",
+    "Setting",
+    "TrainingSection",
+]

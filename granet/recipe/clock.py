@@ -1,0 +1,77 @@
+"""Durations against the length of training: what can only be checked once an epoch has a number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from granet.durations import Duration
+from granet.errors import RecipeError, UsageError
+from granet.recipe.choices import method_class, range_problems
+from granet.recipe.problems import moved, report
+
+if TYPE_CHECKING:
+    from granet.method import Method
+    from granet.recipe.recipe import Recipe
+
+
+def build_method(recipe: Recipe, steps_per_epoch: int) -> Method:
+    """The method of ``recipe`` in steps, after everything in the recipe that lasts has been checked.
+
+    Raises:
+        RecipeError: durations that do not fit the training, all of them.
+    """
+    total = recipe.total_steps(steps_per_epoch)
+    written = recipe.method.arguments()
+    values = {
+        key: value.steps(steps_per_epoch) if isinstance(value, Duration) else value for key, value in written.items()
+    }
+
+    def located(error: UsageError) -> RecipeError:
+        """The mistake under its dotted key, with the duration as it was written beside the steps."""
+        key = str(error.where)
+        if key not in type(recipe.method).model_fields:
+            return moved(error, "method")
+        got = f'"{written[key]}", {error.got}' if isinstance(written.get(key), Duration) else error.got
+        return moved(error, f"method.{key}", got=got)
+
+    problems = [located(error) for error in range_problems(values)]
+    if not problems:
+        try:
+            method = method_class(recipe.method.name)(**values)
+            method.check({}, total)  # with no layers to look at, what is left to check is the clock
+        except UsageError as error:
+            problems.append(located(error))
+    problems += _schedule_problems(recipe, steps_per_epoch, total)
+    if problems:
+        raise report(problems, where=f"recipe {recipe.name}")
+    return method
+
+
+def _schedule_problems(recipe: Recipe, steps_per_epoch: int, total: int) -> Iterator[RecipeError]:
+    milestones = recipe.schedule.milestones
+    for milestone in milestones:
+        yield from _past_the_end("schedule.milestones", "a milestone", milestone, steps_per_epoch, total)
+    for earlier, later in pairwise(milestones):
+        if earlier.steps(steps_per_epoch) > later.steps(steps_per_epoch):
+            yield RecipeError(
+                "milestones must increase",
+                where="schedule.milestones",
+                got=f'"{earlier}" before "{later}" with {steps_per_epoch} steps per epoch',
+            )
+    yield from _past_the_end("schedule.warmup", "the warm-up", recipe.schedule.warmup, steps_per_epoch, total)
+    save_every = recipe.training.save_every
+    if save_every is not None and save_every.steps(steps_per_epoch) < 1:
+        yield RecipeError("less than a step", where="training.save_every", got=f'"{save_every}"')
+
+
+def _past_the_end(key: str, what: str, duration: Duration, steps_per_epoch: int, total: int) -> Iterator[RecipeError]:
+    step = duration.steps(steps_per_epoch)
+    if step > total:
+        yield RecipeError(
+            f"{what} ends past the end of training",
+            where=key,
+            got=f'"{duration}", step {step} of {total}',
+            remedy="make it earlier or train longer",
+        )

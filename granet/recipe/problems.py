@@ -1,0 +1,143 @@
+"""Mistakes in a recipe, worded: every one of them, each with its dotted key, what was got and what was expected."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from granet.durations import Duration
+from granet.errors import RecipeError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+    from granet.recipe.settings import Setting
+
+_MOST = 20
+"""Mistakes told at once; a file of nothing but mistakes is not told in full."""
+
+_RULES = {
+    "greater_than": "out of range",
+    "greater_than_equal": "out of range",
+    "less_than": "out of range",
+    "less_than_equal": "out of range",
+    "finite_number": "not a finite number",
+    "string_pattern_mismatch": "more than one line, or control characters",
+    "string_too_short": "empty",
+    "string_too_long": "too long",
+    "too_long": "too long",
+}
+
+
+class _Short(reprlib.Repr):
+    """Cuts values of any size and depth to a line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 2, 80, 80
+
+    def repr_int(self, x: int, level: int) -> str:  # noqa: ARG002  reprlib calls it so
+        """Python refuses to print numbers of thousands of digits; nobody wants to read them either."""
+        return repr(x) if abs(x) < 2**63 else "a number beyond 64 bits"
+
+    def name(self, key: str) -> str:
+        """``key`` as it is, unless it would break the line or fill the screen."""
+        return key if key.isprintable() and len(key) <= self.maxstring else self.repr(key)
+
+
+_SHORT = _Short()
+
+
+class SectionError(ValueError):
+    """The mistakes of one section, on their way out of a pydantic validator; keys are relative to the section."""
+
+    def __init__(self, problems: Iterable[RecipeError]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(f"{len(self.problems)} problems")
+
+
+def shown(value: object) -> str:
+    """``value`` about as a recipe would write it, cut to a line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Duration):
+        return f'"{value}"'
+    if isinstance(value, str) and value.isprintable() and len(value) <= 80:
+        return f'"{value}"'
+    return _SHORT.repr(value)
+
+
+def report(problems: Sequence[RecipeError], *, where: object) -> RecipeError:
+    """One error that tells them all; ``where`` is the file or the recipe."""
+    if len(problems) == 1:
+        return moved(problems[0], f"{where}: {problems[0].where}" if problems[0].where else where)
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    return RecipeError(f"several settings are wrong:{lines}", where=where)
+
+
+def moved(error: UsageError, where: object, *, got: object = None) -> RecipeError:
+    """The same mistake as a RecipeError that happened at ``where``."""
+    got = error.got if got is None else got
+    return RecipeError(error.what, where=where, got=got, expected=error.expected, remedy=error.remedy)
+
+
+def unknown(key: str, settings: Mapping[str, Setting]) -> RecipeError:
+    """There is no setting ``key``; its namesakes in other sections are named, else the nearest of its own."""
+    section, _, leaf = key.rpartition(".")
+    keys = [*settings, *dict.fromkeys(other.partition(".")[0] for other in settings)]
+    siblings = {other.rpartition(".")[2]: other for other in keys if other.rpartition(".")[0] == section}
+    namesakes = [other for other in settings if other.rpartition(".")[2] == leaf]
+    close = nearest(leaf, siblings)
+    remedy = None
+    if namesakes:
+        remedy = f"did you mean {' or '.join(namesakes)}?"
+    elif close is not None:
+        remedy = f"did you mean {siblings[close]}?"
+    elif siblings:
+        remedy = f"there are: {', '.join(siblings.values())}"
+    return RecipeError("unknown setting", where=key, remedy=remedy)
+
+
+def from_pydantic(error: ValidationError, settings: Mapping[str, Setting]) -> list[RecipeError]:
+    """The mistakes that pydantic found, in the order of the recipe."""
+    details = error.errors(include_url=False)
+    problems: list[RecipeError] = []
+    for detail in details[:_MOST]:
+        problems += _worded(detail, settings)
+    if len(details) > _MOST:
+        problems.append(RecipeError(f"and {len(details) - _MOST} more"))
+    return problems
+
+
+def _worded(detail: ErrorDetails, settings: Mapping[str, Setting]) -> list[RecipeError]:
+    key = ".".join(_SHORT.name(part) for part in detail["loc"] if isinstance(part, str))
+    where = key + "".join(f"[{part}]" for part in detail["loc"] if isinstance(part, int))
+    rule, value, got = detail["type"], detail["input"], shown(detail["input"])
+    cause: Any = detail.get("ctx", {}).get("error")
+    if isinstance(cause, SectionError):
+        prefix = f"{key}." if key else ""
+        return [moved(problem, f"{prefix}{problem.where}".rstrip(".")) for problem in cause.problems]
+    if isinstance(cause, UsageError):
+        return [moved(cause, where)]
+    if rule == "extra_forbidden":
+        return [unknown(key, settings)]
+    if key not in settings:
+        if rule == "missing":
+            return [RecipeError("missing section", where=key)]
+        return [RecipeError("not a table of settings", where=key or None, got=got)]
+    setting = settings[key]
+    if rule == "missing":
+        return [RecipeError("missing setting", where=key, expected=setting.expected)]
+    close = nearest(value, setting.choices) if isinstance(value, str) else None
+    return [
+        RecipeError(
+            "unknown name" if isinstance(value, str) and setting.choices else _RULES.get(rule, "wrong kind of value"),
+            where=where,
+            got=got,
+            expected=setting.expected,
+            remedy=f"did you mean {close}?" if close else None,
+        )
+    ]

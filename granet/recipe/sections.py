@@ -1,0 +1,268 @@
+"""What a recipe can set: one class per section, one documented field per setting.
+
+Types and plain ranges are checked by pydantic, strictly: no text becomes a number, nothing is clamped, NaN and
+infinity are refused. What depends on another setting of the same section is checked below its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SerializerFunctionWrapHandler,
+    Strict,
+    model_serializer,
+    model_validator,
+)
+
+from granet import durations
+from granet.durations import Duration
+from granet.errors import RecipeError, UnknownNameError, UsageError
+from granet.recipe.choices import (
+    OPTIMIZERS,
+    SCHEDULES,
+    Uses,
+    method_class,
+    method_uses,
+    misfits,
+    range_problems,
+)
+from granet.recipe.problems import SectionError, moved, shown
+
+
+def _duration(value: object) -> Duration:
+    if isinstance(value, Duration):
+        return value
+    if isinstance(value, str):
+        return Duration.parse(value)
+    raise UsageError("not a duration", got=shown(value), expected=durations.EXPECTED)
+
+
+WrittenDuration = Annotated[Duration, PlainValidator(_duration), PlainSerializer(str, return_type=str)]
+"""A Duration that is written as text in TOML and JSON."""
+
+# Limits on text keep every valid recipe below the size that is read back. One line, so that it can be shown.
+Line = Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Name = Annotated[Line, Field(min_length=1, max_length=200)]
+Location = Annotated[Line, Field(min_length=1, max_length=4096)]
+
+
+class Section(BaseModel):
+    """Part of a recipe: immutable, with no settings but its fields."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        problems = list(self._problems())
+        if problems:
+            raise SectionError(problems)
+        return self
+
+    def _problems(self) -> Iterator[RecipeError]:
+        """The mistakes that no field shows by itself, with keys relative to the section."""
+        yield from ()
+
+
+class Choice(Section):
+    """A section whose ``name`` decides which of its other settings there are; the rest must be left alone."""
+
+    common: ClassVar[frozenset[str]] = frozenset()
+    """Settings that are there whatever the name."""
+
+    def uses(self) -> Uses:
+        """The settings that come with the name."""
+        raise NotImplementedError
+
+    def given(self) -> dict[str, object]:
+        """What was set of that which depends on the name; emptiness sets nothing."""
+        dependent = self.model_fields_set - {"name", *self.common}
+        return {key: value for key, value in self if key in dependent and value not in (None, ())}
+
+    @model_serializer(mode="wrap")
+    def _written(self, written: SerializerFunctionWrapHandler) -> dict[str, object]:
+        there = {"name", *self.common, *self.uses().known}
+        return {key: value for key, value in written(self).items() if key in there}
+
+
+class ModelSection(Section):
+    """The network."""
+
+    name: Name
+    """A name from the catalog, "torchvision:NAME", or "package.module:factory" for your own.
+    Input channels, classes and image size follow the data."""
+
+
+class DataSection(Section):
+    """The images and how they are presented."""
+
+    name: Name
+    """A dataset: fashion-mnist-subset (comes with granet), mnist, fashion-mnist, cifar10, cifar100, image-folder."""
+    directory: Location | None = None
+    """Where the dataset lies on disk."""
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the training images held out, evenly over the classes, for choosing the best epoch."""
+    augment: Literal["none", "crop", "crop-flip", "resized-crop-flip"] = "none"
+    """Random changes to training images: crop (after padding by 4 pixels), crop and flip left to right,
+    or a crop of random size and shape and flip."""
+    image_size: int | None = Field(default=None, ge=1, le=4096)
+    """Height and width, in pixels, that images of a folder are brought to."""
+    workers: int = Field(default=0, ge=0, le=256)
+    """Processes that decode images which do not fit on the device; 0 decodes in the main process."""
+    residency: Literal["auto", "resident", "streaming"] = "auto"
+    """Whether images live on the device or stream from disk; auto decides by their size."""
+
+
+class MethodSection(Choice):
+    """How the network becomes sparse. A setting that the named method does not have is an error."""
+
+    name: Name
+    """granet, granet-uniform, rigl, rigl-itop, set, snfs, gmp, gmp-uniform, static, or dense for no mask at all."""
+    density: float | None = None
+    """Share of the maskable weights that is active at the end, above 0 and at most 1."""
+    initial_density: float | None = None
+    """Share that is active at the start; 1 starts dense, less starts from a random mask."""
+    allocation: str | None = None
+    """How a random mask is spread over the layers: erk, er or uniform."""
+    start: WrittenDuration | None = None
+    """Until when nothing is pruned."""
+    end: WrittenDuration | None = None
+    """When gradual pruning reaches its density; half of the training when left out."""
+    interval: WrittenDuration | None = None
+    """Time between two changes of the mask."""
+    stop: WrittenDuration | None = None
+    """When swapping ends; three quarters of the training when left out."""
+    drop_fraction: float | None = None
+    """Share of a layer's active weights that the first swap drops and grows elsewhere."""
+    final_drop_fraction: float | None = None
+    """That share at the end of its decay."""
+    decay: str | None = None
+    """How the share gets there: cosine, linear, or constant for not at all."""
+    growth: str | None = None
+    """What decides where weights grow: gradient, momentum or random."""
+    momentum: float | None = None
+    """Decay per step of the running sum of gradients that snfs grows by."""
+    first_dense: bool | None = None
+    """Whether gmp-uniform leaves the first convolution dense."""
+    classifier_density: float | None = None
+    """The density below which gmp-uniform does not prune the classifier."""
+    dense: Annotated[tuple[Name, ...], Strict(False), Field(max_length=50)] = ()
+    """Patterns of parameters that are never masked, such as "conv1.weight" or "*.downsample.*"."""
+
+    def arguments(self) -> dict[str, object]:
+        """What the method is made from: the settings given but for the dense patterns, with Durations."""
+        return {key: value for key, value in self.given().items() if key != "dense"}
+
+    def uses(self) -> Uses:
+        """The settings of the method."""
+        return method_uses(self.name)
+
+    def _problems(self) -> Iterator[RecipeError]:
+        try:
+            uses = self.uses()
+        except UnknownNameError as error:
+            yield moved(error, "name")
+            return
+        steady = {key: value for key, value in self.arguments().items() if not isinstance(value, Duration)}
+        problems = misfits(self.name, uses, self.given())
+        problems += range_problems({key: value for key, value in steady.items() if key in uses.known})
+        yield from problems
+        if not problems:
+            try:  # what the method says of its settings together; durations wait for the length of an epoch
+                method_class(self.name)(**steady)
+            except UsageError as error:
+                yield moved(error, error.where if error.where in uses.known else "")
+
+
+class OptimizerSection(Choice):
+    """How the weights are trained. A setting that the named optimizer does not have is an error."""
+
+    common = frozenset({"learning_rate", "weight_decay", "decay_norms_and_biases"})
+
+    name: Literal["sgd", "adam", "adamw", "rmsprop"]
+    """The optimizer."""
+    learning_rate: float = Field(gt=0, le=1000)
+    """The learning rate that the schedule starts from, after its warm-up."""
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Momentum of sgd and rmsprop."""
+    nesterov: bool = False
+    """Whether the momentum of sgd is Nesterov's."""
+    weight_decay: float = Field(default=0.0, ge=0, le=1000)
+    """Weight decay: decoupled from the gradient for adamw, added to it for the others."""
+    decay_norms_and_biases: bool = True
+    """Whether weight decay also applies to parameters of at most one dimension: norms and biases."""
+
+    def uses(self) -> Uses:
+        """The settings of the optimizer besides the common ones."""
+        return OPTIMIZERS[self.name]
+
+    def _problems(self) -> Iterator[RecipeError]:
+        yield from misfits(self.name, self.uses(), self.given())
+        if self.nesterov and not self.momentum:
+            yield RecipeError("Nesterov needs momentum", where="nesterov", remedy="set optimizer.momentum")
+
+
+class ScheduleSection(Choice):
+    """The learning rate over time. A setting that the named schedule does not have is an error."""
+
+    common = frozenset({"warmup"})
+
+    name: Literal["multistep", "cosine", "constant"]
+    """The schedule."""
+    milestones: Annotated[tuple[WrittenDuration, ...], Strict(False), Field(max_length=100)] = ()
+    """When multistep multiplies the learning rate by gamma, in increasing order."""
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    """The factor of multistep."""
+    final_learning_rate: float = Field(default=0.0, ge=0, le=1000)
+    """Where cosine ends."""
+    warmup: WrittenDuration = Duration.parse("0ep")
+    """Time over which the learning rate first rises linearly."""
+
+    def uses(self) -> Uses:
+        """The settings of the schedule besides the warm-up."""
+        return SCHEDULES[self.name]
+
+    def _problems(self) -> Iterator[RecipeError]:
+        yield from misfits(self.name, self.uses(), self.given())
+        for earlier, later in pairwise(self.milestones):
+            if earlier.unit == later.unit and earlier.amount >= later.amount:
+                yield RecipeError("milestones must increase", where="milestones", got=f'"{earlier}" before "{later}"')
+
+
+class TrainingSection(Section):
+    """Length and manner of training."""
+
+    epochs: int = Field(ge=1, le=100_000)
+    """Passes over the training images."""
+    batch_size: int = Field(ge=1, le=1_000_000)
+    """Images for each optimizer step."""
+    accumulate: int = Field(default=1, ge=1, le=10_000)
+    """Parts that a batch is computed in, one after the other, to save memory; their gradients are averaged."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each label that is spread evenly over all classes."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the forward and backward pass; auto is bf16 on a GPU that has it and fp32 elsewhere."""
+    compile: bool = False
+    """Whether the network goes through torch.compile."""
+    deterministic: bool = False
+    """Whether a GPU is held to kernels that repeat bit for bit, which are slower; a CPU always repeats."""
+    save_every: WrittenDuration | None = None
+    """Time between checkpoints within an epoch; the end of each epoch has one in any case."""
+
+    def _problems(self) -> Iterator[RecipeError]:
+        if self.accumulate > self.batch_size:
+            yield RecipeError(
+                "more parts than images in a batch",
+                where="accumulate",
+                got=self.accumulate,
+                expected=f"at most training.batch_size, {self.batch_size}",
+            )

@@ -1,0 +1,103 @@
+"""Settings described: what each dotted key takes, its default and what it does, read off the sections."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from granet import durations
+from granet.durations import Duration
+
+_LIMITS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One setting of a recipe.
+
+    Attributes:
+        key: its dotted name, such as "method.density".
+        expected: what it takes, in words, such as "a number above 0 and at most 1".
+        required: whether every recipe has to give it.
+        default: its value when it is not given; None where that is up to the chosen method or optimizer.
+        description: what it does.
+        choices: the names it can have; empty when it is not a choice from a fixed list.
+        text: whether it is written as a string.
+    """
+
+    key: str
+    expected: str
+    required: bool
+    default: object
+    description: str
+    choices: tuple[str, ...]
+    text: bool
+
+    def parse(self, text: str) -> object:
+        """The value that a command line means by ``text``: TOML where that fits, else the text itself.
+
+        Only the kind of value is settled here; whether the value is right is for the recipe to say.
+        """
+        try:
+            parsed = tomllib.loads(f"value = {text}")
+        except (ValueError, RecursionError):
+            return text
+        value = parsed["value"]
+        plain = len(parsed) > 1 or (self.text and not isinstance(value, str))
+        return text if plain else value
+
+
+def describe(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
+    """The settings of ``model`` and of the sections within it, in order."""
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{name}"
+        kind = _bare(field.annotation)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from describe(kind, f"{key}.")
+            continue
+        yield Setting(
+            key=key,
+            expected=_in_words(kind, field.metadata),
+            required=field.is_required(),
+            default=None if field.is_required() else field.default,
+            description=" ".join((field.description or "").split()),
+            choices=get_args(kind) if get_origin(kind) is Literal else (),
+            text=kind in (str, Duration) or get_origin(kind) is Literal,
+        )
+
+
+def _bare(annotation: Any) -> Any:
+    """The type inside ``X | None`` and ``Annotated[X, ...]``."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return _bare(next(kind for kind in get_args(annotation) if kind is not type(None)))
+    return annotation
+
+
+def _in_words(kind: Any, metadata: list[Any]) -> str:
+    if kind is Duration:
+        return durations.EXPECTED
+    if kind is bool:
+        return "true or false"
+    if kind is str:
+        return "text"
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if get_origin(kind) is tuple:
+        items = 'durations, such as ["80ep", "120ep"]' if _bare(get_args(kind)[0]) is Duration else "texts"
+        return f"a list of {items}"
+    return " ".join(["a whole number" if kind is int else "a number", *_range(metadata)])
+
+
+def _range(metadata: list[Any]) -> Iterator[str]:
+    limits = {name: getattr(rule, name) for rule in metadata for name in _LIMITS if hasattr(rule, name)}
+    if {"ge", "le"} <= limits.keys():
+        yield f"from {limits['ge']} to {limits['le']}"
+    elif limits:
+        yield " and ".join(f"{words} {limits[name]}" for name, words in _LIMITS.items() if name in limits)

@@ -1,0 +1,422 @@
+"""Recipes: reading, writing, varying, and what is said of mistakes."""
+
+import json
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from granet.errors import RecipeError, UnknownNameError
+from granet.methods import METHODS
+from granet.recipe import Duration, Recipe
+
+STEPS_PER_EPOCH = {"cifar10": 351, "cifar100": 351, "imagenet": 9909, "quickstart": 140}
+QUICKSTART = Recipe.load("quickstart")
+
+
+def refusal(call) -> str:
+    with pytest.raises(RecipeError) as caught:
+        call()
+    return str(caught.value)
+
+
+def refused(**settings) -> str:
+    """What is said of the quickstart with these settings; ``method__density`` is method.density."""
+    return refusal(lambda: QUICKSTART.override({key.replace("__", "."): value for key, value in settings.items()}))
+
+
+def refused_in_time(**settings) -> str:
+    changed = QUICKSTART.override({key.replace("__", "."): value for key, value in settings.items()})
+    return refusal(lambda: changed.build_method(steps_per_epoch=100))
+
+
+# --- the catalog ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", Recipe.names())
+def test_every_recipe_of_the_catalog_is_whole(name):
+    recipe = Recipe.load(name)
+    assert recipe.name == name
+    assert recipe.description
+    method = recipe.build_method(STEPS_PER_EPOCH[name.partition("-")[0]])
+    assert method.final_density() == 0.1
+
+
+def test_the_catalog_covers_the_set_ups_of_the_papers():
+    cifar = {
+        f"{data}-{network}-{method}"
+        for data in ("cifar10", "cifar100")
+        for network in ("resnet50", "vgg19")
+        for method in ("granet", "granet-s2s", "rigl", "rigl-itop", "gmp")
+    }
+    imagenet = {f"imagenet-resnet50-{method}" for method in ("granet", "granet-250", "rigl", "gmp")}
+    assert set(Recipe.names()) == cifar | imagenet | {"quickstart"}
+
+
+def test_recipes_of_one_comparison_differ_only_in_the_method():
+    one, other = Recipe.load("cifar10-vgg19-granet"), Recipe.load("cifar10-vgg19-rigl")
+    different = {key.partition(".")[0] for key, _, _ in one.differences(other)}
+    assert different == {"name", "description", "method"}
+
+
+def test_the_longer_imagenet_recipe_is_the_shorter_one_stretched():
+    short, long = Recipe.load("imagenet-resnet50-granet"), Recipe.load("imagenet-resnet50-granet-250")
+    assert {key for key, _, _ in short.stretched(250).differences(long)} == {"name", "description"}
+
+
+# --- reading and writing ----------------------------------------------------------------------------------------
+
+printable = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=200)
+durations = st.one_of(st.integers(0, 10**6).map("{}it".format), st.decimals(0, 10**4, places=3).map("{}ep".format))
+fractions = st.floats(0, 1, exclude_min=True)
+sections = {
+    "model": st.fixed_dictionaries({"name": printable}),
+    "data": st.fixed_dictionaries(
+        {"name": printable},
+        optional={
+            "directory": printable,
+            "validation": st.floats(0, 1, exclude_min=True, exclude_max=True),
+            "augment": st.sampled_from(["none", "crop", "crop-flip", "resized-crop-flip"]),
+            "image_size": st.integers(1, 4096),
+            "workers": st.integers(0, 256),
+        },
+    ),
+    "method": st.one_of(
+        st.fixed_dictionaries({"name": st.just("dense")}),
+        st.fixed_dictionaries(
+            {"name": st.sampled_from(["rigl-itop", "set"]), "density": fractions},
+            optional={"interval": durations, "allocation": st.just("er"), "dense": st.lists(printable, max_size=3)},
+        ),
+        st.fixed_dictionaries(
+            {"name": st.just("granet"), "density": fractions},
+            optional={"start": durations, "end": durations, "drop_fraction": fractions, "growth": st.just("random")},
+        ),
+    ),
+    "optimizer": st.one_of(
+        st.fixed_dictionaries({"name": st.sampled_from(["adam", "adamw"]), "learning_rate": fractions}),
+        st.fixed_dictionaries(
+            {"name": st.just("sgd"), "learning_rate": fractions},
+            optional={"momentum": st.floats(0, 1, exclude_max=True), "weight_decay": st.floats(0, 1000)},
+        ),
+    ),
+    "schedule": st.one_of(
+        st.fixed_dictionaries({"name": st.sampled_from(["cosine", "constant"])}, optional={"warmup": durations}),
+        st.builds(
+            lambda milestones: {"name": "multistep", "milestones": [f"{each}ep" for each in sorted(milestones)]},
+            st.sets(st.integers(0, 1000), min_size=1),
+        ),
+    ),
+    "training": st.fixed_dictionaries(
+        {"epochs": st.integers(1, 100_000), "batch_size": st.integers(1, 10**6)},
+        optional={"compile": st.booleans(), "save_every": durations, "precision": st.just("bf16")},
+    ),
+}
+written = st.fixed_dictionaries(
+    {"name": printable, **sections}, optional={"description": printable, "seed": st.integers(0, 2**32 - 1)}
+)
+
+
+@given(written)
+def test_toml_and_dict_give_the_recipe_back(data):
+    recipe = Recipe.from_dict(data)
+    text = recipe.to_toml()
+    assert Recipe.from_toml(text) == recipe
+    assert Recipe.from_toml(text).to_toml() == text
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_the_longest_recipe_can_still_be_read_back():
+    longest = QUICKSTART.override(
+        {
+            "name": "\U0001f600" * 200,
+            "description": "\U0001f600" * 500,
+            "data.directory": "\U0001f600" * 4096,
+            "method.dense": ["\U0001f600" * 200] * 50,
+        }
+    )
+    assert Recipe.from_toml(longest.to_toml()) == longest
+
+
+def test_a_resolved_recipe_shows_defaults_but_nothing_its_choices_lack():
+    schedule = QUICKSTART.as_dict()["schedule"]
+    assert schedule == {"name": "cosine", "final_learning_rate": 0.0, "warmup": "0.5ep"}
+
+
+def test_a_path_is_what_looks_like_one(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(QUICKSTART.to_toml())
+    assert Recipe.load(mine) == Recipe.load(str(mine)) == QUICKSTART
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest():
+    with pytest.raises(UnknownNameError, match=r"unknown recipe 'quikstart'\. Did you mean 'quickstart'"):
+        Recipe.load("quikstart")
+
+
+def test_files_that_are_no_recipes_are_refused(tmp_path):
+    large, binary, broken = tmp_path / "large.toml", tmp_path / "binary.toml", tmp_path / "broken.toml"
+    large.write_text("#" * (64 * 1024 + 1))
+    binary.write_bytes(b"name = '\xff'")
+    broken.write_text("name = \n")
+    assert refusal(lambda: Recipe.load(tmp_path / "none.toml")).startswith(f"{tmp_path}/none.toml: no such file")
+    assert "not a file" in refusal(lambda: Recipe.load(tmp_path))
+    assert refusal(lambda: Recipe.load(large)) == f"{large}: too large for a recipe; expected at most 65536 bytes"
+    assert refusal(lambda: Recipe.load(binary)) == f"{binary}: not UTF-8 text"
+    assert "broken.toml: not valid TOML: Invalid value (at line 1, column 8)" in refusal(lambda: Recipe.load(broken))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "seed = 0x" + "f" * 60_000,
+        "seed = " + "9" * 5_000,
+        "x = " + "[" * 60_000,
+        '"' + "k" * 60_000 + '" = 1',
+        "".join(f"k{index} = 1\n" for index in range(5_000)),
+        "name = 1979-05-27",
+        "[[model]]\n[[model]]",
+    ],
+)
+def test_hostile_text_is_refused_in_few_words(text):
+    assert len(refusal(lambda: Recipe.from_toml(text))) < 5_000
+
+
+@pytest.mark.parametrize("data", [5, [], {"model": 3}, {1: 2}, {"seed": float("nan")}, {"seed": 10**5_000}])
+def test_hostile_data_are_refused(data):
+    refusal(lambda: Recipe.from_dict(data))
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_mistake_is_told_with_file_key_value_and_rule(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(QUICKSTART.to_toml().replace("epochs = 6", 'epochs = "6"'))
+    assert refusal(lambda: Recipe.load(mine)) == (
+        f'{mine}: training.epochs: wrong kind of value; got "6"; expected a whole number from 1 to 100000'
+    )
+
+
+def test_every_mistake_is_told():
+    said = refused(training__epochs=0, method__densty=0.1, schedule__name="cosin", sead=1, data__validation=1)
+    assert said.splitlines() == [
+        "recipe quickstart: several settings are wrong:",
+        "  data.validation: out of range; got 1; expected a number above 0 and below 1",
+        "  method.densty: unknown setting. Did you mean method.density?",
+        '  schedule.name: unknown name; got "cosin"; expected one of multistep, cosine, constant. Did you mean cosine?',
+        "  training.epochs: out of range; got 0; expected a whole number from 1 to 100000",
+        "  sead: unknown setting. Did you mean seed?",
+    ]
+
+
+def test_a_setting_in_the_wrong_section_is_pointed_to_the_right_one():
+    assert refused(schedule__learning_rate=0.1).endswith("Did you mean optimizer.learning_rate?")
+    assert refused(density=0.1).endswith("Did you mean method.density?")
+
+
+def test_what_is_missing_is_named():
+    said = refusal(lambda: Recipe.from_toml("name = 'mine'\n[model]\n[method]\nname = 'rigl'"))
+    assert "  model.name: missing setting; expected text\n" in said
+    assert "  method.density: rigl needs this setting\n" in said
+    assert "  training: missing section" in said
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "0", "1001", "true", '"0.1"'])
+def test_numbers_are_finite_bounded_and_numbers(number):
+    assert "optimizer.learning_rate: " in refused(optimizer__learning_rate=number)
+
+
+@pytest.mark.parametrize("density", ["0", "1.5", "-0.1", "nan"])
+def test_density_outside_its_range(density):
+    assert refused(method__density=density).startswith("recipe quickstart: method.density: ")
+
+
+def test_final_density_above_the_initial_one():
+    said = refused(method__density=0.8, method__initial_density=0.5)
+    assert said.startswith("recipe quickstart: method")
+    assert "the final density is above the initial one; got 0.5 to 0.8" in said
+
+
+def test_an_unknown_method_is_answered_with_the_nearest():
+    assert (
+        refused(method__name="rigel") == "recipe quickstart: method.name: unknown method 'rigel'. Did you mean 'rigl'?"
+    )
+
+
+def test_settings_that_a_choice_has_no_use_for_are_errors():
+    assert 'method.end: rigl has no such setting; got "3ep"; expected one of density,' in refused(method__name="rigl")
+    assert refused(optimizer__name="adamw").count("adamw has no such setting") == 2
+    assert "schedule.gamma: cosine has no such setting" in refused(schedule__gamma=0.1)
+    assert "method.dense: dense has no such setting" in refusal(
+        lambda: QUICKSTART.with_method("dense")[0].override({"method.dense": ["conv1"]})
+    )
+
+
+def test_a_dense_start_has_no_allocation():
+    assert "allocation" in refused(method__allocation="erk")
+
+
+def test_milestones_increase():
+    settings = {"schedule.name": "multistep", "schedule.milestones": ["3ep", "3ep"]}
+    assert 'schedule.milestones: milestones must increase; got "3ep" before "3ep"' in refusal(
+        lambda: QUICKSTART.override(settings)
+    )
+    mixed = QUICKSTART.override({**settings, "schedule.milestones": ["3ep", "299it"]})
+    assert "milestones must increase" in refusal(lambda: mixed.build_method(steps_per_epoch=100))
+    mixed.build_method(steps_per_epoch=90)
+
+
+def test_other_contradictions():
+    assert "schedule.final_learning_rate" in refused(schedule__final_learning_rate=0.5)
+    assert "optimizer.nesterov: Nesterov needs momentum" in refused(optimizer__momentum=0)
+    assert "training.accumulate: more parts than images" in refused(training__accumulate=65)
+    assert "schedule.milestones: multistep needs this setting" in refused(schedule__name="multistep")
+    assert "method.dense[0]: wrong kind of value" in refused(method__dense=[1])
+    assert "name: more than one line" in refused(name="a\nb")
+
+
+@pytest.mark.parametrize("written", ["80", "1e3it", "soon", "-1ep", 80, True])
+def test_durations_need_their_unit(written):
+    assert "method.end: not a duration; got" in refused(method__end=written)
+
+
+# --- durations against the length of training -------------------------------------------------------------------
+
+
+def test_a_prune_window_past_the_end():
+    said = refused_in_time(method__end="6.5ep")
+    assert said.startswith('recipe quickstart: method.end: the prune window ends past the end of training; got "6.5ep"')
+    assert "step 650 of 600" in said
+
+
+def test_an_empty_prune_window():
+    assert "recipe quickstart: method.start: " in refused_in_time(method__start="3ep")
+
+
+@pytest.mark.parametrize("interval", ["301it", "3.01ep", "0it", "0.001ep"])
+def test_an_interval_that_yields_no_update(interval):
+    assert "recipe quickstart: method.interval: " in (said := refused_in_time(method__interval=interval))
+    assert f'got "{interval}", ' in said
+
+
+def test_milestones_warm_up_and_saving_fit_the_training():
+    said = refused_in_time(
+        method__end="7ep",
+        schedule__name="multistep",
+        schedule__milestones=["1ep", "601it"],
+        schedule__warmup="7ep",
+        training__save_every="0.001ep",
+    )
+    keys = [line.split(":")[0].strip() for line in said.splitlines()[1:]]
+    assert keys == ["method.end", "schedule.milestones", "schedule.warmup", "training.save_every"]
+
+
+def test_durations_become_steps():
+    method = QUICKSTART.build_method(steps_per_epoch=100)
+    assert (method.start, method.end, method.interval) == (0, 300, 20)
+    assert QUICKSTART.total_steps(100) == 600
+
+
+def test_what_is_left_out_is_up_to_the_method():
+    plain = QUICKSTART.override({"method.interval": None, "method.drop_fraction": "", "method.end": None})
+    assert plain.build_method(steps_per_epoch=1000) == METHODS["granet"](density=0.1)
+
+
+# --- variations -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("method.interval", "500it", Duration.parse("500it")),
+        ("method.interval", '"500it"', Duration.parse("500it")),
+        ("training.batch_size", "64", 64),
+        ("optimizer.learning_rate", "1e-2", 0.01),
+        ("optimizer.learning_rate", "1", 1.0),
+        ("training.compile", "true", True),
+        ("method.dense", '["conv1.*", "fc"]', ("conv1.*", "fc")),
+        ("data.directory", "/data/x", "/data/x"),
+        ("data.directory", "2024", "2024"),
+        ("data.augment", "crop", "crop"),
+        ("model.name", '"torchvision:resnet18"', "torchvision:resnet18"),
+        ("description", "true\n[training]\nepochs = 1", None),
+    ],
+)
+def test_overrides_mean_what_the_command_line_says(key, text, value):
+    if value is None:
+        assert "more than one line" in refusal(lambda: QUICKSTART.override({key: text}))
+        return
+    section, _, leaf = key.partition(".")
+    assert getattr(getattr(QUICKSTART.override({key: text}), section), leaf) == value
+
+
+def test_overriding_leaves_the_original_alone():
+    changed = QUICKSTART.override({"seed": "7", "optimizer.weight_decay": 0})
+    assert changed.differences(QUICKSTART) == [("seed", 7, 0), ("optimizer.weight_decay", 0.0, 0.0005)]
+    assert QUICKSTART.override({}) == QUICKSTART
+
+
+def test_another_optimizer_needs_the_settings_of_the_first_taken_away():
+    settings = {"optimizer.name": "adam", "optimizer.momentum": "", "optimizer.nesterov": ""}
+    assert QUICKSTART.override(settings).as_dict()["optimizer"]["name"] == "adam"
+
+
+def test_stretching_keeps_the_course_in_proportion():
+    recipe = Recipe.load("cifar10-resnet50-granet").override({"training.save_every": "1ep", "schedule.warmup": "5ep"})
+    short = recipe.stretched(8)
+    assert [(key, new) for key, new, _ in short.differences(recipe)] == [
+        ("method.end", "4ep"),
+        ("schedule.milestones", ["4ep", "6ep"]),
+        ("schedule.warmup", "0.25ep"),
+        ("training.epochs", 8),
+    ]
+    assert short.stretched(160) == recipe
+    assert "training.epochs" in refusal(lambda: recipe.stretched(0))
+
+
+@pytest.mark.parametrize("first", METHODS)
+@pytest.mark.parametrize("second", METHODS)
+def test_every_method_can_follow_every_other(first, second):
+    one, _ = QUICKSTART.with_method(first)
+    other, _ = one.with_method(second, density=0.1) if second != "dense" else one.with_method(second)
+    assert type(other.build_method(steps_per_epoch=1000)) is METHODS[second]
+
+
+def test_another_method_keeps_what_both_have_and_tells_what_it_dropped():
+    recipe = Recipe.load("cifar10-resnet50-granet-s2s")
+    changed, dropped = recipe.with_method("rigl")
+    assert dropped == ("initial_density", "start", "end")
+    assert changed.method.density == 0.1
+    assert (changed.method.allocation, changed.method.interval) == ("erk", Duration.parse("1000it"))
+    assert recipe.with_method("granet") == (recipe, ())
+
+
+def test_another_method_drops_what_it_refuses_beside_the_rest():
+    changed, dropped = Recipe.load("cifar10-resnet50-rigl").with_method("granet")
+    assert dropped == ("stop", "allocation")
+    assert changed.method.density == 0.1
+
+
+def test_another_method_may_need_more():
+    dense, _ = QUICKSTART.with_method("dense")
+    assert "method.density: static needs this setting" in refusal(lambda: dense.with_method("static"))
+    with pytest.raises(UnknownNameError):
+        dense.with_method("statik")
+
+
+# --- what readers are shown -------------------------------------------------------------------------------------
+
+
+def test_every_setting_is_described():
+    settings = Recipe.settings()
+    assert all(setting.description for setting in settings.values())
+    assert settings["data.validation"].expected == "a number above 0 and below 1"
+    assert settings["training.precision"].choices == ("auto", "fp32", "bf16", "fp16")
+    assert settings["method.density"].default is None
+
+
+def test_every_setting_of_every_method_can_be_written():
+    known = set(Recipe.settings())
+    assert {f"method.{field.name}" for method in METHODS.values() for field in fields(method)} <= known
