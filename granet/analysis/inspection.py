@@ -1,0 +1,258 @@
+"""A look inside a checkpoint: what is active where, what it costs, what made it and where it stands."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from granet import flops, masks
+from granet.errors import GranetError, ModelError
+from granet.models import build, is_factory, outline
+
+if TYPE_CHECKING:
+    from granet.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerReport:
+    """One masked weight."""
+
+    name: str
+    shape: tuple[int, ...]
+    parameters: int
+    """Weights, active or not."""
+    active: int
+    density: float
+    """Active over parameters, 0 to 1."""
+    explored: float
+    """Share of the weights that have been active at any time, 0 to 1."""
+    inputs: int
+    """Input channels or features of the layer."""
+    outputs: int
+    dead_inputs: int
+    """Inputs without an active weight in this layer: nothing here looks at them."""
+    dead_outputs: int
+    """Outputs without an active weight in this layer: they are constant."""
+    flops_share: float | None
+    """Share of the network's active inference FLOPs, 0 to 1; None when the network could not be rebuilt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """All that ``granet inspect`` shows."""
+
+    recipe: str
+    """Name of the recipe that made it."""
+    method: str
+    model: str
+    data: str
+    seed: int
+    step: int
+    """Optimizer steps done."""
+    total_steps: int | None
+    """Optimizer steps of the whole run; None when the checkpoint does not say."""
+    epoch: float | None
+    """Epochs done, with their fraction; None likewise."""
+    epochs: int
+    """Epochs of the whole run."""
+    best_validation_accuracy: float | None
+    """Of the best epoch at the final density, 0 to 1; None before there is one."""
+    test_accuracy: float | None
+    """0 to 1; None before the end of the run."""
+    metrics: Mapping[str, Any]
+    """What the run had measured by then."""
+
+    parameters: int
+    """Maskable weights: those of the layers below."""
+    active: int
+    density: float
+    """Active over parameters, 0 to 1."""
+    exploration: float
+    """Exploration rate R_s of 2102.02887: share of the maskable weights that have ever been active, 0 to 1."""
+    total_parameters: int
+    """All parameters, those that no mask covers (biases, norms, layers kept dense) included."""
+    flops: Mapping[str, float] | None
+    """``dense`` and ``active`` inference FLOPs of one image; None when the network could not be rebuilt."""
+    layers: tuple[LayerReport, ...]
+    """Masked weights in the order of the network."""
+    notes: tuple[str, ...]
+    """What could not be told, and why."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain dictionaries, lists and numbers."""
+        report = dataclasses.asdict(self)
+        report["notes"] = list(self.notes)
+        report["layers"] = [{**layer, "shape": list(layer["shape"])} for layer in report["layers"]]
+        return report
+
+
+def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection:
+    """Counts, dead channels and costs of a checkpoint.
+
+    Counts need the masks alone. Costs, and the groups of grouped convolutions, need the network, which is rebuilt
+    from its name. Where that fails the counts still stand, and a note says what is missing.
+
+    Where the run stands is read from ``total_steps`` and ``steps_per_epoch`` of ``checkpoint.progress`` and from
+    ``best`` and ``test`` of ``checkpoint.metrics``; what is not there is None in the report.
+
+    Args:
+        checkpoint: what ``granet.load_checkpoint`` returns.
+        factory: when the network is the user's own, ``package.module:factory``, that name again. Rebuilding it runs
+            code, and a file does not decide which.
+    """
+    notes: list[str] = []
+    network = costs = None
+    try:
+        network = _rebuild(checkpoint, factory)
+        size = checkpoint.network.image_size
+        costs = flops.layers(network, (checkpoint.network.in_channels, size, size))
+    except GranetError as error:
+        notes.append(f"FLOPs are unknown. {error}")
+        if network is None and any(mask.ndim > 2 for mask in checkpoint.masks.values()):
+            notes.append("Dead inputs and outputs are counted as if every convolution were a plain one")
+
+    totals = shares = None
+    if costs is not None:
+        densities = {name: masks.density({name: mask}) for name, mask in checkpoint.masks.items()}
+        active_costs = {name: cost * densities.get(name, 1.0) for name, cost in costs.items()}
+        totals = {"dense": sum(costs.values()), "active": sum(active_costs.values())}
+        shares = {name: cost and cost / totals["active"] for name, cost in active_costs.items()}
+
+    wirings = _wirings(network) if network is not None else {}
+    layers = tuple(
+        _layer(
+            name,
+            checkpoint.masks[name],
+            checkpoint.explored[name],
+            wirings.get(name, Wiring()),
+            None if shares is None else shares.get(name, 0.0),
+        )
+        for name in _in_order(checkpoint.masks, network)
+    )
+    recipe = checkpoint.recipe
+    total_steps = _number(checkpoint.progress, "total_steps")
+    steps_per_epoch = _number(checkpoint.progress, "steps_per_epoch")
+    return Inspection(
+        recipe=recipe.name,
+        method=recipe.method.name,
+        model=checkpoint.network.name,
+        data=recipe.data.name,
+        seed=recipe.seed,
+        step=checkpoint.step,
+        total_steps=None if total_steps is None else int(total_steps),
+        epoch=checkpoint.step / steps_per_epoch if steps_per_epoch else None,
+        epochs=recipe.training.epochs,
+        best_validation_accuracy=_number(checkpoint.metrics, "best", "accuracy"),
+        test_accuracy=_number(checkpoint.metrics, "test", "accuracy"),
+        metrics=checkpoint.metrics,
+        parameters=masks.size(checkpoint.masks),
+        active=sum(layer.active for layer in layers),
+        density=masks.density(checkpoint.masks),
+        exploration=masks.density(checkpoint.explored),
+        total_parameters=sum(weight.numel() for weight in checkpoint.weights.values()),
+        flops=totals,
+        layers=layers,
+        notes=tuple(notes),
+    )
+
+
+def _layer(name: str, mask: Tensor, explored: Tensor, wiring: Wiring, share: float | None) -> LayerReport:
+    inputs, outputs = channels_in_use(mask, wiring)
+    return LayerReport(
+        name=name,
+        shape=tuple(mask.shape),
+        parameters=mask.numel(),
+        active=int(mask.sum()),
+        density=masks.density({name: mask}),
+        explored=masks.density({name: explored}),
+        inputs=inputs.numel(),
+        outputs=outputs.numel(),
+        dead_inputs=int((~inputs).sum()),
+        dead_outputs=int((~outputs).sum()),
+        flops_share=share,
+    )
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """How a weight joins inputs to outputs: [out, in / groups, ...], or transposed [in, out / groups, ...]."""
+
+    groups: int = 1
+    transposed: bool = False
+
+
+def channels_in_use(mask: Tensor, wiring: Wiring) -> tuple[Tensor, Tensor]:
+    """Which inputs and which outputs have an active weight: bool [inputs], bool [outputs].
+
+    Args:
+        mask: bool, of the shape of a convolution's or linear layer's weight.
+        wiring: what its first two dimensions mean.
+    """
+    links = mask.reshape(mask.shape[0], mask.shape[1] if mask.ndim > 1 else 1, -1).any(-1)
+    rows = links.any(1)
+    # Rows come group after group, and the second dimension numbers the channels of the row's own group.
+    columns = links.reshape(wiring.groups, -1, links.shape[1]).any(1).flatten()
+    return (rows, columns) if wiring.transposed else (columns, rows)
+
+
+def _wirings(network: nn.Module) -> dict[str, Wiring]:
+    """The wiring of every convolution by the name of its weight; the rest are plain."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    return {
+        names[id(weight)]: Wiring(int(module.groups), bool(module.transposed))
+        for module in network.modules()
+        if isinstance(module, nn.modules.conv._ConvNd) and id(weight := module.weight) in names
+    }
+
+
+def _rebuild(checkpoint: Checkpoint, factory: str | None) -> nn.Module:
+    """The network that made the checkpoint, with other weights or none.
+
+    Raises:
+        GranetError: it cannot be built, must not be, or is another one by now.
+    """
+    made_of = checkpoint.network
+    if is_factory(made_of.name) and factory != made_of.name:
+        raise ModelError(
+            "the checkpoint names code to run",
+            where=f"network {made_of.name}",
+            got=factory,
+            remedy=f"if you trust it, confirm with --model {made_of.name}",
+        )
+    # The file is not trusted with memory: an outline has none. A factory may need real tensors to build its network.
+    construct = build if is_factory(made_of.name) else outline
+    network = construct(
+        made_of.name,
+        in_channels=made_of.in_channels,
+        classes=len(made_of.classes),
+        image_size=made_of.image_size,
+    )
+    now = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    then = {name: tuple(weight.shape) for name, weight in checkpoint.weights.items()}
+    for name in {**then, **now}:
+        if now.get(name) != then.get(name):
+            raise ModelError(
+                f"the network that this name builds now differs in {name!r}",
+                where=made_of.name,
+                got=now.get(name, "no such parameter"),
+                expected=then.get(name, "no such parameter"),
+            )
+    return network
+
+
+def _in_order(found: masks.Masks, network: nn.Module | None) -> list[str]:
+    """The masks' names in the order of the network's parameters, or as they come when there is no network."""
+    if network is None:
+        return list(found)
+    return [name for name, _ in network.named_parameters() if name in found]
+
+
+def _number(document: object, *path: str) -> float | None:
+    """The number at ``path`` in a JSON document that can be anything, or None when there is no sensible one."""
+    for step in path:
+        document = document.get(step) if isinstance(document, dict) else None
+    return document if isinstance(document, int | float) and abs(document) < 2**53 else None

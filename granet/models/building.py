@@ -1,0 +1,140 @@
+"""From a name to a network that is initialised and known to take the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from granet.errors import ModelError, UnknownNameError, UsageError
+from granet.models.catalog import CATALOG
+from granet.models.factory import build_from_factory
+from granet.models.torchvision_networks import build_torchvision
+from granet.randomness import key
+
+_TORCHVISION = "torchvision:"
+
+
+def build(name: str, *, in_channels: int, classes: int, image_size: int, seed: int = 0) -> nn.Module:
+    """A freshly initialised network on the CPU, in training mode, that maps images to logits.
+
+    Initialisation is a function of ``seed`` alone, given the name and the three sizes: it draws from torch's CPU
+    generator, which is seeded for the purpose and then put back as it was. The network is tried on one blank
+    image, so that a size that does not fit is an error here and not in the middle of a run.
+
+    Args:
+        name: a name of :data:`CATALOG`, ``torchvision:NAME``, or ``package.module:factory``, a callable of the
+            user's that takes any of ``in_channels``, ``classes`` and ``image_size`` as keyword arguments. The
+            latter runs the code it names: see :func:`is_factory`.
+        in_channels: channels of the images, 1 for grey.
+        classes: number of logits.
+        image_size: height and width of the images in pixels.
+        seed: key of the initialisation.
+
+    Returns:
+        A network that maps float [N, in_channels, image_size, image_size] to [N, classes].
+
+    Raises:
+        UsageError: a size is not positive, or the name is malformed.
+        UnknownNameError: there is no network of that name.
+        ModelError: the network cannot be built, or does not map such images to that many logits.
+    """
+    with _keyed_generator(seed), torch.device("cpu"):
+        network = _construct(name, in_channels, classes, image_size)
+        _try_out(network, name, (1, in_channels, image_size, image_size), classes)
+    return network
+
+
+def outline(name: str, *, in_channels: int, classes: int, image_size: int) -> nn.Module:
+    """The network of :func:`build` with weights that have a shape and no data (torch's meta device).
+
+    It takes neither time nor memory, whatever the sizes, so that a description of unknown origin can be compared
+    with what it claims to describe before anything is allocated. Arguments and errors are those of ``build``.
+    """
+    with torch.random.fork_rng(devices=()), _WeightsWithoutData():
+        return _construct(name, in_channels, classes, image_size)
+
+
+def is_factory(name: str) -> bool:
+    """Whether ``name`` stands for code of the user's, which building the network would run."""
+    return ":" in name and not name.startswith(_TORCHVISION)
+
+
+def _construct(name: str, in_channels: int, classes: int, image_size: int) -> nn.Module:
+    for option, value in (("in_channels", in_channels), ("classes", classes), ("image_size", image_size)):
+        if value < 1:
+            raise UsageError("must be at least 1", where=option, got=value)
+    if is_factory(name):
+        return build_from_factory(name, in_channels=in_channels, classes=classes, image_size=image_size)
+    try:
+        if name.startswith(_TORCHVISION):
+            return build_torchvision(name.removeprefix(_TORCHVISION), in_channels=in_channels, classes=classes)
+        if name in CATALOG:
+            return CATALOG[name].build(in_channels, classes, image_size)
+    except (RuntimeError, MemoryError) as error:
+        raise ModelError(
+            "the network cannot be built for these sizes",
+            where=name,
+            got=f"in_channels {in_channels}, classes {classes}, image_size {image_size}; {error}",
+        ) from error
+    raise UnknownNameError("model", name, CATALOG)
+
+
+class _WeightsWithoutData(TorchFunctionMode):
+    """Sends what ``torch.empty`` makes, as torch's layers make their weights, to the meta device.
+
+    ``torch.device("meta")`` would send everything there, also tensors that networks calculate their widths with.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        return func(*args, **{**(kwargs or {}), **({"device": "meta"} if func is torch.empty else {})})
+
+
+@contextmanager
+def _keyed_generator(seed: int) -> Iterator[None]:
+    """Torch's CPU generator at the state that ``seed`` gives, restored afterwards.
+
+    ``torch.manual_seed`` would reach the generators of the accelerators too, which are none of our business.
+    """
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(key(seed, "initialisation"))
+        yield
+
+
+def _try_out(network: nn.Module, name: str, shape: tuple[int, ...], classes: int) -> None:
+    """Run one blank image through the network in evaluation mode, which changes no statistics."""
+    modes = {module: module.training for module in network.modules()}
+    like = next(network.parameters(), torch.empty(0))
+    network.eval()
+    try:
+        with torch.no_grad():
+            output = network(torch.zeros(shape, device=like.device))
+    except Exception as error:
+        raise ModelError(
+            f"the network cannot take images of {shape[1]} x {shape[2]} x {shape[3]}",
+            where=name,
+            got=f"{type(error).__name__}: {error}",
+            remedy="choose a network for that size and number of channels, or another image size",
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    if got != (1, classes):
+        raise ModelError(
+            "the network does not give one logit for each class",
+            where=name,
+            got=got,
+            expected=(1, classes),
+            remedy="let the factory follow its argument 'classes'" if is_factory(name) else None,
+        )

@@ -1,0 +1,58 @@
+"""The one place that imports torchvision.
+
+The torchvision wheel on PyPI carries CUDA operators. Beside a CPU-only torch they cannot be loaded, and the
+import dies on the first operator it wants to describe, although the networks need none of them. Declaring the
+operators' schemas, without any implementation, is all that the import asks for. A working installation never
+comes that far. Where it does, calling those operators (non-maximum suppression) and torchvision's own image
+decoders keep failing, which is right: they are not there.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import torch
+
+from granet.errors import ModelError
+
+_SYMPTOM = "operator torchvision::nms does not exist"
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+
+# A library takes its definitions along when it is collected, so it must live as long as the process.
+_declared: list[torch.library.Library] = []
+
+
+def import_torchvision() -> ModuleType:
+    """The torchvision module, also beside a CPU-only torch.
+
+    Raises:
+        ModelError: torchvision is missing or does not fit the installed torch.
+    """
+    try:
+        return _import()
+    except RuntimeError as error:
+        if str(error) != _SYMPTOM or _declared:
+            raise _unusable(error) from error
+    except ImportError as error:
+        raise _unusable(error) from error
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for schema in _SCHEMAS:
+        library.define(schema)  # type: ignore[no-untyped-call]
+    _declared.append(library)
+    return import_torchvision()
+
+
+def _import() -> ModuleType:
+    return importlib.import_module("torchvision")
+
+
+def _unusable(error: Exception) -> ModelError:
+    return ModelError(
+        "torchvision cannot be imported",
+        got=f"{type(error).__name__}: {error}",
+        remedy=f"install the torchvision release that belongs to torch {torch.__version__}",
+    )

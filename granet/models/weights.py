@@ -1,0 +1,78 @@
+"""From stored tensors to a network that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from granet.errors import ModelError
+from granet.models.building import build, is_factory
+
+if TYPE_CHECKING:
+    from granet.checkpoint import Checkpoint
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
+    """Copies ``weights`` and ``buffers`` into ``model``, on whatever device it is.
+
+    Raises:
+        ModelError: a tensor that the model lacks, one that it has and that is not given, or another shape; nothing
+            is copied then.
+    """
+    persistent = model.state_dict().keys()
+    for kind, mine, theirs in (
+        ("weight", dict(model.named_parameters()), weights),
+        ("buffer", {name: b for name, b in model.named_buffers() if name in persistent}, buffers),
+    ):
+        if different := sorted(mine.keys() ^ theirs.keys()):
+            name = different[0]
+            has = "the network lacks it" if name in theirs else "the checkpoint lacks it"
+            raise ModelError(
+                "the checkpoint belongs to another network",
+                where=f"{kind} {name}",
+                got=f"{has}, and {len(different) - 1} more differ" if different[1:] else has,
+                remedy="use the network that it was trained with",
+            )
+        for name, tensor in mine.items():
+            if tensor.shape != theirs[name].shape:
+                raise ModelError(
+                    "the checkpoint belongs to another network",
+                    where=f"{kind} {name}",
+                    got=tuple(theirs[name].shape),
+                    expected=tuple(tensor.shape),
+                )
+    for name, parameter in model.named_parameters():
+        parameter.copy_(weights[name])
+    for name, buffer in model.named_buffers():
+        if name in persistent:
+            buffer.copy_(buffers[name])
+
+
+def from_checkpoint(checkpoint: Checkpoint, *, factory: str | None = None) -> nn.Module:
+    """The network of a checkpoint with its weights, on the CPU, in training mode.
+
+    Args:
+        checkpoint: may come from anybody.
+        factory: when the network is ``package.module:factory``, that name again: building it runs code, and a file
+            does not decide which.
+
+    Raises:
+        ModelError: the network cannot be built or does not fit the weights, or its factory was not confirmed.
+    """
+    network = checkpoint.network
+    if is_factory(network.name) and factory != network.name:
+        raise ModelError(
+            "the checkpoint names code to run",
+            where=f"network {network.name}",
+            got=f"{factory!r}" if factory else None,
+            remedy=f"if you trust it, confirm with --model {network.name}",
+        )
+    model = build(
+        network.name, in_channels=network.in_channels, classes=len(network.classes), image_size=network.image_size
+    )
+    load_weights(model, checkpoint.weights, checkpoint.buffers)
+    return model

@@ -1,0 +1,123 @@
+"""FLOPs: counted by hand, against the published figure, and without a trace in the network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from granet import flops
+from granet.errors import ModelError, UnknownNameError, UsageError
+from granet.models import outline
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 8, 3, padding=1, groups=2),
+        nn.Dropout(),
+        nn.Flatten(),
+        nn.Linear(8 * 4 * 4, 10),
+    )
+
+
+def test_convolutions_and_linear_layers_are_counted_as_by_hand() -> None:
+    assert flops.layers(small(), (3, 8, 8)) == {
+        "0.weight": 2.0 * (4 * 4) * 4 * (3 * 9),
+        "3.weight": 2.0 * (4 * 4) * 8 * (2 * 9),
+        "6.weight": 2.0 * 128 * 10,
+    }
+
+
+def test_a_transposed_convolution_spreads_every_input() -> None:
+    network = nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2)
+    assert flops.layers(network, (4, 5, 5)) == {"weight": 2.0 * (5 * 5) * 4 * (3 * 9)}
+
+
+def test_other_dimensions_count_alike() -> None:
+    assert flops.layers(nn.Conv1d(2, 3, 5), (2, 9)) == {"weight": 2.0 * 5 * 3 * (2 * 5)}
+    assert flops.layers(nn.Conv3d(2, 3, 1), (2, 2, 2, 2)) == {"weight": 2.0 * 8 * 3 * 2}
+
+
+def test_dense_resnet50_costs_what_the_papers_say() -> None:
+    network = outline("torchvision:resnet50", in_channels=3, classes=1000, image_size=224)
+    assert flops.inference(network, (3, 224, 224)) == pytest.approx(8.2e9, rel=0.005)
+
+
+def test_density_weighs_its_own_layer() -> None:
+    costs = flops.layers(small(), (3, 8, 8))
+    sparse = flops.inference(small(), (3, 8, 8), {"0.weight": 0.25, "6.weight": 0.0, "1.bias": 0.5})
+    assert sparse == 0.25 * costs["0.weight"] + costs["3.weight"]
+
+
+def test_a_module_that_runs_twice_counts_twice_and_tied_weights_count_together() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.unused = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+            self.second.weight = self.first.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(self.first(x)))
+
+    assert flops.layers(Twice(), (3,)) == {"first.weight": 3 * 2.0 * 9}
+
+
+def test_a_parametrised_weight_goes_by_its_plain_name() -> None:
+    network = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 5)))
+    assert flops.layers(network, (3,)) == {"0.weight": 2.0 * 15}
+
+
+def test_counting_leaves_no_trace() -> None:
+    class Remembering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.seen, self.calls = small(), torch.zeros(1), 0
+            self.register_buffer("total", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen, self.calls = x, self.calls + 1
+            self.total += x.sum()
+            return self.body(x * torch.rand(x.shape))
+
+    network = Remembering()
+    network.body[1].eval()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    generator, modes = torch.get_rng_state(), [module.training for module in network.modules()]
+    flops.inference(network, (3, 8, 8))
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in state.items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert [module.training for module in network.modules()] == modes
+    assert network.calls == 0
+    assert not network.seen.is_meta
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_a_pass_that_depends_on_values_cannot_be_traced() -> None:
+    class Choosy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) if x.sum() > 0 else x
+
+    with pytest.raises(ModelError, match=r"Choosy: the forward pass cannot be traced.*let no branch depend"):
+        flops.layers(Choosy(2, 2), (2,))
+
+
+def test_wrong_arguments_are_named() -> None:
+    network = nn.Linear(2, 2)
+    with pytest.raises(UnknownNameError, match=r"unknown parameter 'wieght'. Did you mean 'weight'"):
+        flops.inference(network, (2,), {"wieght": 0.5})
+    with pytest.raises(UsageError, match=r"weight: a density is a share; got 1.5"):
+        flops.inference(network, (2,), {"weight": 1.5})
+    with pytest.raises(UsageError, match="positive sizes"):
+        flops.layers(network, (0,))
+
+
+def test_a_training_step_costs_what_rigl_says() -> None:
+    active, dense, interval = 3.0, 10.0, 100
+    plain, update = flops.training_step(active, dense), flops.training_step(active, dense, dense_gradient=True)
+    assert plain == 3 * active
+    mean = (plain * interval + update) / (interval + 1)
+    assert mean == pytest.approx((3 * active * interval + 2 * active + dense) / (interval + 1))
