@@ -180,8 +180,7 @@ class SNFS(_Exploring):
             lower={name: int(count == 0) for name, count in left.items()},
             upper={name: weights[name] - count for name, count in left.items()},
         )
-        grown = grow({name: momentum.abs() for name, momentum in at.momenta.items()}, kept, counts)
-        return at.update(at.masks, grown)
+        return at.update(at.masks, grow(at.momenta, kept, counts))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,9 @@ def cosine(step: float, total: float, initial: float, final: float = 0.0) -> flo
     With ``final=0`` the decay of RigL (arXiv 1911.11134, section 3); Dettmers and Zettlemoyer 2019 before.
     """
     progress = _progress(step, total)
-    return final if progress == 1.0 else final + (initial - final) * (1.0 + math.cos(math.pi * progress)) / 2.0
+    if progress in (0.0, 1.0):  # the formula is off by a rounding error there
+        return final if progress else initial
+    return final + (initial - final) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
 def linear(step: float, total: float, initial: float, final: float = 0.0) -> float:

@@ -189,9 +189,9 @@ class Sparsifier:
         self._masks = dict(masks)
         self._zero_outside(self._masks if survivors is None else survivors)
         full = {name for name, count in masking.active(self._masks).items() if count == self._masks[name].numel()}
-        # A multiplier of the gradients' own type is what makes masking them one vectorised pass.
+        # A multiplier of the gradient's own type and memory layout makes masking it one vectorised pass.
         self._multipliers = [
-            (parameter, self._masks[name].to(parameter.dtype))
+            (parameter, torch.empty_like(parameter, requires_grad=False).copy_(self._masks[name]))
             for name, parameter in self._parameters.items()
             if name not in full
         ]
@@ -199,9 +199,9 @@ class Sparsifier:
     def _zero_outside(self, masks: Masks) -> None:
         with torch.no_grad():
             for name, parameter in self._parameters.items():
-                inactive = ~masks[name]
+                kept = masks[name].view(torch.int8)
                 for tensor in (parameter, *shaped_state(self._optimizer, parameter)):
-                    tensor.masked_fill_(inactive, 0)
+                    tensor.mul_(kept).add_(0.0)  # the sum turns -0.0 into 0.0; both together beat masked_fill_
 
     @torch.no_grad()
     def _before_optimizer_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

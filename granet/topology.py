@@ -15,7 +15,7 @@ from torch import Tensor
 
 from granet.errors import UsageError
 from granet.masks import Masks, active, density
-from granet.selection import top_k
+from granet.selection import top_magnitudes, top_scores_
 
 Tensors = Mapping[str, Tensor]
 Counts = Mapping[str, int]
@@ -38,35 +38,34 @@ def prune_to(weights: Tensors, masks: Masks, keep: int) -> dict[str, Tensor]:
     Raises:
         UsageError: ``keep`` out of range, or a weight that is NaN.
     """
-    layers = [name for name, count in active(masks).items() if count]
-    if not layers:
-        if keep:
-            raise UsageError("cannot keep that many", got=keep, expected="0, since no weight is active")
-        return dict(masks)
-    magnitudes = [_magnitude(weights[name])[masks[name]] for name in layers]
-    available = sum(part.numel() for part in magnitudes)
-    if not len(layers) <= keep <= available:
+    sizes = [mask.numel() for mask in masks.values()]
+    present = torch.cat([mask.reshape(-1) for mask in masks.values()]) if masks else torch.empty(0, dtype=torch.bool)
+    before = active(masks)
+    layers, available = sum(count > 0 for count in before.values()), sum(before.values())
+    if not layers <= keep <= available:
         raise UsageError(
-            "cannot keep that many",
-            got=keep,
-            expected=f"{len(layers)} (one a layer) to {available} (active now)",
+            "cannot keep that many", got=keep, expected=f"{layers} (one a layer) to {available} (active now)"
         )
-    lengths = [part.numel() for part in magnitudes]
-    scores = torch.cat(magnitudes)
-    chosen = torch.split(top_k(scores, keep), lengths)
-    if not bool(torch.stack([part.any() for part in chosen]).all()):
-        for part in torch.split(scores, lengths):  # views: each layer's largest weight becomes certain to stay
-            part[part.argmax()] = torch.inf
-        chosen = torch.split(top_k(scores, keep), lengths)
-    pruned = dict(masks)
-    for name, part in zip(layers, chosen, strict=True):
-        pruned[name] = torch.zeros_like(masks[name]).masked_scatter_(masks[name], part)
+    scores = torch.cat([weights[name].detach().abs().reshape(-1) for name in masks])
+    pruned = _split(top_scores_(scores, keep, present), masks, sizes)
+    if any(before[name] and not count for name, count in active(pruned).items()):
+        # The largest active weight of each layer is set aside; all others compete for what is left of the budget.
+        largest = prune_each(weights, masks, {name: min(count, 1) for name, count in before.items()})
+        present &= ~torch.cat([mask.reshape(-1) for mask in largest.values()])
+        others = _split(top_scores_(scores, keep - layers, present), masks, sizes)
+        pruned = {name: mask | others[name] for name, mask in largest.items()}
     return pruned
+
+
+def _split(flat: Tensor, masks: Masks, sizes: list[int]) -> dict[str, Tensor]:
+    """Pieces of ``flat`` in the shapes of ``masks``, each with its own storage."""
+    parts = torch.split(flat, sizes)
+    return {name: part.view(mask.shape).clone() for (name, mask), part in zip(masks.items(), parts, strict=True)}
 
 
 def prune_each(weights: Tensors, masks: Masks, budgets: Counts) -> dict[str, Tensor]:
     """Keeps the ``budgets[name]`` active weights that are largest in magnitude in each layer by itself."""
-    return {name: top_k(_magnitude(weights[name]), budgets[name], mask) for name, mask in masks.items()}
+    return {name: top_magnitudes(weights[name], budgets[name], mask) for name, mask in masks.items()}
 
 
 def drop(weights: Tensors, masks: Masks, counts: Counts) -> dict[str, Tensor]:
@@ -76,8 +75,8 @@ def drop(weights: Tensors, masks: Masks, counts: Counts) -> dict[str, Tensor]:
 
 
 def grow(scores: Tensors, masks: Masks, counts: Counts) -> dict[str, Tensor]:
-    """Activates the ``counts[name]`` inactive weights that have the largest score in each layer."""
-    return {name: mask | top_k(scores[name], counts[name], ~mask) for name, mask in masks.items()}
+    """Activates the ``counts[name]`` inactive weights that have the largest score, in magnitude, in each layer."""
+    return {name: mask | top_magnitudes(scores[name], counts[name], ~mask) for name, mask in masks.items()}
 
 
 def swap(weights: Tensors, gradients: Tensors, masks: Masks, counts: Counts) -> dict[str, Tensor]:
@@ -100,12 +99,7 @@ def swap(weights: Tensors, gradients: Tensors, masks: Masks, counts: Counts) -> 
     """
     moving = [name for name in masks if counts[name]]
     before = {name: masks[name] for name in moving}
-    magnitudes = {name: _magnitude(gradients[name]) for name in moving}
-    return {**masks, **grow(magnitudes, drop(weights, before, counts), counts)}
-
-
-def _magnitude(tensor: Tensor) -> Tensor:
-    return tensor.detach().abs()
+    return {**masks, **grow(gradients, drop(weights, before, counts), counts)}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,155 @@
+"""Selection keeps exactly k, and ties go to the lowest flat index."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from granet import masks as masking
+from granet.errors import UsageError
+from granet.selection import kth_largest, top_k
+
+EXAMPLES = settings(max_examples=80, deadline=None, derandomize=True)
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+INF, NAN = math.inf, math.nan
+
+
+def mask(pattern: str) -> Tensor:
+    """A mask written as ``"1100 1000"``."""
+    return torch.tensor([bit == "1" for bit in pattern.replace(" ", "")])
+
+
+def sorted_top_k(scores: Tensor, k: int, eligible: Tensor) -> Tensor:
+    """The same by a full sort of Python objects: best score first, then lowest index."""
+    values, allowed = scores.flatten().tolist(), eligible.flatten().tolist()
+    order = sorted((i for i in range(len(values)) if allowed[i]), key=lambda i: (-values[i], i))
+    chosen = torch.zeros(len(values), dtype=torch.bool)
+    chosen[order[:k]] = True
+    return chosen.view(scores.shape)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("k", "expected"),
+    [(0, "0000 0000"), (1, "0001 0000"), (2, "0001 0001"), (3, "0101 0001"), (4, "0101 0101"), (8, "1111 1111")],
+)
+def test_the_k_largest_are_marked(device: str, k: int, expected: str) -> None:
+    scores = torch.tensor([0.1, 5.0, -7.0, 9.0, 2.0, 4.0, 3.0, 8.0], device=device)
+    assert torch.equal(top_k(scores, k).cpu(), mask(expected))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_ties_go_to_the_lowest_flat_index(device: str, dtype: torch.dtype) -> None:
+    scores = torch.tensor([1, 2, 1, 3, 1, 2, 2, 1], dtype=dtype, device=device)
+    assert torch.equal(top_k(scores, 3).cpu(), mask("0101 0100"))
+    assert torch.equal(top_k(scores, 6).cpu(), mask("1111 0110"))
+    assert torch.equal(top_k(torch.zeros_like(scores), 3).cpu(), mask("1110 0000"))
+
+
+def test_only_eligible_positions_are_marked() -> None:
+    scores = torch.tensor([9.0, 1.0, 8.0, 2.0, 7.0, 3.0, 6.0, 4.0])
+    assert torch.equal(top_k(scores, 2, mask("0111 0101")), mask("0010 0001"))
+    assert torch.equal(top_k(scores, 0, mask("0000 0000")), mask("0000 0000"))
+
+
+def test_flat_index_means_row_by_row_whatever_the_strides() -> None:
+    scores = torch.zeros(2, 3, 2, 2).to(memory_format=torch.channels_last)
+    assert top_k(scores, 5).flatten().nonzero().flatten().tolist() == [0, 1, 2, 3, 4]
+    assert top_k(torch.zeros(4, 2).T, 5).flatten().nonzero().flatten().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_infinities_are_ordinary_values() -> None:
+    scores = torch.tensor([0.0, INF, -INF, 1.0, INF, -INF, 2.0, 3.0])
+    assert torch.equal(top_k(scores, 1), mask("0100 0000"))
+    assert torch.equal(top_k(scores, 3), mask("0100 1001"))
+    assert torch.equal(top_k(scores, 7), mask("1111 1011"))
+
+
+def test_zero_has_no_sign() -> None:
+    assert torch.equal(top_k(torch.tensor([-0.0, 0.0, -0.0, 0.0]), 2), mask("1100"))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_nan_is_refused(device: str, dtype: torch.dtype, k: int) -> None:
+    for values in ([1, 2, NAN, 4, 5, 6, 7, 8], [1, 1, NAN, 1, 1, 1, 1, 1], [0, NAN, 0, NAN, 3, 3, 3, 0]):
+        with pytest.raises(UsageError, match="NaN"):
+            top_k(torch.tensor(values, dtype=dtype, device=device), k)
+
+
+def test_nan_does_not_matter_where_it_is_not_eligible() -> None:
+    scores = torch.tensor([1.0, NAN, 3.0, NAN])
+    assert torch.equal(top_k(scores, 1, mask("1010")), mask("0010"))
+
+
+@pytest.mark.parametrize("k", [-1, 4])
+def test_more_than_there_are_is_refused(k: int) -> None:
+    with pytest.raises(UsageError, match=f"got {k}; expected 0 to 3"):
+        top_k(torch.rand(8), k, mask("1110 0000"))
+
+
+def test_scores_are_left_alone() -> None:
+    scores = torch.rand(8, requires_grad=True)
+    before = scores.detach().clone()
+    top_k(scores, 3)
+    assert torch.equal(scores, before)
+
+
+@EXAMPLES
+@given(
+    rows=st.integers(1, 6),
+    values=st.lists(st.sampled_from([0.0, -0.0, 1.0, 1.0, 2.0, -3.0, 1e-45, 3e38, INF, -INF]), min_size=1, max_size=60),
+    share=st.floats(0, 1),
+    salt=st.integers(0, 2**16),
+)
+def test_equals_a_full_sort(rows: int, values: list[float], share: float, salt: int) -> None:
+    scores = torch.tensor(values).repeat(rows, 1)
+    eligible = torch.rand(scores.shape, generator=torch.Generator().manual_seed(salt)) < 0.7
+    k = round(share * int(eligible.sum()))
+    chosen = top_k(scores, k, eligible)
+    assert int(chosen.sum()) == k
+    assert torch.equal(chosen, sorted_top_k(scores, k, eligible))
+    assert torch.equal(chosen, top_k(scores, k, eligible))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_kth_largest_is_an_element_of_the_scores(device: str, dtype: torch.dtype) -> None:
+    scores = torch.randn(1000, device=device).to(dtype)
+    ranked = scores.sort(descending=True).values
+    for k in (1, 2, 500, 999, 1000):
+        assert torch.equal(kth_largest(scores, k), ranked[k - 1])
+
+
+def test_random_masks_have_their_budgets_and_depend_on_seed_and_name_only() -> None:
+    shapes = {"conv": (4, 3, 3, 3), "head": (10, 4)}
+    masks = masking.random(shapes, {"conv": 50, "head": 7}, seed=1)
+    assert masking.active(masks) == {"conv": 50, "head": 7}
+    assert {name: tuple(m.shape) for name, m in masks.items()} == shapes
+    assert torch.equal(masks["head"], masking.random({"head": (10, 4)}, {"head": 7}, seed=1)["head"])
+    assert not torch.equal(masks["head"], masking.random(shapes, {"conv": 50, "head": 7}, seed=2)["head"])
+
+
+def test_random_masks_are_spread_evenly() -> None:
+    drawn = [masking.random({"w": (8,)}, {"w": 2}, seed=seed)["w"] for seed in range(2000)]
+    assert torch.stack(drawn).float().mean(0).sub(0.25).abs().max() < 0.04
+
+
+def test_random_masks_refuse_a_budget_beyond_the_layer() -> None:
+    with pytest.raises(UsageError, match=r"head: budget out of range; got 41; expected 0 to 40"):
+        masking.random({"head": (10, 4)}, {"head": 41}, seed=0)
+
+
+def test_density_of_masks() -> None:
+    masks = {"a": mask("1100 0000"), "b": mask("1111 0000")}
+    assert masking.density(masks) == 6 / 16
+    assert masking.density({}) == 1.0
+    assert masking.size(masks) == 16
