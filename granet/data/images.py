@@ -1,0 +1,129 @@
+"""Image files as pixels: Pillow decodes, and an unreadable file is an error that names it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from granet.data.augment import Windows
+from granet.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+"""What an image may be. Pillow knows more, among them EPS, which it hands to another program to run."""
+
+WHOLE = 224 / 256
+"""The share of its shorter side that evaluation sees of an image that has to be resized; the custom for ImageNet."""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The image in ``path``, its header read; whatever goes wrong with it is a DataError that names it."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's readers raise many kinds of errors when a file is damaged.
+        raise DataError(
+            "cannot be read as an image",
+            where=path,
+            got=error,
+            expected=f"a sound {', '.join(FORMATS)} file",
+            remedy="replace or remove it",
+        ) from error
+
+
+def load(path: Path) -> Image.Image:
+    """The image in ``path``, decoded, in RGB.
+
+    Pillow's limit on the number of pixels is left as it is, so a decompression bomb is an error too.
+
+    Raises:
+        DataError: it cannot be read, is not an image, is damaged, or has more than 8 bits per channel.
+    """
+    with _opened(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise DataError(
+                "images of this kind are not supported",
+                where=path,
+                got=f"mode {image.mode}",
+                expected="8 bits per channel",
+                remedy="convert it",
+            )
+        # Pillow warns of a transparent palette unless it becomes RGBA first.
+        whole = image.convert("RGBA") if "transparency" in image.info else image
+        return whole.convert("RGB")
+
+
+def common_side(paths: Sequence[Path]) -> int | None:
+    """The height and width of these images if they are all square and equally large, else None.
+
+    Reads headers only, and stops at the first image that differs.
+    """
+    side = None
+    for path in paths:
+        with _opened(path) as image:
+            width, height = image.size
+        if width != height or side not in (None, width):
+            return None
+        side = width
+    return side
+
+
+def whole_view(image: Image.Image, side: int) -> Image.Image:
+    """What evaluation sees: an image of that size as it is; any other resized, and its central square.
+
+    The shorter side becomes ``side / WHOLE`` pixels, by bilinear interpolation.
+    """
+    if image.size == (side, side):
+        return image
+    target = round(side / WHOLE)
+    scale = target / min(image.size)
+    width, height = (max(target, round(length * scale)) for length in image.size)
+    left, top = (width - side) // 2, (height - side) // 2
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + side, top + side))
+
+
+def window_view(image: Image.Image, windows: Windows, side: int) -> Image.Image:
+    """What training sees: the image through a single window, black beyond its edges, ``side`` pixels square."""
+    top, left, height, width = windows.boxes[0].tolist()
+    seen = image.crop((left, top, left + width, top + height))
+    if seen.size != (side, side):
+        seen = seen.resize((side, side), Image.Resampling.BILINEAR)
+    return seen.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if bool(windows.flips[0]) else seen
+
+
+def stack(images: Sequence[Image.Image], side: int) -> Tensor:
+    """RGB images of ``side`` pixels square as uint8 [N, 3, side, side]; memory is channels last, as Pillow's is."""
+    pixels = b"".join(image.tobytes() for image in images)
+    return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(-1, side, side, 3).permute(0, 3, 1, 2)
+
+
+def load_all(paths: Sequence[Path], side: int) -> Tensor:
+    """Every image as evaluation sees it: uint8 [N, 3, side, side], contiguous.
+
+    Raises:
+        DataError: as :func:`load`; of several bad files the first is named.
+    """
+    pixels = np.empty((len(paths), side, side, 3), dtype=np.uint8)
+
+    def decode(start: int) -> None:
+        for index in range(start, min(start + 256, len(paths))):
+            pixels[index] = np.frombuffer(whole_view(load(paths[index]), side).tobytes(), np.uint8).reshape(
+                side, side, 3
+            )
+
+    # Pillow lets go of the interpreter while it decodes, so threads are enough.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(decode, range(0, len(paths), 256)):
+            pass
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,215 @@
+"""The pipeline for data that stays on disk: worker processes decode and augment, the device normalises.
+
+Workers are started from a fork server, not forked from this process: this process may hold a CUDA context and
+has threads, neither of which survives a fork, and Python warns of it from 3.12 on. The server imports torch
+once, and every worker after that takes a fraction of a second. Windows has no fork server and spawns.
+
+Batches cross from process to process as bytes, a quarter of the floats that they become on the device.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from granet.data.augment import Augmentation, draw
+from granet.data.dataset import Dataset, Files
+from granet.data.images import load, stack, whole_view, window_view
+from granet.data.normalise import Normalise
+from granet.data.order import training_order
+from granet.errors import DataError
+from granet.randomness import generator
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """A batch to be made: which examples, and the epoch whose draws augment them, or None for evaluation."""
+
+    indices: list[int]
+    epoch: int | None
+
+
+class Decoder(TorchDataset[Batch | DataError]):
+    """Makes the batch that is requested, uint8 images and labels; it is copied to every worker.
+
+    Paths are one array of bytes rather than a list of objects, which for ImageNet would cost each worker hundreds
+    of megabytes. Draws are keyed by (seed, "augment", epoch, index), so it does not matter which worker makes them.
+    """
+
+    def __init__(self, files: Files, image_size: int, *, augment: Augmentation, seed: int) -> None:
+        self._paths = np.array([os.fsencode(path) for path in files.paths])
+        self._labels = files.labels.numpy()
+        self._image_size, self._augment, self._seed = image_size, augment, seed
+
+    def __getitem__(self, request: BatchRequest) -> Batch | DataError:
+        # The error is handed over as a value: raised here, it would reach the user with a worker's traceback in it.
+        try:
+            images = [self._image(index, request.epoch) for index in request.indices]
+        except DataError as error:
+            return error
+        return stack(images, self._image_size), torch.from_numpy(self._labels[request.indices])
+
+    def _image(self, index: int, epoch: int | None) -> Image.Image:
+        image = load(Path(os.fsdecode(self._paths[index])))
+        if epoch is None or self._augment == "none":
+            return whole_view(image, self._image_size)
+        if self._augment != "resized-crop-flip":
+            image = whole_view(image, self._image_size)
+        key = generator(self._seed, "augment", epoch, index)
+        return window_view(image, draw(self._augment, key, 1, image.height, image.width), self._image_size)
+
+
+class StreamingPipeline:
+    """Batches of a dataset whose splits are all :class:`Files`."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+        augment: Augmentation,
+        workers: int,
+    ) -> None:
+        self._dataset, self._batch_size, self._device = dataset, batch_size, device
+        self._seed, self._augment, self._workers = seed, augment, workers
+        self._normalise = Normalise(dataset.mean, dataset.std, device)
+        # The workers of training are kept for the whole run; what they do next is written into this list.
+        self._schedule: list[BatchRequest] = []
+        self._training = self._loader("train", self._schedule, workers, persistent=workers > 0)
+        self._turn = 0
+        self.train_examples = len(dataset.train)
+        self.steps_per_epoch = self.train_examples // batch_size
+
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """See :class:`granet.data.pipeline.Pipeline`; draws are keyed by (seed, "augment", epoch, index).
+
+        All iterators share the workers, so an iterator ends for good (RuntimeError) where a later one begins.
+        """
+        order = training_order(self.train_examples, self._batch_size, seed=self._seed, epoch=epoch, start=start)
+        return self._batches([BatchRequest(indices, epoch) for indices in order.tolist()])
+
+    def _batches(self, requests: list[BatchRequest]) -> Iterator[Batch]:
+        self._schedule[:] = requests
+        self._turn = turn = self._turn + 1
+        for images, labels in move(receive(self._training), self._device):
+            yield self._normalise(images), labels
+            if self._turn != turn:
+                raise RuntimeError("the workers have gone on to another iterator of batches()")
+
+    def evaluation(self, split: str, batch_size: int = 256) -> Iterator[Batch]:
+        """See :class:`granet.data.pipeline.Pipeline`; each call has workers of its own."""
+        indices = list(range(len(self._dataset.split(split))))
+        parts = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+        requests, workers = [BatchRequest(part, None) for part in parts], min(self._workers, len(parts))
+        loader = self._loader(split, requests, workers, persistent=False)
+        for images, labels in move(receive(loader), self._device):
+            yield self._normalise(images), labels
+
+    def _loader(
+        self, split: str, schedule: list[BatchRequest], workers: int, *, persistent: bool
+    ) -> DataLoader[Batch | DataError]:
+        files = cast(Files, self._dataset.split(split))
+        return DataLoader(
+            Decoder(files, self._dataset.image_size, augment=self._augment, seed=self._seed),
+            batch_size=None,
+            sampler=schedule,
+            num_workers=workers,
+            collate_fn=_unchanged,
+            pin_memory=self._device.type == "cuda",
+            persistent_workers=persistent,
+            multiprocessing_context=_start_method() if workers else None,
+            worker_init_fn=_leave_interrupts_to_parent,
+            # Unused, but without one the loader would draw from the caller's global generator.
+            generator=torch.Generator(),
+        )
+
+
+def receive(loader: DataLoader[Batch | DataError]) -> Iterator[Batch]:
+    """What the workers deliver; what went wrong there is raised here.
+
+    Raises:
+        DataError: an image cannot be read, or a worker is gone.
+    """
+    batch = None
+    try:
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+    except (RuntimeError, EOFError, OSError) as error:
+        # What a worker raised says so, and is a bug. Anything else means that a worker no longer answers.
+        if loader.num_workers == 0 or "in DataLoader worker process" in str(error):
+            raise
+        raise DataError(
+            "a worker process has died",
+            got=repr(error),
+            remedy="memory may have run out: use fewer workers, or give the machine or /dev/shm more",
+        ) from error
+    finally:
+        # An error's traceback holds this frame. Were the frame to hold the error too, the two would await garbage
+        # collection, which takes a loader apart in an order that leaves each worker waiting for seconds.
+        del batch
+
+
+def move(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches on ``device``. On CUDA each is on its way, on a stream of its own, while the last computes."""
+    if device.type != "cuda":
+        for images, labels in batches:
+            yield images.to(device), labels.to(device)
+        return
+    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    underway: tuple[Batch, torch.cuda.Event] | None = None
+    for images, labels in batches:
+        with torch.cuda.stream(copying):
+            batch = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        following = batch, copying.record_event()
+        if underway is not None:
+            yield _arrived(*underway)
+        underway = following
+    if underway is not None:
+        yield _arrived(*underway)
+
+
+def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
+    """The batch, for use by the current stream, which waits for the copy; the processor does not."""
+    for tensor in batch:
+        stream = torch.cuda.current_stream(tensor.device)
+        stream.wait_event(copied)
+        # The memory belongs to the copying stream, which must not reuse it before the current one is done with it.
+        tensor.record_stream(stream)
+    return batch
+
+
+def _start_method() -> BaseContext:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _leave_interrupts_to_parent(_worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the one that trains decides when to stop, and may want
+    # batches until then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,82 @@
+"""Crops and flips: a whole batch at once must come out as image by image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from granet.data.augment import AREA, Windows, apply, draw
+from granet.data.images import stack, window_view
+from granet.randomness import generator
+
+seeds = st.integers(0, 10_000)
+
+
+def pillow_images(images: torch.Tensor) -> list[Image.Image]:
+    return [Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) for image in images]
+
+
+def noise(count: int, size: int, seed: int) -> torch.Tensor:
+    shape = (count, 3, size, size)
+    return torch.randint(0, 256, shape, generator=generator(seed, "test"), dtype=torch.uint8)
+
+
+@given(seed=seeds, size=st.integers(5, 12), augment=st.sampled_from(["crop", "crop-flip"]))
+def test_a_batch_is_cropped_and_flipped_as_pillow_does_it(seed, size, augment):
+    images = noise(6, size, seed)
+    windows = draw(augment, generator(seed), 6, size, size)
+    expected = [
+        window_view(image, Windows(box[None], flip[None]), size)
+        for image, box, flip in zip(pillow_images(images), windows.boxes, windows.flips, strict=True)
+    ]
+    assert torch.equal(apply(augment, images, windows), stack(expected, size))
+
+
+@given(seed=seeds, size=st.integers(5, 32))
+def test_a_batch_is_resized_as_pillow_does_it_but_for_rounding(seed, size):
+    images = noise(6, size, seed)
+    windows = draw("resized-crop-flip", generator(seed), 6, size, size)
+    expected = [
+        window_view(image, Windows(box[None], flip[None]), size)
+        for image, box, flip in zip(pillow_images(images), windows.boxes, windows.flips, strict=True)
+    ]
+    difference = apply("resized-crop-flip", images, windows).int() - stack(expected, size).int()
+    assert difference.abs().max() <= 2
+
+
+def test_a_crop_reaches_into_black_padding():
+    corner = Windows(torch.tensor([[-4, -4, 6, 6]]), torch.tensor([False]))
+    seen = apply("crop", torch.full((1, 1, 6, 6), 255, dtype=torch.uint8), corner)
+    assert seen[0, 0, :4].sum() == seen[0, 0, :, :4].sum() == 0
+    assert seen[0, 0, 4:, 4:].eq(255).all()
+
+
+@given(seed=seeds, height=st.integers(1, 300), width=st.integers(1, 300))
+def test_resized_crops_lie_within_the_image(seed, height, width):
+    boxes = draw("resized-crop-flip", generator(seed), 16, height, width).boxes
+    top, left, tall, wide = boxes.T
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (tall > 0).all()
+    assert (wide > 0).all()
+    assert (top + tall <= height).all()
+    assert (left + wide <= width).all()
+
+
+def test_the_area_of_resized_crops_covers_its_range():
+    boxes = draw("resized-crop-flip", generator(0), 4000, 224, 224).boxes
+    share = (boxes[:, 2] * boxes[:, 3]) / (224 * 224)
+    assert share.min() == pytest.approx(AREA[0], abs=0.01)
+    assert share.max() > 0.9
+
+
+def test_crops_and_flips_are_uniform():
+    windows = draw("crop-flip", generator(0), 9000, 32, 32)
+    for starts in windows.boxes[:, :2].T:
+        counts = (starts + 4).bincount(minlength=9)
+        assert len(counts) == 9
+        assert counts.min() > 850
+    assert 0.45 < windows.flips.float().mean() < 0.55

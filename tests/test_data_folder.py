@@ -1,0 +1,138 @@
+"""Image folders: which layouts there are, and what is wrong with the others."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from granet.data import Arrays, Files, open_dataset
+from granet.errors import DataError
+from tests.synthetic import write_image_folder
+
+
+def open_folder(root, **arguments):
+    return open_dataset("image-folder", directory=root, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("splits", "sizes"),
+    [
+        (("train", "test"), (12, 6, 18)),
+        (("train", "val"), (12, 6, 18)),
+        (("train", "val", "test"), (18, 18, 18)),
+    ],
+)
+def test_layouts(tmp_path, splits, sizes):
+    dataset = open_folder(write_image_folder(tmp_path, splits=splits), validation=0.3)
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == sizes
+    assert dataset.classes == ("class-0", "class-1", "class-2")
+    assert dataset.image_size == 8
+
+
+def test_small_images_of_one_size_become_resident_and_keep_their_pixels(tmp_path):
+    dataset = open_folder(write_image_folder(tmp_path))
+    assert isinstance(dataset.test, Arrays)
+    with Image.open(tmp_path / "test" / "class-1" / "2.png") as image:
+        red = torch.tensor(list(image.getchannel("R").tobytes())).view(8, 8)
+    assert torch.equal(dataset.test.images[6 + 2, 0].long(), red)
+    assert dataset.test.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
+
+
+def test_other_images_stream_at_the_size_that_is_asked_for(tmp_path):
+    write_image_folder(tmp_path)
+    Image.new("L", (20, 30)).save(tmp_path / "train" / "class-0" / "other.png")
+    dataset = open_folder(tmp_path, image_size=16)
+    assert isinstance(dataset.train, Files)
+    assert dataset.image_size == 16
+    resident = open_folder(tmp_path, image_size=16, residency="resident")
+    assert resident.train.images.shape[1:] == (3, 16, 16)
+    with pytest.raises(DataError, match="size to train at has to be given"):
+        open_folder(tmp_path)
+
+
+def test_hidden_entries_are_skipped(tmp_path):
+    write_image_folder(tmp_path)
+    (tmp_path / "train" / ".cache").mkdir()
+    (tmp_path / "train" / "class-0" / ".DS_Store").write_bytes(b"")
+    assert len(open_folder(tmp_path).classes) == 3
+
+
+def remove_a_class(root):
+    shutil.rmtree(root / "test" / "class-1")
+
+
+def empty_a_class(root):
+    for image in (root / "test" / "class-1").iterdir():
+        image.unlink()
+
+
+def add_a_class(root):
+    (root / "test" / "class-9").mkdir()
+
+
+def leave_only_train(root):
+    shutil.rmtree(root / "test")
+
+
+def leave_images_unsorted(root):
+    shutil.copy(root / "test" / "class-0" / "0.png", root / "test" / "0.png")
+
+
+def nest_a_folder(root):
+    (root / "train" / "class-0" / "more").mkdir()
+
+
+def add_a_text(root):
+    (root / "train" / "class-0" / "notes.png").write_text("not an image")
+
+
+def truncate_an_image(root):
+    image = root / "train" / "class-0" / "3.png"
+    image.write_bytes(image.read_bytes()[:-60])
+
+
+def link_a_file_outside(root):
+    (root.parent / "outside.png").write_bytes((root / "train" / "class-0" / "0.png").read_bytes())
+    (root / "train" / "class-0" / "link.png").symlink_to(root.parent / "outside.png")
+
+
+def link_a_split_outside(root):
+    (root / "test").rename(root.parent / "elsewhere")
+    (root / "test").symlink_to(root.parent / "elsewhere")
+
+
+def add_sixteen_bits(root):
+    Image.new("I;16", (8, 8)).save(root / "train" / "class-0" / "deep.png")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (remove_a_class, r"test: class folder 'class-1' is missing"),
+        (add_a_class, r"train: class folder 'class-9' is missing"),
+        (empty_a_class, r"test/class-1: class folder without images"),
+        (leave_only_train, r"not an image folder; got folders train; expected train/CLASS/\* and test/CLASS/\*"),
+        (leave_images_unsorted, r"test/0.png: a file where only class folders belong"),
+        (nest_a_folder, r"class-0/more: not a file; expected an image"),
+        (add_a_text, r"class-0/notes.png: cannot be read as an image"),
+        (truncate_an_image, r"class-0/3.png: cannot be read as an image"),
+        (link_a_file_outside, r"class-0/link.png: a link that leads out of the data directory"),
+        (link_a_split_outside, r"test: a link that leads out of the data directory"),
+        (add_sixteen_bits, r"deep.png: images of this kind are not supported"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_named(tmp_path, spoil, message):
+    root = write_image_folder(tmp_path / "root")
+    spoil(root)
+    with pytest.raises(DataError, match=message):
+        open_folder(root)
+
+
+def test_a_decompression_bomb_is_an_error(tmp_path, monkeypatch):
+    write_image_folder(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
+    with pytest.raises(DataError, match=r"cannot be read as an image.*decompression bomb"):
+        open_folder(tmp_path)

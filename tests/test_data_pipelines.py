@@ -1,0 +1,153 @@
+"""What both pipelines promise, and what a worker process must not change."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from granet.data import AUGMENTATIONS, make_pipeline, open_dataset
+from granet.errors import DataError, UnknownNameError, UsageError
+from tests.synthetic import arrays_dataset, write_image_folder
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_image_folder(tmp_path_factory.mktemp("images"), per_class=8, size=12)
+
+
+def pipeline_of(residency, folder, *, augment="crop-flip", workers=0, seed=0, batch_size=4):
+    dataset = open_dataset("image-folder", directory=folder, residency=residency)
+    return make_pipeline(dataset, batch_size=batch_size, device=CPU, seed=seed, augment=augment, workers=workers)
+
+
+def equal(first, second) -> bool:
+    return all(
+        torch.equal(images, others) and torch.equal(labels, theirs)
+        for (images, labels), (others, theirs) in zip(first, second, strict=True)
+    )
+
+
+residencies = pytest.mark.parametrize("residency", ["resident", "streaming"])
+
+
+@residencies
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_an_epoch_may_be_entered_at_any_step(residency, augment, folder):
+    pipeline = pipeline_of(residency, folder, augment=augment)
+    whole = list(pipeline.batches(3))
+    assert len(whole) == pipeline.steps_per_epoch == 21 // 4
+    assert all(images.shape == (4, 3, 12, 12) and images.dtype == torch.float32 for images, _ in whole)
+    for start in range(pipeline.steps_per_epoch + 1):
+        assert equal(pipeline.batches(3, start=start), whole[start:])
+
+
+@residencies
+def test_epochs_and_seeds_differ_and_repeat(residency, folder):
+    pipeline = pipeline_of(residency, folder)
+    first = list(pipeline.batches(0))
+    assert not equal(first, list(pipeline.batches(1)))
+    assert equal(first, list(pipeline.batches(0)))
+    assert not equal(first, list(pipeline_of(residency, folder, seed=1).batches(0)))
+
+
+@residencies
+def test_the_callers_random_numbers_are_left_alone(residency, folder):
+    before = torch.get_rng_state()
+    pipeline = pipeline_of(residency, folder)
+    list(pipeline.batches(0))
+    list(pipeline.evaluation("test"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@residencies
+def test_evaluation_sees_every_example_once_in_order(residency, folder):
+    pipeline = pipeline_of(residency, folder)
+    batches = list(pipeline.evaluation("test", batch_size=7))
+    assert [len(labels) for _, labels in batches] == [7, 7, 7, 3]
+    assert torch.cat([labels for _, labels in batches]).tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    with pytest.raises(UnknownNameError, match="validation"):
+        list(pipeline.evaluation("valid"))
+
+
+def test_both_pipelines_show_evaluation_the_same_pixels(folder):
+    resident, streaming = (pipeline_of(residency, folder) for residency in ("resident", "streaming"))
+    assert equal(resident.evaluation("validation"), streaming.evaluation("validation"))
+
+
+def test_workers_change_nothing(folder):
+    alone, helped = (pipeline_of("streaming", folder, workers=workers) for workers in (0, 2))
+    assert equal(helped.batches(0), list(alone.batches(0)))
+    # The same workers go on with the next epoch, also when the last one was left half way.
+    list(itertools.islice(helped.batches(1), 2))
+    assert equal(helped.batches(2, start=1), list(alone.batches(2, start=1)))
+    assert equal(helped.evaluation("test", 5), list(alone.evaluation("test", 5)))
+
+
+def test_an_iterator_whose_workers_have_gone_on_does_not_mix_epochs(folder):
+    pipeline = pipeline_of("streaming", folder)
+    first = pipeline.batches(0)
+    next(first)
+    next(pipeline.batches(1))
+    with pytest.raises(RuntimeError, match="gone on"):
+        next(first)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named_also_from_a_worker(tmp_path, workers):
+    write_image_folder(tmp_path)
+    bad = tmp_path / "test" / "class-2" / "4.png"
+    bad.write_bytes(bad.read_bytes()[:50])
+    dataset = open_dataset("image-folder", directory=tmp_path, residency="streaming", image_size=8)
+    pipeline = make_pipeline(dataset, batch_size=4, device=CPU, seed=0, augment="none", workers=workers)
+    with pytest.raises(DataError, match=r"class-2/4.png: cannot be read as an image.*Replace or remove") as caught:
+        list(pipeline.evaluation("test"))
+    assert caught.value.where == bad
+    assert "Traceback" not in str(caught.value)
+
+
+@settings(max_examples=20, deadline=None)
+@given(examples=st.integers(3, 40), batch_size=st.integers(1, 40), epoch=st.integers(0, 3))
+def test_no_training_example_occurs_twice_in_an_epoch(examples, batch_size, epoch):
+    dataset = arrays_dataset(train=examples, channels=1, size=4)
+    if batch_size > examples:
+        with pytest.raises(UsageError, match="not a batch size"):
+            make_pipeline(dataset, batch_size=batch_size, device=CPU, seed=0, augment="none")
+        return
+    pipeline = make_pipeline(dataset, batch_size=batch_size, device=CPU, seed=0, augment="none")
+    seen = torch.cat([images for images, _ in pipeline.batches(epoch)])
+    assert len(seen) == pipeline.steps_per_epoch * batch_size > examples - batch_size
+    assert len({image.numpy().tobytes() for image in seen}) == len(seen)
+
+
+def test_pixels_are_normalised_by_mean_and_standard_deviation():
+    dataset = arrays_dataset()
+    pipeline = make_pipeline(dataset, batch_size=2, device=CPU, seed=0, augment="none")
+    images, _ = next(pipeline.evaluation("test"))
+    torch.testing.assert_close(images, (dataset.test.images / 255 - 0.5) / 0.25)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"augment": "crop-filp"}, UnknownNameError, "Did you mean 'crop-flip'"),
+        ({"batch_size": 0}, UsageError, "not a batch size"),
+        ({"workers": -1}, UsageError, "at least 0"),
+    ],
+)
+def test_what_a_pipeline_cannot_be_is_an_error(arguments, error, message):
+    usual = {"batch_size": 4, "device": CPU, "seed": 0, "augment": "none"}
+    with pytest.raises(error, match=message):
+        make_pipeline(arrays_dataset(), **(usual | arguments))
+
+
+@pytest.mark.parametrize(("epoch", "start"), [(-1, 0), (0, -1), (0, 8)])
+def test_a_position_beyond_the_epoch_is_an_error(epoch, start):
+    pipeline = make_pipeline(arrays_dataset(), batch_size=4, device=CPU, seed=0, augment="none")
+    with pytest.raises(UsageError, match="no such position"):
+        pipeline.batches(epoch, start=start)
