@@ -1,0 +1,23 @@
+"""Checkpoint -> a plain safetensors file of dense tensors, for every tool but this one."""
+
+from __future__ import annotations
+
+import os
+
+import safetensors.torch
+
+from granet.checkpoint import Checkpoint, files
+
+
+def write_dense(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
+    """Writes weights and buffers under their own names in their full shapes; masks and training state are left out.
+
+    The file is what ``safetensors.torch.save_file(model.state_dict(), path)`` would give for an untied model: any
+    tool that reads safetensors opens it. Written atomically and durably.
+
+    Raises:
+        CheckpointError: the file cannot be written; one that was there before is as it was.
+    """
+    tensors = {name: tensor.detach().contiguous() for name, tensor in (checkpoint.weights | checkpoint.buffers).items()}
+    # The entry by which other libraries recognise files with tensors laid out as PyTorch has them.
+    files.write(path, safetensors.torch.save(tensors, {"format": "pt"}))

@@ -1,0 +1,125 @@
+"""The safetensors container, read without trusting it.
+
+A file is 8 bytes with the length of the header (unsigned, little-endian), the header (a JSON object, padded with
+spaces) and the tensors, one behind the other. The header maps the name of a tensor to its dtype, shape and offsets,
+and ``__metadata__`` to strings.
+
+The library that writes these files also reads them, but it opens a path by itself (and waits for ever at a pipe) and
+lets a duplicate name win silently. Here every claim of the header is checked against the bytes before any tensor
+exists, and tensors are views of the bytes given: nothing is copied, so a memory map stays one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from granet.checkpoint import canonical
+from granet.checkpoint.canonical import short
+from granet.checkpoint.fields import Field
+from granet.errors import CheckpointError
+from granet.sparse_codec import Bytes
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The dtypes that can be stored, by their names in the header."""
+
+MAX_HEADER = 8 * 2**20
+"""The longest header, in bytes. Parsing one takes some twenty times its length, and no network needs as much."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A tensor as it lies in the file: ``data`` is a read-only view of its bytes, uint8, exactly as many as it has."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    data: Bytes
+
+
+def header_length(data: Bytes | bytes) -> int:
+    """What the first 8 bytes of a file say about the length of the header that follows them."""
+    return int.from_bytes(bytes(data[:8]), "little")
+
+
+def read(data: Bytes, where: str) -> tuple[dict[str, Stored], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file.
+
+    Args:
+        data: the whole file, uint8 [n].
+        where: its name, for error messages.
+
+    Raises:
+        CheckpointError: anything but a valid safetensors file of dtypes in ``DTYPES``.
+    """
+    header, body = _split(data, where)
+    metadata = Field(header.pop("__metadata__", {}), f"{where}['__metadata__']").object()
+    for key, text in metadata.items():
+        if not isinstance(text, str):
+            raise CheckpointError("metadata must be text", where=f"{where}[{short(key)}]", got=type(text).__name__)
+    entries = [(name, *_entry(field)) for name, field in Field(header, where).members()]
+    tensors, end = {}, 0
+    for name, dtype, shape, start, stop in sorted(entries, key=lambda entry: entry[3:]):
+        if start != end or stop - start != math.prod(shape) * dtype.itemsize:
+            raise CheckpointError(
+                "the file is damaged: a tensor is not where it must be, or of a length that does not fit its shape",
+                where=f"{where}[{short(name)}]",
+                got=f"bytes {start} to {stop}",
+                expected=f"{short(shape)} of {dtype} from {end}",
+            )
+        tensors[name] = Stored(dtype, shape, body[start:stop])
+        end = stop
+    if end != body.size:
+        raise CheckpointError(
+            "the file is damaged: cut off, or with something behind its end",
+            where=where,
+            got=f"{body.size} bytes of tensors",
+            expected=end,
+            remedy="use an older copy of it",
+        )
+    return tensors, metadata
+
+
+def _split(data: Bytes, where: str) -> tuple[dict[str, Any], Bytes]:
+    """The header as an object, and the bytes behind it."""
+    if data.size == 0:
+        raise CheckpointError("the file is empty", where=where, remedy="use an older copy of it")
+    length = header_length(data)
+    text = data[8 : 8 + length].tobytes() if length <= min(data.size - 8, MAX_HEADER) else b""
+    if not text.startswith(b"{"):
+        raise CheckpointError(
+            "not a safetensors file, or only the beginning of one",
+            where=where,
+            remedy="name a checkpoint that granet wrote, such as last.safetensors",
+        )
+    try:
+        header = text.decode()
+    except UnicodeDecodeError as error:
+        raise CheckpointError("the header is not sound JSON", where=where, got=error) from None
+    return Field(canonical.loads(header, where=where), where).object(), data[8 + length :]
+
+
+def _entry(field: Field) -> tuple[torch.dtype, tuple[int, ...], int, int]:
+    fields = field.record("dtype", "shape", "data_offsets")
+    dtype = DTYPES[fields["dtype"].one_of(tuple(DTYPES))]
+    start, stop = fields["data_offsets"].integers(2)
+    return dtype, fields["shape"].shape(), start, stop

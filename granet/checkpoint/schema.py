@@ -1,0 +1,260 @@
+"""The header of a checkpoint: everything in it that is not a tensor, and what each tensor is.
+
+It is canonical JSON under the single metadata key ``granet`` of the safetensors file (metadata are a hash map: with
+one key there is no order to vary). Nothing in it depends on when, where or by whom the file was written.
+
+Versions: a reader takes any minor version of its own major one. A newer minor version may add fields at the top,
+which a reader that does not know them ignores; whatever else changes is a new major version. In a version that the
+reader knows, an unknown field is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from granet.checkpoint import canonical
+from granet.checkpoint.canonical import short
+from granet.checkpoint.container import Stored
+from granet.checkpoint.fields import Field
+from granet.checkpoint.value import Network
+from granet.errors import CheckpointError
+from granet.sparse_codec import ENCODINGS
+
+KEY = "granet"
+"""The one metadata key of the file."""
+
+FORMAT = "granet checkpoint"
+MAJOR, MINOR = 1, 0
+
+DENSE = "dense"
+"""Instead of an encoding: True everywhere, which takes no bytes."""
+
+SAME = "mask"
+"""Instead of an encoding of an explored set: the same positions as the mask."""
+
+MASKED, WHOLE = "masked", "whole"
+"""How the tensor of an optimizer slot is stored: active entries only, or as it is."""
+
+MAX_SLOTS = 32
+"""The most slots an optimizer may keep for one parameter. A slot of a masked parameter without active weights costs
+nothing in the file, so that this bounds what a small file can make a reader allocate."""
+
+MAX_RECIPE = 2**16
+"""The longest recipe, in characters of canonical JSON; ours have less than 2,000."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskPart:
+    """A mask: ``count`` active weights of a parameter of ``shape``, their positions in ``encoding``."""
+
+    shape: tuple[int, ...]
+    encoding: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploredPart:
+    """An explored set: ``count`` positions in ``encoding``."""
+
+    encoding: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """All of the header. ``weights`` and ``buffers`` list names in their order in the network.
+
+    A slot of the optimizer is a number or None, or says how its tensor is stored.
+    """
+
+    step: int
+    recipe: dict[str, Any]
+    network: Network
+    progress: dict[str, Any]
+    metrics: dict[str, Any]
+    weights: tuple[str, ...]
+    buffers: tuple[str, ...]
+    masks: dict[str, MaskPart]
+    explored: dict[str, ExploredPart]
+    accumulators: tuple[str, ...]
+    optimizer: dict[str, dict[str, float | str | None]]
+
+
+_FIELDS = ("format", "version", *Header.__dataclass_fields__)
+
+
+def render(fields: dict[str, Any]) -> str:
+    """The text of a header with these fields; format and version are added.
+
+    Raises:
+        CheckpointError: fields that :func:`parse` would not accept.
+    """
+    text = canonical.dumps({"format": FORMAT, "version": [MAJOR, MINOR], **fields}, where="checkpoint")
+    parse(text, where="checkpoint")
+    return text
+
+
+def parse(text: str, *, where: str) -> Header:
+    """The header in ``text``, with every field checked by itself and names against one another.
+
+    Raises:
+        CheckpointError: a text that is not a header, or of a version that this reader does not know.
+    """
+    fields = _known(canonical.loads(text, where=where), where).record(*_FIELDS)
+    header = Header(
+        step=fields["step"].count(),
+        recipe=fields["recipe"].object(),
+        network=_network(fields["network"]),
+        progress=fields["progress"].object(),
+        metrics=fields["metrics"].object(),
+        weights=fields["weights"].texts(),
+        buffers=fields["buffers"].texts(),
+        masks={name: _mask(field) for name, field in fields["masks"].members()},
+        explored={name: _explored(field) for name, field in fields["explored"].members()},
+        accumulators=fields["accumulators"].texts(),
+        optimizer={name: _slots(field) for name, field in fields["optimizer"].members()},
+    )
+    if len(canonical.dumps(header.recipe, where=where)) > MAX_RECIPE:
+        raise CheckpointError("the recipe is too long", where=where, expected=f"at most {MAX_RECIPE} characters")
+    _check_names(header, where)
+    return header
+
+
+def _known(fields: Any, where: str) -> Field:
+    """``fields``, of a known version, without those that a newer minor version added."""
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise CheckpointError("the header is not that of a granet checkpoint", where=where)
+    major, minor = Field(fields.get("version"), f"{where}['version']").integers(2)
+    if major != MAJOR:
+        raise CheckpointError(
+            "the file is of a version of the format that this granet cannot read",
+            where=where,
+            got=f"{major}.{minor}",
+            expected=f"{MAJOR}.x",
+            remedy="install a newer granet" if major > MAJOR else None,
+        )
+    return Field({name: value for name, value in fields.items() if minor <= MINOR or name in _FIELDS}, where)
+
+
+def _network(field: Field) -> Network:
+    fields = field.record("name", "in_channels", "classes", "image_size", "mean", "std")
+    channels = fields["in_channels"].count(1)
+    return Network(
+        name=fields["name"].text(),
+        in_channels=channels,
+        classes=fields["classes"].texts(),
+        image_size=fields["image_size"].count(1),
+        mean=fields["mean"].floats(channels),
+        std=fields["std"].floats(channels),
+    )
+
+
+def _mask(field: Field) -> MaskPart:
+    fields = field.record("shape", "encoding", "count")
+    return MaskPart(
+        shape=fields["shape"].shape(),
+        encoding=fields["encoding"].one_of((DENSE, *ENCODINGS)),
+        count=fields["count"].count(),
+    )
+
+
+def _explored(field: Field) -> ExploredPart:
+    fields = field.record("encoding", "count")
+    return ExploredPart(
+        encoding=fields["encoding"].one_of((SAME, DENSE, *ENCODINGS)),
+        count=fields["count"].count(),
+    )
+
+
+def _slots(field: Field) -> dict[str, float | str | None]:
+    slots: dict[str, float | str | None] = {}
+    if len(field.object()) > MAX_SLOTS:
+        raise CheckpointError("too many optimizer slots", where=field.where, expected=f"at most {MAX_SLOTS}")
+    for name, slot in field.members():
+        if not name or "/" in name:  # which would make the names of tensors ambiguous
+            raise CheckpointError("the name of an optimizer slot is empty or has a slash", where=slot.where)
+        number = slot.value is None or isinstance(slot.value, int | float)
+        slots[name] = slot.value if number else slot.one_of((MASKED, WHOLE))
+    return slots
+
+
+def _check_names(header: Header, where: str) -> None:
+    weights, masks = set(header.weights), header.masks.keys()
+    rules = {
+        "no buffer is named like a weight": weights.isdisjoint(header.buffers),
+        "masks belong to weights": masks <= weights,
+        "optimizer state belongs to weights": header.optimizer.keys() <= weights,
+        "masked slots belong to masks": all(
+            name in masks or MASKED not in slots.values() for name, slots in header.optimizer.items()
+        ),
+        "every mask has an explored set, and the reverse": header.explored.keys() == masks,
+        "accumulators belong to masks": set(header.accumulators) <= masks,
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise CheckpointError("the header contradicts itself", where=where, expected=rule)
+
+
+def check_tensors(header: Header, stored: Mapping[str, Stored], where: str) -> None:
+    """Checks that exactly the tensors are stored that the header implies, in the shapes and numbers it implies.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    shapes = _shapes(header)
+    positions = {f"masks/{name}" for name, part in header.masks.items() if part.encoding in ENCODINGS}
+    positions |= {f"explored/{name}" for name, part in header.explored.items() if part.encoding in ENCODINGS}
+    for name in sorted(stored.keys() ^ (shapes.keys() | positions)):
+        fault = "has a tensor that its header does not mention" if name in stored else "lacks a tensor of its header"
+        raise CheckpointError(f"the file {fault}", where=f"{where}, tensor {short(name)}")
+    for name, shape in shapes.items():
+        if shape is not None and stored[name].shape != shape:
+            raise CheckpointError(
+                "the shape is not the one its header implies",
+                where=f"{where}, tensor {short(name)}",
+                got=short(stored[name].shape),
+                expected=short(shape),
+            )
+    for name in positions:
+        if stored[name].dtype != torch.uint8 or len(stored[name].shape) != 1:
+            raise CheckpointError("positions are not a row of bytes", where=f"{where}, tensor {short(name)}")
+    for name, mask in header.masks.items():
+        _check_counts(mask, header.explored[name], f"{where}, mask of {short(name)}")
+
+
+def _shapes(header: Header) -> dict[str, tuple[int, ...] | None]:
+    """The shape of every tensor but positions; None where any shape will do."""
+
+    def values(name: str) -> tuple[int, ...] | None:
+        mask = header.masks.get(name)
+        return None if mask is None else mask.shape if mask.encoding == DENSE else (mask.count,)
+
+    shapes: dict[str, tuple[int, ...] | None] = {f"buffers/{name}": None for name in header.buffers}
+    shapes |= {f"weights/{name}": values(name) for name in header.weights}
+    shapes |= {f"accumulators/{name}": header.masks[name].shape for name in header.accumulators}
+    shapes |= {
+        f"optimizer/{slot}/{name}": values(name) if kind == MASKED else None
+        for name, slots in header.optimizer.items()
+        for slot, kind in slots.items()
+        if isinstance(kind, str)
+    }
+    return shapes
+
+
+def _check_counts(mask: MaskPart, explored: ExploredPart, where: str) -> None:
+    size = math.prod(mask.shape)
+    full = {DENSE: size, SAME: mask.count}
+    if not mask.count <= explored.count <= size or any(
+        part.count != full.get(part.encoding, part.count) for part in (mask, explored)
+    ):
+        raise CheckpointError(
+            "counts contradict each other",
+            where=where,
+            got=f"{mask.count} active, {explored.count} explored, {size} in all, "
+            f"encoded as {mask.encoding} and {explored.encoding}",
+        )

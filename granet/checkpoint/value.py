@@ -1,0 +1,96 @@
+"""What a checkpoint is: one value that holds all that resuming, inspecting and exporting need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from granet.errors import CheckpointError
+from granet.recipe import Recipe
+
+Slot = Tensor | float | int | bool | None
+"""One thing an optimizer remembers of a parameter, such as a momentum buffer or a step count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Which network the weights belong to and what it expects; enough to build it again.
+
+    ``name`` is one that ``granet.models.build`` understands, ``image_size`` in pixels, ``mean`` and ``std`` per
+    channel of images in [0, 1].
+    """
+
+    name: str
+    in_channels: int
+    classes: tuple[str, ...]
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """The state of a run after ``step`` optimizer steps.
+
+    Tensors are keyed by the names of ``named_parameters()`` and ``named_buffers()``; tied parameters appear once,
+    under their first name. The order of ``weights`` and ``buffers`` is kept by files.
+
+    Attributes:
+        weights: every parameter in its full shape; zero wherever its mask is False.
+        masks: which weights are active, bool, for the parameters that are masked; True means active.
+        buffers: the persistent buffers, such as the running statistics of batch norms.
+        explored: for each mask, the union of the active sets there have been, the present one included.
+        optimizer: parameter name -> slot -> value. A tensor shaped like a masked parameter (0-d apart) is masked
+            with it.
+        accumulators: for masked parameters, what growth gathers from dense gradients; empty for most methods.
+        recipe: the whole of the run as data.
+        step: optimizer steps done.
+        network: the network.
+        progress: the position in the data and partial sums, as JSON.
+        metrics: what was measured so far, as JSON.
+
+    Raises:
+        CheckpointError: parts that contradict one another.
+    """
+
+    weights: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    explored: dict[str, Tensor]
+    optimizer: dict[str, dict[str, Slot]]
+    accumulators: dict[str, Tensor]
+    recipe: Recipe
+    step: int
+    network: Network
+    progress: dict[str, Any]
+    metrics: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        _check_names("masks", self.masks, "weights", self.weights)
+        _check_names("optimizer", self.optimizer, "weights", self.weights)
+        _check_names("accumulators", self.accumulators, "masks", self.masks)
+        _check_names("explored", self.explored, "masks", self.masks)
+        _check_names("masks", self.masks, "explored", self.explored)
+        for name in self.weights.keys() & self.buffers.keys():
+            raise CheckpointError("a weight and a buffer have the same name", where=name)
+        for part, tensors in (("masks", self.masks), ("explored", self.explored), ("accumulators", self.accumulators)):
+            for name, tensor in tensors.items():
+                if tensor.shape != self.weights[name].shape:
+                    raise CheckpointError(
+                        "the shape is not that of the weight",
+                        where=f"{part} of {name}",
+                        got=tuple(tensor.shape),
+                        expected=tuple(self.weights[name].shape),
+                    )
+                if part != "accumulators" and tensor.dtype != torch.bool:
+                    raise CheckpointError("not a bool tensor", where=f"{part} of {name}", got=tensor.dtype)
+
+
+def _check_names(part: str, names: Iterable[str], whole: str, known: Iterable[str]) -> None:
+    strangers = sorted(set(names) - set(known))
+    if strangers:
+        raise CheckpointError(f"{part} for a name that is not among the {whole}", where=strangers[0])
