@@ -5,6 +5,17 @@ The doors: ``Sparsifier`` with a method of ``methods`` for a loop of your own; `
 """
 
 from granet import allocation, methods, schedules, topology
+from granet.checkpoint import Checkpoint, load_weights
+from granet.checkpoint import load as load_checkpoint
 from granet.sparsifier import Sparsifier
 
-__all__ = ["Sparsifier", "allocation", "methods", "schedules", "topology"]
+__all__ = [
+    "Checkpoint",
+    "Sparsifier",
+    "allocation",
+    "load_checkpoint",
+    "load_weights",
+    "methods",
+    "schedules",
+    "topology",
+]

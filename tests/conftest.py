@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+# Models here are tiny: threads cost more than they give, and more still where tests share the machine.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+
 
 @pytest.fixture(scope="session")
 def golden() -> Path:

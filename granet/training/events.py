@@ -1,0 +1,85 @@
+"""What training tells whoever watches: values, in the order in which they happen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from granet.topology import TopologyUpdate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """A run begins or goes on."""
+
+    folder: Path
+    device: str
+    on_gpu: bool
+    precision: str
+    step: int
+    total_steps: int
+    steps_per_epoch: int
+    epochs: int
+    parameters: int
+    density: float
+    examples: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progressed:
+    """Some steps were done. Means are over the epoch so far; seconds left are to the end of the run."""
+
+    step: int
+    epoch: int
+    loss: float
+    accuracy: float
+    density: float
+    learning_rate: float
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Updated:
+    """The topology changed."""
+
+    update: TopologyUpdate
+    density: float
+    exploration_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnded:
+    """An epoch was trained and validated. ``best`` says whether it is the best one at the final density so far."""
+
+    epoch: int
+    step: int
+    loss: float
+    accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    density: float
+    learning_rate: float
+    images_per_second: float | None
+    best: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A checkpoint is on disk."""
+
+    path: Path
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """The best checkpoint met the test set, once, at the end."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    examples: int
+
+
+Event = Started | Progressed | Updated | EpochEnded | Saved | Tested

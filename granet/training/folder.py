@@ -1,0 +1,132 @@
+"""The folder of a run: what is in it, and what a new run may do to an old one.
+
+recipe.toml          the resolved recipe
+last.safetensors     the newest state; training goes on from here
+best.safetensors     the best validation accuracy at the final density
+metrics.jsonl        one line for each epoch, update and test, with times
+tensorboard/         when asked for
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from granet.checkpoint import Checkpoint, load
+from granet.errors import CheckpointError, UsageError
+from granet.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and small files of one run."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.toml"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best epoch."""
+        return self.path / "best.safetensors"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files for TensorBoard."""
+        return self.path / "tensorboard"
+
+    def holds_run(self) -> bool:
+        """Whether a run was begun here."""
+        return self.recipe_file.exists() or self.last.exists()
+
+    def check_free(self, *, overwrite: bool) -> None:
+        """Raises UsageError when a run is here that is not to be overwritten."""
+        if self.holds_run() and not overwrite:
+            raise UsageError(
+                "the folder already holds a run",
+                where=self.path,
+                remedy=f"go on with it by --resume {self.path}, replace it with --overwrite, or choose another --out",
+            )
+
+    def create(self, recipe: Recipe) -> None:
+        """Makes the folder for a new run, without what an earlier run left, and writes the recipe into it.
+
+        Raises:
+            UsageError: the folder cannot be made or written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for file in (self.recipe_file, self.last, self.best, self.metrics_file):
+                file.unlink(missing_ok=True)
+            shutil.rmtree(self.tensorboard, ignore_errors=True)
+            _replace(self.recipe_file, recipe.to_toml())
+        except OSError as error:
+            raise UsageError("cannot write a run here", where=self.path, got=error.strerror) from error
+
+    def open(self) -> tuple[Recipe, Checkpoint | None]:
+        """The recipe and newest checkpoint of a run to go on with; no checkpoint when it died before the first.
+
+        Raises:
+            UsageError: there is no run here.
+            CheckpointError: the checkpoint is damaged.
+        """
+        if self.last.exists():
+            checkpoint = load(self.last)
+            return checkpoint.recipe, checkpoint
+        if self.recipe_file.exists():
+            return Recipe.load(str(self.recipe_file)), None
+        raise UsageError(
+            "there is no run to resume",
+            where=self.path,
+            expected=f"{self.last.name} or {self.recipe_file.name} in it",
+            remedy="name the folder that --out named, or start a run with --out",
+        )
+
+    def append_metrics(self, line: Mapping[str, object]) -> None:
+        """Adds one line to metrics.jsonl."""
+        try:
+            with self.metrics_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise CheckpointError("cannot write metrics", where=self.metrics_file, got=error.strerror) from error
+
+    def rewind_metrics(self, *, step: int, epochs: int) -> None:
+        """Forgets lines of work that is going to be done again: past ``step``, or past that many epochs."""
+        if not self.metrics_file.exists():
+            return
+        kept = []
+        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+                repeated = entry["step"] > step or (entry["event"] == "epoch" and entry["epoch"] > epochs)
+            except (ValueError, KeyError, TypeError):
+                continue  # the line that a kill cut short
+            if not repeated:
+                kept.append(line)
+        _replace(self.metrics_file, "".join(line + "\n" for line in kept))
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

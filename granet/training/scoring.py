@@ -1,0 +1,87 @@
+"""How a checkpoint does on a split of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from granet.checkpoint import Checkpoint
+from granet.data import Dataset, make_pipeline
+from granet.errors import DataError
+from granet.models import from_checkpoint
+from granet.training.device import resolve_precision, use_kernels
+from granet.training.evaluate import Evaluation, evaluate
+
+
+def score(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    split: str,
+    *,
+    device: torch.device,
+    batch_size: int = 256,
+    factory: str | None = None,
+) -> Evaluation:
+    """Loss and accuracy of the network in ``checkpoint`` over every example of a split, once, unchanged.
+
+    Images are normalised as in training, whatever the dataset's own constants are, and computed in the precision of
+    the training where the device has it, so that a run's own figures come out again.
+
+    Args:
+        checkpoint: what ``granet.load_checkpoint`` returned.
+        dataset: has the classes, channels and image size that the network was trained for.
+        split: "train", "validation" or "test".
+        device: where to compute.
+        batch_size: images at a time; it changes speed and memory only.
+        factory: see ``models.from_checkpoint``.
+
+    Raises:
+        DataError: the dataset is not one that this network can be asked about.
+        UnknownNameError: no such split.
+        ModelError: the network cannot be built again.
+    """
+    network = checkpoint.network
+    for what, mine, theirs in (
+        ("classes", dataset.classes, network.classes),
+        ("channels", dataset.channels, network.in_channels),
+        ("image size", dataset.image_size, network.image_size),
+    ):
+        if mine != theirs:
+            raise DataError(
+                "the data are not of the kind that the network was trained on",
+                where=f"{what} of {dataset.name}",
+                got=_shown(mine),
+                expected=_shown(theirs),
+            )
+    dataset = replace(dataset, mean=network.mean, std=network.std)
+    pipeline = make_pipeline(
+        dataset,
+        batch_size=1,  # of training, which this is not
+        device=device,
+        seed=checkpoint.recipe.seed,
+        augment="none",
+        workers=checkpoint.recipe.data.workers,
+    )
+    settings = checkpoint.recipe.training
+    asked = "fp32" if device.type == "cpu" and settings.precision == "fp16" else settings.precision
+    use_kernels(deterministic=settings.deterministic)
+    model = from_checkpoint(checkpoint, factory=factory).to(device)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in pipeline.evaluation(split, batch_size):
+            yield images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images, labels
+
+    return evaluate(model, batches(), precision=resolve_precision(asked, device))
+
+
+def _shown(value: object) -> object:
+    """Few classes are named, many are counted and the first ones named."""
+    if not isinstance(value, tuple):
+        return value
+    names = ", ".join(map(str, value[:10]))
+    return names if len(value) <= 10 else f"{len(value)} classes, {names}, ..."

@@ -1,0 +1,250 @@
+"""The live objects of a run, and their exchange with a checkpoint.
+
+A ``Run`` holds everything that training changes. ``capture`` turns it into a ``Checkpoint``, a value; ``restore``
+puts a value back. Whatever is not in these two functions is not part of the state, and whatever is random is keyed
+by the step, so that a restored run goes on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+from granet import models
+from granet.checkpoint import Checkpoint, Network
+from granet.data import Dataset, Pipeline, make_pipeline
+from granet.errors import CheckpointError
+from granet.recipe import Recipe
+from granet.sparsifier import Sparsifier
+from granet.training.device import Precision, resolve_precision
+
+
+@dataclass
+class EpochSums:
+    """What the present epoch has added up so far, on the device so that adding needs no synchronisation."""
+
+    loss: Tensor
+    correct: Tensor
+    examples: int = 0
+
+    @classmethod
+    def zero(cls, device: torch.device) -> EpochSums:
+        """Nothing yet. Loss in float64, so that sums survive a checkpoint to the last bit."""
+        return cls(
+            torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
+        )
+
+    def add(self, loss: Tensor, correct: Tensor, examples: int) -> None:
+        """Adds a batch: summed loss, correct answers, and how many examples."""
+        self.loss += loss
+        self.correct += correct
+        self.examples += examples
+
+    def means(self) -> tuple[float, float]:
+        """Mean loss and accuracy; NaN before the first batch. Waits for the device."""
+        if self.examples == 0:
+            return float("nan"), float("nan")
+        return float(self.loss) / self.examples, int(self.correct) / self.examples
+
+
+@dataclass
+class Run:
+    """Everything that training reads and changes."""
+
+    recipe: Recipe
+    dataset: Dataset
+    pipeline: Pipeline
+    device: torch.device
+    precision: Precision
+    model: nn.Module
+    optimizer: Optimizer
+    sparsifier: Sparsifier
+    scaler: torch.amp.GradScaler
+    sums: EpochSums
+    metrics: dict[str, Any] = field(default_factory=lambda: {"epochs": [], "updates": []})
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done: the only clock."""
+        return self.sparsifier.steps
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.sparsifier.total_steps
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs trained and validated."""
+        return len(self.metrics["epochs"])
+
+
+def begin(recipe: Recipe, dataset: Dataset, device: torch.device) -> Run:
+    """A run at step 0.
+
+    Raises:
+        UsageError: settings that do not fit the data, the device or each other.
+        ModelError: a network that cannot be built.
+    """
+    precision = resolve_precision(recipe.training.precision, device)
+    pipeline = make_pipeline(
+        dataset,
+        batch_size=recipe.training.batch_size,
+        device=device,
+        seed=recipe.seed,
+        augment=recipe.data.augment,
+        workers=recipe.data.workers,
+    )
+    method = recipe.build_method(pipeline.steps_per_epoch)
+    model = models.build(
+        recipe.model.name,
+        in_channels=dataset.channels,
+        classes=len(dataset.classes),
+        image_size=dataset.image_size,
+        seed=recipe.seed,
+    ).to(device)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+    optimizer = build_optimizer(recipe, model, device)
+    sparsifier = Sparsifier(
+        model,
+        optimizer,
+        method,
+        total_steps=recipe.total_steps(pipeline.steps_per_epoch),
+        seed=recipe.seed,
+        dense=recipe.method.dense,
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    return Run(
+        recipe=recipe,
+        dataset=dataset,
+        pipeline=pipeline,
+        device=device,
+        precision=precision,
+        model=model,
+        optimizer=optimizer,
+        sparsifier=sparsifier,
+        scaler=scaler,
+        sums=EpochSums.zero(device),
+    )
+
+
+def build_optimizer(recipe: Recipe, model: nn.Module, device: torch.device) -> Optimizer:
+    """The optimizer of a recipe; in two groups when norms and biases are not to decay."""
+    settings = recipe.optimizer
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": parameters}]
+    if not settings.decay_norms_and_biases:
+        flat = [parameter for parameter in parameters if parameter.dim() <= 1]
+        groups = [
+            {"params": [parameter for parameter in parameters if parameter.dim() > 1]},
+            {"params": flat, "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+    common: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    fused: dict[str, Any] = {"fused": device.type in ("cpu", "cuda")}
+    if settings.name == "sgd":
+        nesterov = bool(settings.nesterov)
+        return SGD(groups, momentum=settings.momentum or 0.0, nesterov=nesterov, **common, **fused)
+    if settings.name == "adam":
+        return Adam(groups, **common, **fused)
+    if settings.name == "adamw":
+        return AdamW(groups, **common, **fused)
+    return RMSprop(groups, momentum=settings.momentum or 0.0, **common)
+
+
+def capture(run: Run) -> Checkpoint:
+    """The state of ``run`` as a value on the CPU, independent of what happens to the run afterwards."""
+    parameters = dict(run.model.named_parameters())
+    persistent = run.model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in run.model.named_buffers() if name in persistent}
+    sparsifier = run.sparsifier.state_dict()
+    progress: dict[str, Any] = {
+        "epoch_loss": float(run.sums.loss),
+        "epoch_correct": int(run.sums.correct),
+        "epoch_examples": run.sums.examples,
+        "total_steps": run.total_steps,
+        "steps_per_epoch": run.pipeline.steps_per_epoch,
+        "examples": split_sizes(run.dataset),
+    }
+    if run.scaler.is_enabled():
+        progress["scaler"] = run.scaler.state_dict()
+    return Checkpoint(
+        weights={name: _copied(parameter) for name, parameter in parameters.items()},
+        masks={name: _copied(mask) for name, mask in sparsifier["masks"].items()},
+        buffers={name: _copied(buffer) for name, buffer in buffers.items()},
+        explored={name: _copied(mask) for name, mask in sparsifier["explored"].items()},
+        optimizer={
+            name: {
+                slot: _copied(v) if isinstance(v, Tensor) else v for slot, v in run.optimizer.state[parameter].items()
+            }
+            for name, parameter in parameters.items()
+            if parameter in run.optimizer.state
+        },
+        accumulators={name: _copied(momentum) for name, momentum in sparsifier["momenta"].items()},
+        recipe=run.recipe,
+        step=run.step,
+        network=Network(
+            name=run.recipe.model.name,
+            in_channels=run.dataset.channels,
+            classes=run.dataset.classes,
+            image_size=run.dataset.image_size,
+            mean=run.dataset.mean,
+            std=run.dataset.std,
+        ),
+        progress=progress,
+        metrics=copy.deepcopy(run.metrics),
+    )
+
+
+@torch.no_grad()
+def restore(run: Run, checkpoint: Checkpoint) -> None:
+    """Puts ``checkpoint`` into a run that was begun with its recipe.
+
+    Raises:
+        CheckpointError: the network or the data are not those of the checkpoint.
+    """
+    for what, mine, theirs in (
+        ("classes", run.dataset.classes, checkpoint.network.classes),
+        ("steps_per_epoch", run.pipeline.steps_per_epoch, checkpoint.progress["steps_per_epoch"]),
+        ("examples", split_sizes(run.dataset), checkpoint.progress["examples"]),
+    ):
+        if mine != theirs:
+            raise CheckpointError("the data are not those of this run", where=what, got=mine, expected=theirs)
+    models.load_weights(run.model, checkpoint.weights, checkpoint.buffers)
+    parameters = dict(run.model.named_parameters())
+    packed = run.optimizer.state_dict()
+    numbers = {id(p): n for n, p in enumerate(p for group in run.optimizer.param_groups for p in group["params"])}
+    slots = {numbers[id(parameters[name])]: dict(values) for name, values in checkpoint.optimizer.items()}
+    run.optimizer.load_state_dict({**packed, "state": slots})
+    run.sparsifier.load_state_dict(
+        {
+            "step": checkpoint.step,
+            "masks": checkpoint.masks,
+            "explored": checkpoint.explored,
+            "momenta": checkpoint.accumulators,
+        }
+    )
+    if run.scaler.is_enabled():
+        run.scaler.load_state_dict(checkpoint.progress["scaler"])
+    run.sums = EpochSums.zero(run.device)
+    run.sums.add(
+        torch.tensor(checkpoint.progress["epoch_loss"], dtype=torch.float64, device=run.device),
+        torch.tensor(checkpoint.progress["epoch_correct"], device=run.device),
+        checkpoint.progress["epoch_examples"],
+    )
+    run.metrics = copy.deepcopy(checkpoint.metrics)
+
+
+def split_sizes(dataset: Dataset) -> dict[str, int]:
+    """The number of examples of each split."""
+    return {split: len(getattr(dataset, split).labels) for split in ("train", "validation", "test")}
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
