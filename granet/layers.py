@@ -47,14 +47,16 @@ def maskable(model: nn.Module, dense: Sequence[str] = ()) -> dict[str, nn.Parame
     Raises:
         UsageError: a pattern that matches nothing, no layer left, or a weight that cannot be masked as it is.
     """
+    if isinstance(dense, str):
+        raise UsageError("patterns come as a sequence", where="dense", got=repr(dense), expected=f"({dense!r},)")
     names: dict[int, list[str]] = {}
-    parameters: dict[int, nn.Parameter] = {}
+    modules: dict[int, nn.Module] = {}
     for layer, module in unwrap(model).named_modules(remove_duplicate=False):
         if isinstance(module, MASKABLE):
-            name = f"{layer}.weight" if layer else "weight"
-            parameter = _plain_weight(module, name)
-            parameters[id(parameter)] = parameter
-            names.setdefault(id(parameter), []).append(name)
+            weight = module._parameters.get("weight")
+            key = id(module if weight is None else weight)  # the same for all layers that share a parameter
+            names.setdefault(key, []).append(f"{layer}.weight" if layer else "weight")
+            modules[key] = module
 
     matched: set[int] = set()
     for pattern in dense:
@@ -64,7 +66,9 @@ def maskable(model: nn.Module, dense: Sequence[str] = ()) -> dict[str, nn.Parame
             raise UnknownNameError("layer in a dense pattern", pattern, layers)
         matched |= hits
 
-    chosen = {aliases[0]: parameters[key] for key, aliases in names.items() if key not in matched}
+    chosen = {
+        aliases[0]: _plain_weight(modules[key], aliases[0]) for key, aliases in names.items() if key not in matched
+    }
     if not chosen:
         raise UsageError(
             "there is nothing to mask",
@@ -77,7 +81,7 @@ def maskable(model: nn.Module, dense: Sequence[str] = ()) -> dict[str, nn.Parame
             raise UsageError(
                 "a frozen weight cannot be masked",
                 where=name,
-                remedy=f"keep it dense with dense=({name.removesuffix('.weight')!r},) or unfreeze it",
+                remedy=f"{_keep_dense(name)}, or unfreeze it",
             )
     return chosen
 
@@ -88,13 +92,19 @@ def _plain_weight(module: nn.Module, name: str) -> nn.Parameter:
         raise UsageError(
             "the weight is computed, not a parameter of its layer",
             where=name,
-            remedy="remove its parametrization or old-style weight_norm before masking",
+            remedy=f"{_keep_dense(name)}, or remove its parametrization or old-style weight_norm first",
         )
     if isinstance(parameter, UninitializedParameter):
         raise UsageError(
-            "the weight has no shape yet", where=name, remedy="run one batch through the lazy module first"
+            "the weight has no shape yet",
+            where=name,
+            remedy=f"{_keep_dense(name)}, or run one batch through the lazy module first",
         )
     return parameter
+
+
+def _keep_dense(name: str) -> str:
+    return f"keep the layer dense with dense=({name.removesuffix('.weight')!r},)"
 
 
 def _matches(name: str, pattern: str) -> bool:

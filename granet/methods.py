@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
+import torch
+
 from granet.allocation import ALLOCATIONS, Allocation, Shapes, apportion, sizes, total_budget, uniform
 from granet.errors import UsageError
 from granet.masks import Masks, active
@@ -170,7 +172,9 @@ class SNFS(_Exploring):
         kept = drop(at.weights, at.masks, self.swap_counts(at.masks, at))
         left, weights = active(kept), sizes(at.shapes)
         freed = sum(active(at.masks).values()) - sum(left.values())
-        importance = {name: float(at.momenta[name][mask].abs().mean()) for name, mask in at.masks.items()}
+        # In double precision, where the sum of large momenta is not infinite; one device synchronisation in all.
+        means = [at.momenta[name][mask].abs().mean(dtype=torch.float64) for name, mask in at.masks.items()]
+        importance = dict(zip(at.masks, torch.stack(means).tolist(), strict=True))
         if not any(importance.values()):
             importance = {name: float(size) for name, size in weights.items()}
         total = sum(importance.values())

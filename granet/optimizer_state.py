@@ -10,7 +10,6 @@ from torch.optim import (
     Adadelta,
     Adagrad,
     Adam,
-    Adamax,
     AdamW,
     NAdam,
     Optimizer,
@@ -18,7 +17,8 @@ from torch.optim import (
     RMSprop,
 )
 
-_ELEMENTWISE = frozenset({SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop, Adagrad, Adadelta})
+# Adamax is missing on purpose: without a gradient its infinity norm becomes eps, not 0.
+_ELEMENTWISE = frozenset({SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adadelta})
 
 
 def is_elementwise(optimizer: Optimizer) -> bool:

@@ -39,13 +39,15 @@ def prune_to(weights: Tensors, masks: Masks, keep: int) -> dict[str, Tensor]:
         UsageError: ``keep`` out of range, or a weight that is NaN.
     """
     sizes = [mask.numel() for mask in masks.values()]
-    present = torch.cat([mask.reshape(-1) for mask in masks.values()]) if masks else torch.empty(0, dtype=torch.bool)
     before = active(masks)
     layers, available = sum(count > 0 for count in before.values()), sum(before.values())
     if not layers <= keep <= available:
         raise UsageError(
             "cannot keep that many", got=keep, expected=f"{layers} (one a layer) to {available} (active now)"
         )
+    if not masks:
+        return {}
+    present = torch.cat([mask.reshape(-1) for mask in masks.values()])
     scores = torch.cat([weights[name].detach().abs().reshape(-1) for name in masks])
     pruned = _split(top_scores_(scores, keep, present), masks, sizes)
     if any(before[name] and not count for name, count in active(pruned).items()):

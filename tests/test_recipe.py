@@ -420,3 +420,8 @@ def test_every_setting_is_described():
 def test_every_setting_of_every_method_can_be_written():
     known = set(Recipe.settings())
     assert {f"method.{field.name}" for method in METHODS.values() for field in fields(method)} <= known
+
+
+def test_a_key_that_would_take_the_reader_seconds_is_refused_at_once() -> None:
+    with pytest.raises(RecipeError, match="too many dots in a line"):
+        Recipe.from_toml("a" + ".a" * 30_000 + " = 1", where="hostile.toml")

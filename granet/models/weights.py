@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from granet.errors import ModelError
-from granet.models.building import build, is_factory
+from granet.models.building import build, is_factory, outline
 
 if TYPE_CHECKING:
     from granet.checkpoint import Checkpoint
@@ -23,28 +23,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], buffers: Mappi
         ModelError: a tensor that the model lacks, one that it has and that is not given, or another shape; nothing
             is copied then.
     """
+    _check_fit(model, weights, buffers)
     persistent = model.state_dict().keys()
-    for kind, mine, theirs in (
-        ("weight", dict(model.named_parameters()), weights),
-        ("buffer", {name: b for name, b in model.named_buffers() if name in persistent}, buffers),
-    ):
-        if different := sorted(mine.keys() ^ theirs.keys()):
-            name = different[0]
-            has = "the network lacks it" if name in theirs else "the checkpoint lacks it"
-            raise ModelError(
-                "the checkpoint belongs to another network",
-                where=f"{kind} {name}",
-                got=f"{has}, and {len(different) - 1} more differ" if different[1:] else has,
-                remedy="use the network that it was trained with",
-            )
-        for name, tensor in mine.items():
-            if tensor.shape != theirs[name].shape:
-                raise ModelError(
-                    "the checkpoint belongs to another network",
-                    where=f"{kind} {name}",
-                    got=tuple(theirs[name].shape),
-                    expected=tuple(tensor.shape),
-                )
     for name, parameter in model.named_parameters():
         parameter.copy_(weights[name])
     for name, buffer in model.named_buffers():
@@ -71,8 +51,38 @@ def from_checkpoint(checkpoint: Checkpoint, *, factory: str | None = None) -> nn
             got=f"{factory!r}" if factory else None,
             remedy=f"if you trust it, confirm with --model {network.name}",
         )
-    model = build(
-        network.name, in_channels=network.in_channels, classes=len(network.classes), image_size=network.image_size
-    )
+    sizes = {
+        "in_channels": network.in_channels,
+        "classes": len(network.classes),
+        "image_size": network.image_size,
+    }
+    if not is_factory(network.name):  # sizes that the weights do not bear out must not become memory
+        _check_fit(outline(network.name, **sizes), checkpoint.weights, checkpoint.buffers)
+    model = build(network.name, **sizes)
     load_weights(model, checkpoint.weights, checkpoint.buffers)
     return model
+
+
+def _check_fit(model: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
+    persistent = model.state_dict().keys()
+    for kind, mine, theirs in (
+        ("weight", dict(model.named_parameters()), weights),
+        ("buffer", {name: b for name, b in model.named_buffers() if name in persistent}, buffers),
+    ):
+        if different := sorted(mine.keys() ^ theirs.keys()):
+            name = different[0]
+            has = "the network lacks it" if name in theirs else "the checkpoint lacks it"
+            raise ModelError(
+                "the checkpoint belongs to another network",
+                where=f"{kind} {name}",
+                got=f"{has}, and {len(different) - 1} more differ" if different[1:] else has,
+                remedy="use the network that it was trained with",
+            )
+        for name, tensor in mine.items():
+            if tensor.shape != theirs[name].shape:
+                raise ModelError(
+                    "the checkpoint belongs to another network",
+                    where=f"{kind} {name}",
+                    got=tuple(theirs[name].shape),
+                    expected=tuple(tensor.shape),
+                )

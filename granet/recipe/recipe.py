@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from granet.method import Method
 
 MAX_BYTES = 64 * 1024
+MAX_DOTS = 2000
 """The longest recipe that is read; ours have less than 2 KiB."""
 
 
@@ -104,6 +105,7 @@ class Recipe(Section):
             RecipeError: text that is not TOML, or settings that are wrong.
         """
         _check_size(len(text.encode(errors="replace")), where)
+        _check_dots(text, where)
         try:
             data = tomllib.loads(text)
         except ValueError as error:  # TOMLDecodeError, or a number with more digits than Python reads
@@ -261,3 +263,12 @@ def _read(path: Path) -> str:
 
 
 _SETTINGS: Mapping[str, Setting] = {setting.key: setting for setting in describe(Recipe)}
+
+
+def _check_dots(text: str, where: object) -> None:
+    """Refuses lines that only an attack has: the TOML reader takes quadratic time over a long dotted key."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.count(".") > MAX_DOTS:
+            raise RecipeError(
+                "too many dots in a line", where=f"{where}, line {number}", expected=f"at most {MAX_DOTS}"
+            )
