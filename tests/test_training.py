@@ -236,7 +236,7 @@ def test_resuming_a_finished_run_changes_nothing(recipe: Callable[..., Recipe], 
 def test_a_folder_that_holds_a_run_is_safe(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     runs = whole(recipe(), tmp_path)
     before = runs.last.read_bytes()
-    with pytest.raises(UsageError, match="already holds a run.*--resume"):
+    with pytest.raises(UsageError, match=r"already holds a run.*--resume"):
         train(recipe(), runs, CPU)
     assert runs.last.read_bytes() == before
 

@@ -1,0 +1,78 @@
+"""The command line: its root, and the one place where errors become exit codes.
+
+Nothing here imports torch, so that help, completion and mistakes in usage answer at once; commands import the
+library when they run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from granet_cli.commands import eval as eval_command
+from granet_cli.commands import export, inspect, train
+from granet_cli.commands import list as list_command
+from granet_cli.errors import report
+from granet_cli.help import CONTEXT, Command, Group
+from granet_cli.render import ReaderGone, silence
+
+app = typer.Typer(cls=Group, context_settings=CONTEXT, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.command("train", cls=Command, context_settings=CONTEXT)(train.train)
+app.command("inspect", cls=Command, context_settings=CONTEXT)(inspect.inspect)
+app.command("eval", cls=Command, context_settings=CONTEXT)(eval_command.evaluate)
+app.command("export", cls=Command, context_settings=CONTEXT)(export.export)
+app.command("list", cls=Command, context_settings=CONTEXT)(list_command.list_names)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"granet {version('granet')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Train convolutional networks sparse from the start, and look inside them.
+
+    \b
+    Start here:
+      granet train                                 two minutes on a CPU, with data that comes along
+      granet inspect runs/quickstart-granet/best.safetensors
+      granet list recipes                          the set-ups of the papers
+      granet train --recipe cifar10-resnet50-granet --data ~/cifar10 --density 0.05
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line ``arguments`` (those of the process when None) and returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
+    try:
+        code = typer.main.get_command(app).main(arguments, prog_name="granet", standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit as leaving:  # how the framework leaves after a completion
+        code = leaving.code
+    except (ReaderGone, BrokenPipeError):
+        silence()
+        code = 0
+    except Exception as error:  # everything that is not ours to explain is a bug, and is told as one
+        code = report(error)
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """The entry point ``granet``."""
+    sys.exit(run())

@@ -1,0 +1,198 @@
+"""What the command line asks of a recipe: from flags and ``--set`` to the recipe that results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from granet.data import DATASETS
+from granet.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from granet.checkpoint import Checkpoint
+    from granet.recipe import Recipe
+
+EMBEDDED = "fashion-mnist-subset"
+"""The dataset that has no directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What was asked for.
+
+    Attributes:
+        method: another method, from ``--method``.
+        epochs: another length, from ``--epochs``.
+        data: what ``--data`` said, a dataset or a folder.
+        settings: the other flags and every ``--set``, by dotted key.
+    """
+
+    method: str | None = None
+    epochs: int | None = None
+    data: str | None = None
+    settings: Mapping[str, object]
+
+    def named(self) -> set[str]:
+        """The settings that were named, by dotted key; where the data lie is not one of them."""
+        named = {"method.name": self.method, "training.epochs": self.epochs}
+        if self.data is not None and directory(self.data) is None:
+            named["data.name"] = self.data
+        return {*self.settings, *(key for key, value in named.items() if value is not None)} - {"data.directory"}
+
+
+@dataclass(frozen=True)
+class Varied:
+    """A recipe as asked for, and what its user should know about how it came to be."""
+
+    recipe: Recipe
+    remarks: tuple[str, ...]
+
+
+def gather(
+    flags: Mapping[str, object],
+    assignments: Sequence[str],
+    *,
+    method: str | None = None,
+    epochs: int | None = None,
+    data: str | None = None,
+) -> Choices:
+    """Puts flags (those that are None were not given) and ``section.key=value`` assignments together.
+
+    Raises:
+        UsageError: an assignment without "=", or a setting given twice.
+    """
+    settings = {key: value for key, value in flags.items() if value is not None}
+    elsewhere = {"method.name": method, "training.epochs": epochs}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise UsageError(
+                "not an assignment",
+                where="--set",
+                got=repr(assignment),
+                expected="section.key=value, such as --set optimizer.momentum=0.95",
+            )
+        if key in settings or elsewhere.get(key) is not None:
+            raise UsageError("a setting is given twice", where="--set", got=key)
+        settings[key] = value.strip()
+    return Choices(method=method, epochs=epochs, data=data, settings=settings)
+
+
+def vary(recipe: Recipe, choices: Choices) -> Varied:
+    """The recipe with everything that was asked for.
+
+    A method is exchanged first, then the course is stretched, then single settings are set: what was asked for
+    literally stays as it was written.
+
+    Raises:
+        UsageError: anything that cannot be, or does not fit the recipe.
+    """
+    settings, remarks = dict(choices.settings), []
+    if choices.data is not None:
+        settings = {**data_settings(choices.data, recipe.data.name, settings), **settings}
+    if choices.method is not None and choices.method != recipe.method.name:
+        given = {
+            key.removeprefix("method."): recipe.settings()[key].parse(value) if isinstance(value, str) else value
+            for key, value in settings.items()
+            if key.startswith("method.") and key in recipe.settings()  # others are told by ``override``
+        }
+        recipe, left_out = recipe.with_method(choices.method, **given)
+        if left_out:
+            names = ", ".join(left_out)
+            remarks.append(f"left out, since method {choices.method} has no use for them: {names}")
+    if choices.epochs is not None:
+        longer = recipe.stretched(choices.epochs)
+        moved = [f"{key} {_told(old)} -> {_told(new)}" for key, new, old in longer.differences(recipe)]
+        if len(moved) > 1:
+            remarks.append(f"the recipe is stretched: {', '.join(moved)}")
+        recipe = longer
+    recipe = recipe.override(settings)
+    if recipe.data.directory is not None:  # a run goes on from wherever it is resumed
+        recipe = recipe.override({"data.directory": str(_absolute(recipe.data.directory))})
+    return Varied(recipe, tuple(remarks))
+
+
+def data_settings(data: str, present: str, settings: Mapping[str, object]) -> dict[str, object]:
+    """What ``--data`` means beside the recipe's ``present`` dataset and the other ``settings``.
+
+    The name of a dataset means that dataset, which then is not where the recipe's own was. Anything else is a
+    folder: of the recipe's dataset, or an image folder where the recipe's dataset is the one that comes along.
+
+    Raises:
+        UsageError: neither a dataset nor a folder, or a name beside another one.
+    """
+    folder = directory(data)
+    for key in ("data.name",) if folder is None else ("data.directory",):
+        if key in settings:
+            raise UsageError("a setting is given twice", where="--data", got=f"{data} and --set {key}={settings[key]}")
+    if folder is None:
+        return {"data.name": data, **({} if data == present else {"data.directory": None})}
+    inferred = {"data.name": "image-folder"} if present == EMBEDDED and "data.name" not in settings else {}
+    return {**inferred, "data.directory": str(folder)}
+
+
+def directory(data: str) -> Path | None:
+    """The folder that ``--data`` names, absolute; None when it names a dataset.
+
+    Raises:
+        UsageError: there is neither a dataset nor a folder of that name.
+    """
+    if data in DATASETS:
+        return None
+    path = _absolute(data)
+    if path.exists() and not path.is_dir():
+        raise UsageError("not a folder", where="--data", got=data, expected="a dataset or the folder that holds it")
+    if not path.exists() and "/" not in data:
+        close = nearest(data, DATASETS)
+        raise UsageError(
+            "neither a dataset nor a folder",
+            where="--data",
+            got=repr(data),
+            expected=f"a folder or one of {', '.join(DATASETS)}",
+            remedy=f"did you mean {close!r}?" if close else f"a folder that is still to be made is written ./{data}",
+        )
+    return path
+
+
+def evaluated_on(checkpoint: Checkpoint, data: str | None) -> Recipe:
+    """The recipe of a checkpoint with the data to evaluate on, as ``--data`` names them if it does.
+
+    Raises:
+        UsageError: there are no such data.
+    """
+    recipe = checkpoint.recipe
+    if data is not None:
+        recipe = recipe.override(data_settings(data, recipe.data.name, {}))
+    if recipe.data.name != "image-folder":
+        return recipe.override({"data.image_size": None})
+    return recipe.override({"data.image_size": checkpoint.network.image_size})
+
+
+def contradictions(run: Recipe, choices: Choices, base: Recipe | None) -> list[str]:
+    """Each setting that was asked for and that the run does not have, in words.
+
+    Args:
+        run: the recipe of the run that is to go on.
+        choices: what was asked for; only that is compared.
+        base: a recipe that was asked for as a whole; then everything is compared, but for where the data lie.
+    """
+    asked = vary(run if base is None else base, choices).recipe
+    return [
+        f"{key}: asked for {_told(mine)}, the run has {_told(theirs)}"
+        for key, mine, theirs in asked.differences(run)
+        if key not in ("data.directory", "description") and (base is not None or key in choices.named())
+    ]
+
+
+def _told(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return "nothing" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111  unlike Path's it never fails

@@ -1,0 +1,92 @@
+"""``granet train``: a recipe, varied as asked, to its end; or a run from where it stopped."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import typer
+
+from granet_cli import options
+
+
+def train(
+    recipe: options.Recipe = None,
+    method: options.Method = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    density: options.Density = None,
+    initial_density: options.InitialDensity = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    lr: options.LearningRate = None,
+    seed: options.Seed = None,
+    precision: options.Precision = None,
+    assignments: options.Assignments = None,
+    out: options.Out = None,
+    resume: options.Resume = None,
+    overwrite: options.Overwrite = False,
+    download: options.Download = False,
+    device: options.Device = "auto",
+    tensorboard: options.TensorBoard = False,
+    json: options.Json = False,
+) -> None:
+    """Train a network sparse from the start, or go on with a run.
+
+    A recipe holds every setting of a run; flags and --set change single ones, and the result is written into the
+    run and into each checkpoint. The first Ctrl-C finishes the step, saves the state and says how to go on.
+
+    \b
+    Examples:
+      granet train
+      granet train --density 0.05 --method rigl --seed 1 --out runs/rigl
+      granet train --recipe cifar10-resnet50-granet --data ~/cifar10 --download
+      granet train --data ./photos --model torchvision:resnet18 --epochs 30
+      granet train --set method.interval=50it --set optimizer.weight_decay=1e-4
+      granet train --resume runs/rigl
+    """
+    from granet import training
+    from granet.analysis.inspection import inspect
+    from granet.checkpoint import load
+    from granet.errors import Interrupted
+    from granet.training.tensorboard import write_tensorboard
+    from granet_cli import choices, progress, runs, summary
+    from granet_cli.render import Screen, print_json, say
+
+    settings = {
+        "model.name": model,
+        "method.density": density,
+        "method.initial_density": initial_density,
+        "training.batch_size": batch_size,
+        "optimizer.learning_rate": lr,
+        "seed": seed,
+        "training.precision": precision,
+    }
+    asked = choices.gather(settings, assignments or (), method=method, epochs=epochs, data=data)
+    run = (
+        runs.new(recipe, asked, out, overwrite=overwrite, download=download)
+        if resume is None
+        else runs.old(resume, recipe, asked, out, overwrite=overwrite, download=download)
+    )
+    place = training.resolve_device(device)
+    screen = Screen(stderr=json)
+    say(run.announcement)
+    try:
+        with ExitStack() as stack:
+            stop = stack.enter_context(training.stop_on_signals())
+            watchers = [stack.enter_context(progress.shown(screen, stopping=stop, device_asked=device))]
+            if tensorboard:
+                watchers.append(stack.enter_context(write_tensorboard(run.folder)))
+            run.start(place, watch=lambda event: [watch(event) for watch in watchers], stop=stop)
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        flags = {
+            "--device": device if device != "auto" else None,
+            "--data": data if resume is not None else None,
+            "--tensorboard": tensorboard,
+            "--json": json,
+        }
+        message, command = runs.goodbye(run.folder, getattr(stopped, "where", None), flags)
+        say(message, command=command)
+        raise typer.Exit(130) from stopped
+    checkpoint = load(run.folder.last)
+    end = inspect(checkpoint, factory=checkpoint.network.name)
+    print_json(summary.as_json(run.folder, end)) if json else summary.show(screen, run.folder, end)

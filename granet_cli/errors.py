@@ -1,0 +1,50 @@
+"""From an exception to a message on standard error and an exit code.
+
+0    done, also when a reader such as ``head`` has seen enough
+1    the work failed, or granet did: a bug is told in one line, with its traceback when GRANET_DEBUG=1
+2    wrong usage
+130  interrupted
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import typer
+from rich.text import Text
+
+from granet_cli.render import Screen, printable
+
+
+def report(error: Exception) -> int:
+    """Says what went wrong and returns the exit code."""
+    message, code = _explain(error)
+    screen = Screen(stderr=True)
+    screen.prose(Text("error: ", style="bold red").append(printable(message), style="not bold default"))
+    return code
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    ours = sys.modules.get("granet.errors")  # not imported yet: then the error is not one of these either
+    if ours is not None and isinstance(error, ours.GranetError):
+        return str(error), error.exit_code
+    if isinstance(error, typer.TyperException):
+        return _usage(error), error.exit_code
+    if os.environ.get("GRANET_DEBUG") == "1":
+        traceback.print_exception(error)
+    what = "".join(traceback.format_exception_only(error)).strip()
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"the device has too little memory: {what}\nuse a smaller --batch-size, or --precision bf16", 1
+    return f"unexpected {what}\nthis is a bug in granet: please report it, with what GRANET_DEBUG=1 adds to this", 1
+
+
+def _usage(error: typer.TyperException) -> str:
+    """A mistake in the command line itself, with the nearest option and where help is."""
+    message = error.format_message()
+    possibilities = getattr(error, "possibilities", None)
+    if possibilities:
+        message = f"{error.message}. Did you mean {possibilities[0]}?"
+    context = getattr(error, "ctx", None)
+    return message if context is None else f"{message}\nhelp: {context.command_path} --help"

@@ -1,0 +1,169 @@
+"""Text for people and JSON for programs: colour, glyphs and widths only where a terminal shows them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+ACCENT = "cyan"
+FAINT = "bright_black"
+
+
+class ReaderGone(Exception):  # noqa: N818  nobody's error: `granet inspect FILE | head` has seen enough
+    """Whoever read our output has closed it."""
+
+
+class Screen(Console):
+    """Where a command writes: a terminal, a file or a pipe. Text is shown as it is, never read as markup."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    @property
+    def live(self) -> bool:
+        """Whether what was written can be written over. FORCE_COLOR asks for colours, not for that."""
+        return self.file.isatty() and not self.is_dumb_terminal
+
+    @property
+    def columns(self) -> int | None:
+        """The width to stay within; None in a file or a pipe, where lines are as long as they are."""
+        return self.width if self.file.isatty() else None
+
+    @property
+    def colourful(self) -> bool:
+        """Whether colours can tell things apart."""
+        return self.color_system is not None and not self.no_color
+
+    def prose(self, text: str | Text) -> None:
+        """Writes sentences, broken between words where there is a width; other lines are the terminal's to fold."""
+        text = text if isinstance(text, Text) else Text(printable(text))
+        self.print(text, soft_wrap=self.columns is None)
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Leaves quietly; whatever is still buffered goes nowhere."""
+        silence()
+        raise ReaderGone
+
+
+def silence() -> None:
+    """Lets what is still to be written to a closed pipe disappear, also when the interpreter exits."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def say(message: str, *, command: str | None = None) -> None:
+    """A remark on standard error, which is where all goes that is not the result; a command to copy stays whole."""
+    screen = Screen(stderr=True)
+    screen.prose(message)
+    if command is not None:
+        screen.print(Text(f"  {printable(command)}", style="bold"))
+
+
+def print_json(value: Any) -> None:
+    """``value`` as the only thing on standard output. What is not finite becomes null, which JSON can say."""
+    Screen().out(json.dumps(_finite(value), indent=2, allow_nan=False), highlight=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def printable(text: object) -> str:
+    """``text`` without characters that would steer a terminal: names in files come from anybody."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table."""
+
+    title: str
+    right: bool = False
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], *, gap: int = 2, width: int | None) -> Text:
+    """Aligned columns under a bold heading, without rules. When ``width`` is given the last column wraps to it."""
+    cells = [[cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row] for row in rows]
+    sizes = [
+        max(cell_len(column.title), *(row[index].cell_len for row in cells), 0) for index, column in enumerate(columns)
+    ]
+    lines = [_line([Text(column.title, style="bold") for column in columns], columns, sizes, gap)]
+    room = None if width is None or columns[-1].right else width - sum(sizes[:-1]) - gap * (len(sizes) - 1)
+    for row in cells:
+        first, *rest = textwrap.wrap(row[-1].plain, max(room, 20)) or [""] if room else [row[-1]]
+        lines.append(_line([*row[:-1], first if isinstance(first, Text) else Text(first)], columns, sizes, gap))
+        lines += [_line([*(Text() for _ in row[:-1]), Text(str(more))], columns, sizes, gap) for more in rest]
+    return Text("\n").join(lines)
+
+
+def _line(cells: Sequence[Text], columns: Sequence[Column], sizes: Sequence[int], gap: int) -> Text:
+    line = Text()
+    for cell, column, size in zip(cells, columns, sizes, strict=True):
+        padding = " " * (size - cell.cell_len)
+        line.append(padding).append(cell) if column.right else line.append(cell).append(padding)
+        line.append(" " * gap)
+    line.rstrip()
+    return line
+
+
+def bar(share: float, width: int, screen: Screen) -> Text:
+    """``share`` (0 to 1) as a bar of ``width`` characters; what is more than nothing shows."""
+    if screen.columns is None:
+        return Text("#" * max(round(share * width), share > 0))
+    halves = max(round(share * width * 2), share > 0)
+    filled = "━" * (halves // 2) + "╸" * (halves % 2)
+    rest = "━" if screen.colourful else " "  # without colours a trough would look like a full bar
+    return Text(filled, style=ACCENT).append(rest * (width - len(filled)), style=FAINT)
+
+
+def short(number: float) -> str:
+    """A count in at most five characters: 432, 36.9k, 2.36M."""
+    for unit, scale in (("", 1), ("k", 10**3), ("M", 10**6), ("G", 10**9), ("T", 10**12)):
+        if number < 999.5 * scale:
+            scaled = number / scale
+            decimals = 0 if not unit else 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
+            return f"{scaled:.{decimals}f}{unit}"
+    return f"{number:.1e}"
+
+
+def size(count: int) -> str:
+    """A number of bytes as 812 bytes, 41.0 KB, 1.2 MB; a KB is 1000 bytes."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def percent(share: float) -> str:
+    """A share as per cent, for accuracies: 93.42%."""
+    return f"{100 * share:.2f}%"
+
+
+def duration(seconds: float) -> str:
+    """A stretch of time as 1:23, 1:02:03 or 2 d 1:02:03."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    clock = f"{hours}:{minutes:02d}:{rest:02d}" if hours or days else f"{minutes}:{rest:02d}"
+    return f"{days} d {clock}" if days else clock

@@ -1,0 +1,103 @@
+"""The run that ``granet train`` is about: a new one and its folder, or an old one to go on with."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from granet import training
+from granet.data import DATASETS
+from granet.errors import UsageError
+from granet.recipe import Recipe
+from granet.training import Evaluation, RunFolder
+from granet_cli.choices import EMBEDDED, Choices, contradictions, directory, vary
+
+RUNS = Path("runs")
+DEFAULT = "quickstart"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is going to be trained.
+
+    Attributes:
+        folder: where.
+        announcement: what to say before it starts.
+        start: trains to the end, given a device, ``watch`` and ``stop``; see ``granet.training.train``.
+    """
+
+    folder: RunFolder
+    announcement: str
+    start: Callable[..., Evaluation]
+
+
+def new(name: str | None, choices: Choices, out: Path | None, *, overwrite: bool, download: bool) -> Run:
+    """A run of recipe ``name`` as asked for, into ``out`` or a folder that is not there yet.
+
+    Raises:
+        UsageError: anything about the recipe or the folder that cannot be.
+    """
+    if overwrite and out is None:
+        raise UsageError("there is nothing to overwrite", where="--overwrite", remedy="name the run with --out")
+    varied = vary(Recipe.load(name or DEFAULT), choices)
+    recipe = varied.recipe
+    if recipe.data.directory is None and recipe.data.name in DATASETS and recipe.data.name != EMBEDDED:
+        options = "--data DIR" if choices.data is None else f"--data DIR --set data.name={recipe.data.name}"
+        raise UsageError(f"dataset {recipe.data.name} lies in a folder, which is not named", remedy=f"add {options}")
+    folder = RunFolder(out if out is not None else fresh(recipe))
+    headline = f"{recipe.name}: {recipe.method.name}, {recipe.model.name}, {recipe.data.name} -> {folder.path}"
+    start = partial(training.train, recipe, folder, overwrite=overwrite, download=download)
+    return Run(folder, "\n".join((*varied.remarks, headline)), start)
+
+
+def old(path: Path, name: str | None, choices: Choices, out: Path | None, *, overwrite: bool, download: bool) -> Run:
+    """The run in ``path``, to go on with.
+
+    Raises:
+        UsageError: there is none, or something was asked for that it does not have; each such setting is listed.
+        CheckpointError: its checkpoint is damaged.
+    """
+    for option, given in (("--out", out is not None), ("--overwrite", overwrite), ("--download", download)):
+        if given:
+            raise UsageError("a run that goes on has no use for it", where=option, remedy="leave it out, or --resume")
+    folder = RunFolder(path)
+    if name is not None or choices.named():
+        recipe, _ = folder.open()
+        contrary = contradictions(recipe, choices, Recipe.load(name) if name is not None else None)
+        if contrary:
+            lines = "".join(f"\n  {line}" for line in contrary)
+            raise UsageError(
+                f"what was asked for contradicts the run; leave it out, or begin another:{lines}", where=path
+            )
+    data = directory(choices.data) if choices.data is not None else None
+    return Run(folder, f"going on with {path}", partial(training.resume, folder, directory=data))
+
+
+def fresh(recipe: Recipe) -> Path:
+    """A folder in ``runs`` that is not there yet, called after the recipe and its method."""
+    stem = recipe.name if recipe.method.name in recipe.name else f"{recipe.name}-{recipe.method.name}"
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip(".-") or "run"  # a name is no path
+    numbered = (RUNS / (stem if number == 1 else f"{stem}-{number}") for number in itertools.count(1))
+    return next(path for path in numbered if not path.exists())
+
+
+def goodbye(folder: RunFolder, where: object, flags: Mapping[str, object]) -> tuple[str, str | None]:
+    """What to say of a run that was stopped, and the command that goes on with it.
+
+    Args:
+        folder: of the run.
+        where: how far it came, when that was saved.
+        flags: options that the run was started with and that are no settings of it; empty ones are left out.
+    """
+    if not folder.holds_run():
+        return "stopped before there was anything to save", None
+    command = ["granet", "train", "--resume", str(folder.path)]
+    for flag, value in flags.items():
+        command += [flag] if value is True else [flag, str(value)] if value else []
+    at = f" at {where}" if where is not None else ""
+    return f"stopped{at}; {folder.last} is safe. Go on with:", shlex.join(command)

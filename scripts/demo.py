@@ -1,0 +1,34 @@
+"""What ``make demo`` runs: train on the data that come along, look inside, evaluate, export.
+
+Stops at the first command that fails, with its exit code.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+BEST = "runs/demo/best.safetensors"
+COMMANDS = (
+    "granet train --recipe quickstart --out runs/demo --overwrite",
+    f"granet inspect {BEST}",
+    f"granet eval {BEST}",
+    f"granet export --safetensors {BEST} -o runs/demo/model.safetensors --overwrite",
+)
+
+
+def main() -> int:
+    """Runs the commands in the repository's root, in this Python; returns the exit code."""
+    for command in COMMANDS:
+        print(f"\n$ {command}", flush=True)
+        _, *arguments = shlex.split(command)
+        code = subprocess.call([sys.executable, "-m", "granet_cli", *arguments], cwd=Path(__file__).parents[1])
+        if code != 0:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
