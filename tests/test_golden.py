@@ -56,9 +56,7 @@ def test_drop_counts_match(golden: Path) -> None:
     method = RigLITOP(density=0.2, interval=record["update_interval"])
     for number, event in enumerate(record["events"]):
         masks = {n: m.bool() for n, m in part(tensors, number, "swap", "mask_before").items()}
-        at = Snapshot(
-            step=event["step"], total_steps=24, weights={}, gradients={}, momenta={}, masks=masks, seed=0
-        )
+        at = Snapshot(step=event["step"], total_steps=24, weights={}, gradients={}, momenta={}, masks=masks, seed=0)
         assert method.swap_counts(masks, at) == event["swap_count"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -47,7 +48,7 @@ def test_cubic_never_rises_and_stays_within_its_ends(start: int, length: int, a:
     values = [cubic_density(step, start, start + length, initial, final) for step in range(start, start + length + 1)]
     assert values[0] == initial
     assert values[-1] == final
-    assert all(later <= earlier for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(values))
 
 
 def test_cosine_by_hand() -> None:
@@ -77,7 +78,7 @@ def test_decays_end_at_zero_unless_told_otherwise(decay: Callable[..., float]) -
 @pytest.mark.parametrize("decay", DECAYS)
 def test_decays_fall_at_every_step(decay: Callable[..., float]) -> None:
     values = [decay(step, 50, 0.5, 0.005) for step in range(51)]
-    assert all(later < earlier for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(values))
 
 
 def test_constant_is_constant() -> None:

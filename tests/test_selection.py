@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -120,6 +121,36 @@ def test_equals_a_full_sort(rows: int, values: list[float], share: float, salt: 
     assert torch.equal(chosen, top_k(scores, k, eligible))
 
 
+LARGE = {
+    "normal": lambda x: x,
+    "halves": lambda x: x.half().float(),
+    "mostly zero": lambda x: x.relu().sub(1.5).relu(),
+    "three values": lambda x: x.round().clamp(-1, 1),
+    "constant": torch.zeros_like,
+    "sorted": lambda x: x.sort().values,
+    "heavy tails": lambda x: x.sign() * x.abs() ** 40,
+    "infinite": lambda x: torch.where(x.abs() > 1, x * INF, x),
+    "one outlier": lambda x: torch.cat([torch.zeros_like(x[1:]), torch.tensor([1.0], device=x.device)]),
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("values", LARGE.values(), ids=LARGE)
+def test_large_tensors_of_any_distribution(device: str, values: Callable[[Tensor], Tensor]) -> None:
+    scores = values(torch.randn(50_000, device=device))
+    order = scores.sort(descending=True, stable=True).indices
+    tied = int((scores == scores.max()).count_nonzero())  # the border between the largest value and the rest
+    for k in (1, 17, 5_000, 25_000, 40_000, 49_999, tied, min(tied + 1, 50_000)):
+        expected = torch.zeros_like(scores, dtype=torch.bool)
+        expected[order[:k]] = True
+        assert torch.equal(top_k(scores, k), expected)
+        eligible = torch.arange(50_000, device=device) % 2 == 0
+        allowed = order[eligible[order]][: k // 2]
+        expected = torch.zeros_like(scores, dtype=torch.bool)
+        expected[allowed] = True
+        assert torch.equal(top_k(scores, k // 2, eligible), expected)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_kth_largest_is_an_element_of_the_scores(device: str, dtype: torch.dtype) -> None:
@@ -132,6 +163,8 @@ def test_kth_largest_is_an_element_of_the_scores(device: str, dtype: torch.dtype
 def test_random_masks_have_their_budgets_and_depend_on_seed_and_name_only() -> None:
     shapes = {"conv": (4, 3, 3, 3), "head": (10, 4)}
     masks = masking.random(shapes, {"conv": 50, "head": 7}, seed=1)
+    twins = masking.random({"a": (4, 4), "b": (4, 4)}, {"a": 8, "b": 8}, seed=1)
+    assert not torch.equal(twins["a"], twins["b"])
     assert masking.active(masks) == {"conv": 50, "head": 7}
     assert {name: tuple(m.shape) for name, m in masks.items()} == shapes
     assert torch.equal(masks["head"], masking.random({"head": (10, 4)}, {"head": 7}, seed=1)["head"])

@@ -76,6 +76,7 @@ def test_prune_to_leaves_empty_layers_empty_and_arguments_alone() -> None:
     assert same(prune_to(weights, masks, 2), {"a": mask("0011"), "b": mask("0000")})
     assert same(masks, {"a": mask("1111"), "b": mask("0000")})
     assert same(prune_to(weights, {"b": mask("0000")}, 0), {"b": mask("0000")})
+    assert prune_to({}, {}, 0) == {}
 
 
 @pytest.mark.parametrize("keep", [1, 7])
