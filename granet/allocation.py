@@ -121,7 +121,9 @@ def apportion(
     least, most = sum(lower[name] for name in ideal), sum(upper[name] for name in ideal)
     if not least <= total <= most or any(lower[name] > upper[name] for name in ideal):
         raise UsageError("the budget does not fit the layers", got=total, expected=f"{least} to {most} active weights")
-    shares = _waterfill(ideal, total, lower, upper)
+    # A share of nothing is a very small share, so that a bound that binds everywhere else still leaves a scale.
+    least_share = 1e-12 * max(ideal.values(), default=0.0) or 1.0
+    shares = _waterfill({name: max(value, least_share) for name, value in ideal.items()}, total, lower, upper)
     budgets = {name: min(max(math.floor(share), lower[name]), upper[name]) for name, share in shares.items()}
     by_remainder = sorted(budgets, key=lambda name: budgets[name] - shares[name])
     missing = total - sum(budgets.values())
@@ -145,7 +147,7 @@ def _waterfill(
         return {name: min(max(scale * value, lower[name]), upper[name]) for name, value in ideal.items()}
 
     if math.isclose(sum(shares(1.0).values()), total, rel_tol=1e-12):
-        return shares(1.0)  # the usual case, kept free of the search's rounding
+        return shares(1.0)  # kept free of the search's rounding
     low, high = 0.0, 1.0
     while sum(shares(high).values()) < total and high < 1e18:
         high *= 2.0

@@ -36,8 +36,8 @@ def unwrap(model: nn.Module) -> nn.Module:
 def maskable(model: nn.Module, dense: Sequence[str] = ()) -> dict[str, nn.Parameter]:
     """The parameters to mask, by name, in the order of the model's modules.
 
-    A parameter that several layers share appears once, under its first name, and is kept dense when any of its
-    names is.
+    A parameter that several layers share appears once, under the name that ``named_parameters`` gives it, and is
+    kept dense when any of its names is.
 
     Args:
         model: the network; wrappers are looked through.
@@ -49,6 +49,7 @@ def maskable(model: nn.Module, dense: Sequence[str] = ()) -> dict[str, nn.Parame
     """
     if isinstance(dense, str):
         raise UsageError("patterns come as a sequence", where="dense", got=repr(dense), expected=f"({dense!r},)")
+    own = {id(parameter): name for name, parameter in unwrap(model).named_parameters()}
     names: dict[int, list[str]] = {}
     modules: dict[int, nn.Module] = {}
     for layer, module in unwrap(model).named_modules(remove_duplicate=False):
@@ -66,9 +67,10 @@ def maskable(model: nn.Module, dense: Sequence[str] = ()) -> dict[str, nn.Parame
             raise UnknownNameError("layer in a dense pattern", pattern, layers)
         matched |= hits
 
-    chosen = {
-        aliases[0]: _plain_weight(modules[key], aliases[0]) for key, aliases in names.items() if key not in matched
-    }
+    chosen = {}
+    for key, aliases in names.items():
+        if key not in matched:
+            chosen[own.get(key, aliases[0])] = _plain_weight(modules[key], aliases[0])
     if not chosen:
         raise UsageError(
             "there is nothing to mask",

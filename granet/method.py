@@ -25,7 +25,7 @@ Decay = Literal["cosine", "linear", "constant"]
 Growth = Literal["gradient", "momentum", "random"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Snapshot:
     """What a method sees when an update is due.
 
@@ -66,13 +66,22 @@ class Snapshot:
     @cached_property
     def finite(self) -> bool:
         """Whether all gradients are. They are not when a gradient scaler overflowed and skipped the step."""
-        parts = [gradient.isfinite().all() for gradient in self.gradients.values()]
-        return bool(torch.stack(parts).all()) if parts else True
+        return all(math.isfinite(largest) for largest in self._largest_gradients)
 
-    def update(self, pruned: Masks, masks: Masks) -> TopologyUpdate:
+    def outcome(self, pruned: Masks, masks: Masks) -> TopologyUpdate:
         """The update from the present masks through ``pruned`` to ``masks``."""
-        note = "" if self.finite else "nothing was swapped: the gradients of this step are not finite"
+        note = ""
+        if not self.finite:
+            note = "nothing was swapped: the gradients of this step are not finite"
+        elif self.gradients and not any(self._largest_gradients):
+            note = "all gradients were zero: was zero_grad() called before sparsifier.step()?"
         return TopologyUpdate(self.step, self.masks, pruned, masks, note)
+
+    @cached_property
+    def _largest_gradients(self) -> list[float]:
+        """The largest magnitude in each gradient, NaN where there is one; one synchronisation for all."""
+        norms = [gradient.abs().amax().double() for gradient in self.gradients.values()]
+        return torch.stack(norms).tolist() if norms else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +106,10 @@ class Method:
 
     def check(self, shapes: Shapes, total_steps: int) -> None:
         """Raises UsageError when the method cannot do what it says on these layers in that many steps."""
-        if total_steps < 1:
-            raise UsageError("a run needs steps", where="total_steps", got=total_steps, expected="at least 1")
+        if not isinstance(total_steps, int) or total_steps < 1:
+            raise UsageError(
+                "a run needs steps", where="total_steps", got=repr(total_steps), expected="a whole number, 1 or more"
+            )
         self.budgets(shapes)
 
     def due(self, step: int, total_steps: int) -> bool:
@@ -340,6 +351,8 @@ def check_setting(name: str, value: object, *, where: str) -> None:
     if name in _CHOICES:
         if value not in _CHOICES[name]:
             raise UnknownNameError(name, str(value), _CHOICES[name], where=where)
+        return
+    if name not in _RULES:  # a setting of a method that somebody else wrote
         return
     holds, expected = _RULES[name]
     if not holds(value):

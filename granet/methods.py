@@ -61,7 +61,7 @@ class _Exploring(Swapping):
         return self.density
 
     def _swap(self, at: Snapshot, growth: Growth) -> TopologyUpdate:
-        return at.update(at.masks, self.swap(at.masks, at, growth))
+        return at.outcome(at.masks, self.swap(at.masks, at, growth))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +184,7 @@ class SNFS(_Exploring):
             lower={name: int(count == 0) for name, count in left.items()},
             upper={name: weights[name] - count for name, count in left.items()},
         )
-        return at.update(at.masks, grow(at.momenta, kept, counts))
+        return at.outcome(at.masks, grow(at.momenta, kept, counts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +197,7 @@ class GMP(Pruning):
     def update(self, at: Snapshot) -> TopologyUpdate:
         """Prune to the scheduled density."""
         pruned = prune_to(at.weights, at.masks, self.keep(at))
-        return at.update(pruned, pruned)
+        return at.outcome(pruned, pruned)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +228,7 @@ class GMPUniform(Pruning):
     def update(self, at: Snapshot) -> TopologyUpdate:
         """Prune every layer to its share of the scheduled density."""
         pruned = prune_each(at.weights, at.masks, self._shares(at))
-        return at.update(pruned, pruned)
+        return at.outcome(pruned, pruned)
 
     def _shares(self, at: Snapshot) -> dict[str, int]:
         density = self.scheduled_density(at.step, at.total_steps)
@@ -286,7 +286,7 @@ class _GraNet(Pruning, Swapping):
         masks = pruned = self._prune(at) if self.prunes(at.step, at.total_steps) else at.masks
         if self.swaps(at.step, at.total_steps):
             masks = self.swap(pruned, at, self.growth)
-        return at.update(pruned, masks)
+        return at.outcome(pruned, masks)
 
     def _prune(self, at: Snapshot) -> Masks:
         raise NotImplementedError

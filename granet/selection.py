@@ -39,22 +39,25 @@ def top_k(scores: Tensor, k: int, eligible: Tensor | None = None) -> Tensor:
     return _mark(flat.masked_fill(~allowed, -torch.inf), k, allowed, -torch.inf).view(scores.shape)
 
 
-def top_magnitudes(values: Tensor, k: int, eligible: Tensor | None = None) -> Tensor:
-    """``top_k`` of ``values.abs()``, faster: what is not eligible can be multiplied by zero."""
+def top_magnitudes(values: Tensor, k: int, eligible: Tensor | None = None, *, where: str | None = None) -> Tensor:
+    """``top_k`` of ``values.abs()``, faster: what is not eligible can be multiplied by zero.
+
+    ``where`` is what errors call the tensor.
+    """
     scores = values.detach().abs().reshape(-1)
     if eligible is None:
-        return _mark(scores, k, None, 0.0).view(values.shape)
-    return top_scores_(scores, k, eligible.reshape(-1)).view(values.shape)
+        return _mark(scores, k, None, 0.0, where).view(values.shape)
+    return top_scores_(scores, k, eligible.reshape(-1), where).view(values.shape)
 
 
-def top_scores_(scores: Tensor, k: int, eligible: Tensor) -> Tensor:
+def top_scores_(scores: Tensor, k: int, eligible: Tensor, where: str | None = None) -> Tensor:
     """``top_k`` of flat scores that are not negative; overwrites those that are not eligible.
 
     Raises:
         UsageError: as ``top_k``.
     """
     scores.mul_(eligible.view(torch.int8))  # several times as fast as masked_fill_
-    return _mark(scores, k, eligible, 0.0)
+    return _mark(scores, k, eligible, 0.0, where)
 
 
 def kth_largest(scores: Tensor, k: int) -> Tensor:
@@ -98,28 +101,32 @@ def _kth_by_partition(scores: Tensor, k: int) -> Tensor:
     return torch.from_numpy(np.asarray(value)).to(scores.dtype)
 
 
-def _mark(scores: Tensor, k: int, eligible: Tensor | None, floor: float) -> Tensor:
+def _mark(scores: Tensor, k: int, eligible: Tensor | None, floor: float, where: str | None = None) -> Tensor:
     """Marks the ``k`` largest of flat ``scores``; no score is below ``floor``, and what is not eligible is at it."""
     if scores.numel() and bool(scores.amax().isnan()):  # of all reductions the cheapest that NaN gets through
         if eligible is None or bool((scores.isnan() & eligible).any()):
-            raise UsageError("scores contain NaN", remedy="a weight or a gradient is not a number; look at the loss")
+            raise UsageError(
+                "scores contain NaN", where=where, remedy="a weight or a gradient is not a number; look at the loss"
+            )
         scores = scores.masked_fill(~eligible, floor)  # infinity times zero
     if k == 0:
         return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     if not 0 < k <= scores.numel():
-        raise _out_of_range(k, scores.numel() if eligible is None else int(eligible.count_nonzero()))
+        raise _out_of_range(k, scores.numel() if eligible is None else int(eligible.count_nonzero()), where)
     threshold = kth_largest(scores, k)
     chosen = scores >= threshold
     if eligible is not None and float(threshold) == floor:
         chosen &= eligible
     surplus = int(chosen.count_nonzero()) - k
     if surplus < 0:
-        raise _out_of_range(k, k + surplus)
+        raise _out_of_range(k, k + surplus, where)
     if surplus > 0:
         ties = (chosen & (scores == threshold)).nonzero().view(-1)
         chosen[ties[-surplus:]] = False
     return chosen
 
 
-def _out_of_range(k: int, available: int) -> UsageError:
-    return UsageError("cannot select that many", got=k, expected=f"0 to {available}, the number of eligible positions")
+def _out_of_range(k: int, available: int, where: str | None) -> UsageError:
+    return UsageError(
+        "cannot select that many", where=where, got=k, expected=f"0 to {available}, the number of eligible positions"
+    )

@@ -42,6 +42,8 @@ class Sparsifier:
 
     Works with any ``torch.optim`` optimizer, with parameter groups, tied parameters, gradient accumulation (one
     call for each ``optimizer.step()``), autocast and ``GradScaler``. Clear gradients after ``step``, not before.
+    Gradients are dense until ``optimizer.step()``: clipping by norm counts those of inactive weights too, and one of
+    them that is infinite spoils its weight unless a scaler skips the step.
 
     Args:
         model: on its final device; all convolution and linear weights are masked.
@@ -70,6 +72,8 @@ class Sparsifier:
         self._optimizer = optimizer
         self._parameters = maskable(model, dense)
         self._check_optimizer()
+        if not isinstance(method, Method):
+            raise UsageError("not a method", got=repr(method), expected="one of granet.methods, with its settings")
         shapes = {name: parameter.shape for name, parameter in self._parameters.items()}
         method.check(shapes, total_steps)
 
@@ -95,13 +99,13 @@ class Sparsifier:
 
     @property
     def masks(self) -> Masks:
-        """What is active now, by parameter name; bool, on the parameters' devices."""
+        """What is active now, by parameter name; bool, on the parameters' devices. To be read, not written to."""
         return dict(self._masks)
 
     @property
     def density(self) -> float:
         """Active weights over masked weights, in (0, 1]."""
-        return masking.density(self._masks)
+        return sum(self._active.values()) / sum(mask.numel() for mask in self._masks.values())
 
     @property
     def steps(self) -> int:
@@ -112,6 +116,11 @@ class Sparsifier:
     def explored(self) -> Masks:
         """Every weight that has been active at some time."""
         return dict(self._explored)
+
+    @property
+    def momenta(self) -> Mapping[str, Tensor]:
+        """Running sums of dense gradients, for methods that grow by momentum; empty for all others."""
+        return dict(self._momenta)
 
     @property
     def exploration_rate(self) -> float:
@@ -130,6 +139,7 @@ class Sparsifier:
         Raises:
             UsageError: an update needs gradients and there are none.
         """
+        self._check_order()
         self._optimizer_stepped = False
         self._step += 1
         if self._gradients_used:
@@ -144,12 +154,12 @@ class Sparsifier:
         return update
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs besides model and optimizer: plain numbers and tensors."""
+        """All that a resumed run needs besides model and optimizer: a number and copies of tensors."""
         return {
             "step": self._step,
-            "masks": dict(self._masks),
-            "explored": dict(self._explored),
-            "momenta": dict(self._momenta),
+            "masks": _cloned(self._masks),
+            "explored": _cloned(self._explored),
+            "momenta": _cloned(self._momenta),
         }
 
     @torch.no_grad()
@@ -159,6 +169,8 @@ class Sparsifier:
         Raises:
             UsageError: layers or shapes that are not those of this model.
         """
+        if missing := {"step", "masks", "explored", "momenta"} - state.keys():
+            raise UsageError("not the state of a sparsifier", got=f"no {', '.join(sorted(missing))}")
         copies = []
         for field, mine in (("masks", self._masks), ("explored", self._explored), ("momenta", self._momenta)):
             theirs = {name: tuple(tensor.shape) for name, tensor in state[field].items()}
@@ -192,7 +204,8 @@ class Sparsifier:
         """Makes ``masks`` the present ones; weights and state outside ``survivors`` become zero."""
         self._masks = dict(masks)
         self._zero_outside(self._masks if survivors is None else survivors)
-        full = {name for name, count in masking.active(self._masks).items() if count == self._masks[name].numel()}
+        self._active = masking.active(self._masks)
+        full = {name for name, count in self._active.items() if count == self._masks[name].numel()}
         # A multiplier of the gradient's own type and memory layout makes masking it one vectorised pass.
         self._multipliers = [
             (parameter, torch.empty_like(parameter, requires_grad=False).copy_(self._masks[name]))
@@ -247,7 +260,8 @@ class Sparsifier:
             raise UsageError(
                 "optimizer.step() was called twice without sparsifier.step() between",
                 where=f"step {self._step + 1}",
-                remedy="call sparsifier.step() after every optimizer.step()",
+                remedy="call sparsifier.step() after every optimizer.step(); of two sparsifiers on one optimizer, "
+                "close() the one that is not used any more",
             )
         name, parameter = next(iter(self._parameters.items()))
         if parameter.device != self._masks[name].device:
@@ -257,6 +271,18 @@ class Sparsifier:
                 got=parameter.device,
                 expected=self._masks[name].device,
                 remedy="move the model first, then make optimizer and sparsifier",
+            )
+
+    def _check_order(self) -> None:
+        """At the first step only: later a step without the optimizer's is one that a gradient scaler skipped."""
+        if self._step or self._optimizer_stepped:
+            return
+        gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
+        if all(bool(gradient.isfinite().all()) for gradient in gradients):
+            raise UsageError(
+                "sparsifier.step() was called before optimizer.step()",
+                where="the first step",
+                remedy="call loss.backward(), optimizer.step() and sparsifier.step(), in this order",
             )
 
     def _hide_gradients(self) -> None:
@@ -298,6 +324,10 @@ class Sparsifier:
                 "that the loss does not reach",
             )
         return {name: gradient for name, gradient in gradients.items() if gradient is not None}
+
+
+def _cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def _listed(names: Iterable[str]) -> str:

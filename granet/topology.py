@@ -49,6 +49,9 @@ def prune_to(weights: Tensors, masks: Masks, keep: int) -> dict[str, Tensor]:
         return {}
     present = torch.cat([mask.reshape(-1) for mask in masks.values()])
     scores = torch.cat([weights[name].detach().abs().reshape(-1) for name in masks])
+    if bool(scores.amax().isnan()):
+        for name, mask in masks.items():  # which layer it is only matters now
+            top_magnitudes(weights[name], before[name], mask, where=name)
     pruned = _split(top_scores_(scores, keep, present), masks, sizes)
     if any(before[name] and not count for name, count in active(pruned).items()):
         # The largest active weight of each layer is set aside; all others compete for what is left of the budget.
@@ -67,7 +70,7 @@ def _split(flat: Tensor, masks: Masks, sizes: list[int]) -> dict[str, Tensor]:
 
 def prune_each(weights: Tensors, masks: Masks, budgets: Counts) -> dict[str, Tensor]:
     """Keeps the ``budgets[name]`` active weights that are largest in magnitude in each layer by itself."""
-    return {name: top_magnitudes(weights[name], budgets[name], mask) for name, mask in masks.items()}
+    return {name: top_magnitudes(weights[name], budgets[name], mask, where=name) for name, mask in masks.items()}
 
 
 def drop(weights: Tensors, masks: Masks, counts: Counts) -> dict[str, Tensor]:
@@ -78,7 +81,7 @@ def drop(weights: Tensors, masks: Masks, counts: Counts) -> dict[str, Tensor]:
 
 def grow(scores: Tensors, masks: Masks, counts: Counts) -> dict[str, Tensor]:
     """Activates the ``counts[name]`` inactive weights that have the largest score, in magnitude, in each layer."""
-    return {name: mask | top_magnitudes(scores[name], counts[name], ~mask) for name, mask in masks.items()}
+    return {name: mask | top_magnitudes(scores[name], counts[name], ~mask, where=name) for name, mask in masks.items()}
 
 
 def swap(weights: Tensors, gradients: Tensors, masks: Masks, counts: Counts) -> dict[str, Tensor]:
@@ -104,7 +107,7 @@ def swap(weights: Tensors, gradients: Tensors, masks: Masks, counts: Counts) -> 
     return {**masks, **grow(gradients, drop(weights, before, counts), counts)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TopologyUpdate:
     """One change of topology, from ``before`` through ``pruned`` to ``masks``.
 

@@ -480,5 +480,5 @@ def test_a_method_that_does_not_fit_the_run_is_refused(method: Method, message: 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_needs_steps(name: str) -> None:
     method = Dense() if name == "dense" else METHODS[name](density=0.5)
-    with pytest.raises(UsageError, match="total_steps: a run needs steps; got 0; expected at least 1"):
+    with pytest.raises(UsageError, match="total_steps: a run needs steps; got 0; expected a whole number, 1 or more"):
         method.check(SHAPES, 0)

@@ -172,7 +172,7 @@ def test_gradient_accumulation_counts_optimizer_steps_and_grows_by_the_sum() -> 
 
     def look(at: Snapshot) -> TopologyUpdate:
         seen.append(at.gradients["fc1.weight"].clone())
-        return at.update(at.masks, at.masks)
+        return at.outcome(at.masks, at.masks)
 
     run = Run(Scripted(look))
     for outer in range(2):
@@ -273,7 +273,7 @@ def test_a_step_that_overflows_trains_nothing_and_swaps_nothing(name: str, optim
 
 
 def test_an_infinite_gradient_of_an_inactive_weight_does_no_harm_at_an_update() -> None:
-    run = Run(Scripted(lambda at: at.update(at.masks, at.masks)))
+    run = Run(Scripted(lambda at: at.outcome(at.masks, at.masks)))
     state = run.state()
     state["Sparsifier"]["masks"]["fc1.weight"][0] = False
     run.load(state)

@@ -17,6 +17,7 @@ from granet.methods import (
     SET,
     Dense,
     GraNet,
+    RigL,
     Static,
 )
 from granet.topology import TopologyUpdate
@@ -108,7 +109,7 @@ def scripted_swap(at: Snapshot) -> TopologyUpdate:
     pruned[:2] = False
     after[[0, 3]], after[4] = False, True
     masks = dict(at.masks)
-    return at.update({**masks, "fc1.weight": pruned}, {**masks, "fc1.weight": after})
+    return at.outcome({**masks, "fc1.weight": pruned}, {**masks, "fc1.weight": after})
 
 
 @pytest.mark.parametrize("optimizer", [OPTIMIZERS["sgd-momentum"], OPTIMIZERS["adam-fused"]], ids=["sgd", "adam"])
@@ -141,7 +142,7 @@ def test_growth_sees_the_dense_gradient_of_the_step() -> None:
 
     def look(at: Snapshot) -> TopologyUpdate:
         seen.append({name: gradient.clone() for name, gradient in at.gradients.items()})
-        return at.update(at.masks, at.masks)
+        return at.outcome(at.masks, at.masks)
 
     run = Run(Scripted(look))
     state = run.state()
@@ -352,3 +353,39 @@ def test_a_closed_sparsifier_lets_go() -> None:
         loss_at(run.model, step).backward()
         run.optimizer.step()
     assert run.model.get_parameter("fc1.weight").count_nonzero() > 400
+
+
+def test_the_reversed_order_is_refused_at_the_first_step() -> None:
+    model = nn.Linear(8, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = Sparsifier(model, optimizer, RigL(density=0.5, interval=1), total_steps=10)
+    model(torch.ones(1, 8)).sum().backward()
+    with pytest.raises(UsageError, match=r"called before optimizer.step\(\).*in this order"):
+        sparsifier.step()
+
+
+def test_gradients_zeroed_too_early_are_noted() -> None:
+    model = nn.Linear(8, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = Sparsifier(model, optimizer, RigL(density=0.5, interval=1), total_steps=10)
+    model(torch.ones(1, 8)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
+    update = sparsifier.step()
+    assert update is not None
+    assert "zero_grad() called before" in update.note
+
+
+def test_the_state_is_a_copy_and_names_what_it_lacks() -> None:
+    model = nn.Linear(8, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = Sparsifier(model, optimizer, SET(density=0.5, interval=1), total_steps=10)
+    state = sparsifier.state_dict()
+    explored = int(state["explored"]["weight"].sum())
+    for _ in range(5):
+        model(torch.ones(1, 8)).sum().backward()
+        optimizer.step()
+        sparsifier.step()
+    assert int(state["explored"]["weight"].sum()) == explored
+    with pytest.raises(UsageError, match="no masks"):
+        sparsifier.load_state_dict({key: value for key, value in state.items() if key != "masks"})

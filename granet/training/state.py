@@ -163,7 +163,6 @@ def capture(run: Run) -> Checkpoint:
     parameters = dict(run.model.named_parameters())
     persistent = run.model.state_dict().keys()
     buffers = {name: buffer for name, buffer in run.model.named_buffers() if name in persistent}
-    sparsifier = run.sparsifier.state_dict()
     progress: dict[str, Any] = {
         "epoch_loss": float(run.sums.loss),
         "epoch_correct": int(run.sums.correct),
@@ -176,9 +175,9 @@ def capture(run: Run) -> Checkpoint:
         progress["scaler"] = run.scaler.state_dict()
     return Checkpoint(
         weights={name: _copied(parameter) for name, parameter in parameters.items()},
-        masks={name: _copied(mask) for name, mask in sparsifier["masks"].items()},
+        masks={name: _copied(mask) for name, mask in run.sparsifier.masks.items()},
         buffers={name: _copied(buffer) for name, buffer in buffers.items()},
-        explored={name: _copied(mask) for name, mask in sparsifier["explored"].items()},
+        explored={name: _copied(mask) for name, mask in run.sparsifier.explored.items()},
         optimizer={
             name: {
                 slot: _copied(v) if isinstance(v, Tensor) else v for slot, v in run.optimizer.state[parameter].items()
@@ -186,7 +185,7 @@ def capture(run: Run) -> Checkpoint:
             for name, parameter in parameters.items()
             if parameter in run.optimizer.state
         },
-        accumulators={name: _copied(momentum) for name, momentum in sparsifier["momenta"].items()},
+        accumulators={name: _copied(momentum) for name, momentum in run.sparsifier.momenta.items()},
         recipe=run.recipe,
         step=run.step,
         network=Network(
