@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench soak clean
 
 setup: $(READY)
 
@@ -30,6 +30,10 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.step_cost
 	$(BIN)/python -m benchmarks.update_cost
+
+# 200 random kills, in the middle of saves too: every run must resume and end byte-identical. Some minutes.
+soak: $(READY)
+	$(BIN)/python -m scripts.soak --kills 200
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

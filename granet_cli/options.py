@@ -96,6 +96,13 @@ Epochs = Annotated[
 BatchSize = Annotated[int | None, _option("--batch-size", "N", "Images in a batch.", _SETTINGS)]
 LearningRate = Annotated[float | None, _option("--lr", "RATE", "Learning rate after warm-up.", _SETTINGS)]
 Seed = Annotated[int | None, _option("--seed", "N", "Key of everything random.", _SETTINGS)]
+KeepEvery = Annotated[
+    str | None,
+    _option("--keep-every", "TIME", "Keep a checkpoint at every such time, 10ep or 5000it: rewind points.", _SETTINGS),
+]
+KeepLast = Annotated[
+    int | None, _option("--keep-last", "N", "Keep the newest N checkpoints besides last and best.", _SETTINGS)
+]
 Precision = Annotated[
     str | None,
     _option(

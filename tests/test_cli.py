@@ -513,3 +513,8 @@ def test_no_color_is_respected_and_colours_are_for_terminals(monkeypatch: pytest
     screen = render.Screen()
     screen.print(render.bar(0.5, 10, screen))
     assert "\x1b[3" in terminal.getvalue()
+
+
+def test_rewind_points_by_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "--keep-every", "10epochs", "--out", str(tmp_path / "a")]) == 2
+    assert "training.keep_every" in capsys.readouterr().err

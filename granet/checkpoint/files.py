@@ -95,6 +95,8 @@ def _replace(path: Path, data: bytes) -> None:
         os.fsync(descriptor)
         # A second writer would have taken our temporary for a stale one and begun its own: not ours to publish.
         if not _is_ours(temporary, descriptor):
+            if not path.parent.is_dir():
+                raise FileNotFoundError(errno.ENOENT, "the folder is gone")
             raise CheckpointError(
                 "another process is writing the same file",
                 where=path,

@@ -61,9 +61,10 @@ def _schedule_problems(recipe: Recipe, steps_per_epoch: int, total: int) -> Iter
                 got=f'"{earlier}" before "{later}" with {steps_per_epoch} steps per epoch',
             )
     yield from _past_the_end("schedule.warmup", "the warm-up", recipe.schedule.warmup, steps_per_epoch, total)
-    save_every = recipe.training.save_every
-    if save_every is not None and save_every.steps(steps_per_epoch) < 1:
-        yield RecipeError("less than a step", where="training.save_every", got=f'"{save_every}"')
+    for key in ("save_every", "keep_every"):
+        period = getattr(recipe.training, key)
+        if period is not None and period.steps(steps_per_epoch) < 1:
+            yield RecipeError("less than a step", where=f"training.{key}", got=f'"{period}"')
 
 
 def _past_the_end(key: str, what: str, duration: Duration, steps_per_epoch: int, total: int) -> Iterator[RecipeError]:

@@ -158,7 +158,7 @@ class Recipe(Section):
 
     def stretched(self, epochs: int) -> Self:
         """The recipe over ``epochs`` epochs, its course in proportion: epochs of the method and of the
-        learning-rate schedule are multiplied, iterations stay, and so does ``save_every``, which is about safety.
+        learning-rate schedule are multiplied; iterations stay, and so do the periods of saving and keeping.
 
         Raises:
             RecipeError: an impossible number of epochs.

@@ -255,6 +255,10 @@ class TrainingSection(Section):
     """Whether the network goes through torch.compile."""
     deterministic: bool = False
     """Whether a GPU is held to kernels that repeat bit for bit, which are slower; a CPU always repeats."""
+    keep_every: WrittenDuration | None = None
+    """Time between two checkpoints that are kept for good, the first at step 0; none are when left out."""
+    keep_last: int | None = Field(default=None, ge=1, le=1000)
+    """How many of the newest checkpoints are kept besides last.safetensors and best.safetensors."""
     save_every: WrittenDuration | None = None
     """Time between checkpoints within an epoch; the end of each epoch has one in any case."""
 

@@ -66,7 +66,7 @@ class EpochEnded:
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """A checkpoint is on disk."""
+    """A checkpoint is on its way to disk; a save that fails is raised at a later step."""
 
     path: Path
     step: int

@@ -3,6 +3,7 @@
 recipe.toml          the resolved recipe
 last.safetensors     the newest state; training goes on from here
 best.safetensors     the best validation accuracy at the final density
+step-N.safetensors   states kept on the way, when asked for: rewind points
 metrics.jsonl        one line for each epoch, update and test, with times
 tensorboard/         when asked for
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from pathlib import Path
 from granet.checkpoint import Checkpoint, load
 from granet.errors import CheckpointError, UsageError
 from granet.recipe import Recipe
+
+_KEPT = re.compile(r"step-(\d{8,})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,15 @@ class RunFolder:
         """Event files for TensorBoard."""
         return self.path / "tensorboard"
 
+    def kept(self, step: int) -> Path:
+        """The checkpoint kept of ``step``."""
+        return self.path / f"step-{step:08d}.safetensors"
+
+    def kept_steps(self) -> list[int]:
+        """The steps of which a checkpoint is kept, in order."""
+        names = (_KEPT.fullmatch(path.name) for path in self.path.glob("step-*.safetensors"))
+        return sorted(int(name[1]) for name in names if name)
+
     def holds_run(self) -> bool:
         """Whether a run was begun here."""
         return self.recipe_file.exists() or self.last.exists()
@@ -73,7 +86,8 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for file in (self.recipe_file, self.last, self.best, self.metrics_file):
+            kept = [self.kept(step) for step in self.kept_steps()]
+            for file in (self.recipe_file, self.last, self.best, self.metrics_file, *kept):
                 file.unlink(missing_ok=True)
             shutil.rmtree(self.tensorboard, ignore_errors=True)
             _replace(self.recipe_file, recipe.to_toml())

@@ -26,6 +26,8 @@ from granet.training.events import EpochEnded, Event, Progressed, Saved, Started
 from granet.training.folder import RunFolder
 from granet.training.learning_rate import learning_rate
 from granet.training.pace import Pace
+from granet.training.retention import Retention
+from granet.training.saving import Saver
 from granet.training.state import EpochSums, Run, begin, capture, restore, split_sizes
 
 PROGRESS_SECONDS = 0.5
@@ -138,13 +140,21 @@ class Trainer:
             self._forward = cast(nn.Module, torch.compile(run.model))
         self._loss = nn.CrossEntropyLoss(label_smoothing=run.recipe.training.label_smoothing)
         self._saved_at = run.step if saved else None
+        self._saver = Saver(run.device)
+        self._retention = Retention.of(run.recipe, run.pipeline.steps_per_epoch)
         self._pace = Pace()
 
     def finish(self) -> Evaluation:
         """Goes on from wherever the run stands to its end."""
+        try:
+            return self._finish()
+        finally:
+            self._saver.close()
+
+    def _finish(self) -> Evaluation:
         run = self.run
         if self._saved_at is None:
-            self._save()
+            self._save(capture(run))
         try:
             while run.epochs_done < run.recipe.training.epochs:
                 boundary = (run.epochs_done + 1) * run.pipeline.steps_per_epoch
@@ -154,20 +164,18 @@ class Trainer:
             return self._test()
         except Interrupted:
             if self._saved_at != run.step:
-                self._save()
+                self._save(capture(run), keep=False)
             raise
 
     def _train_to(self, boundary: int) -> None:
         run = self.run
         epoch, position = divmod(run.step, run.pipeline.steps_per_epoch)
-        save_every = run.recipe.training.save_every
-        period = save_every.steps(run.pipeline.steps_per_epoch) if save_every else None
         run.model.train()
         self._pace.restart(run.step)
         for images, labels in run.pipeline.batches(epoch, start=position):
             self._step(images, labels)
-            if period and run.step % period == 0 and run.step < boundary:
-                self._save()
+            if run.step < boundary and self._retention.due(run.step):
+                self._save(capture(run))
             if self.stop():
                 raise Interrupted("stopped", where=f"step {run.step} of {run.total_steps}")
 
@@ -191,6 +199,7 @@ class Trainer:
             run.sums.add(loss.detach().double() * len(answers), correct, len(answers))
         if run.device.type == "cpu" or run.sparsifier.method.due(run.step + 1, run.total_steps):
             self._check_finite()  # before anything is selected by magnitude, and at no cost where nothing waits
+        self._saver.release()  # what a save under way may still be reading changes now
         run.scaler.step(run.optimizer)
         run.scaler.update()
         update = run.sparsifier.step()
@@ -275,17 +284,16 @@ class Trainer:
             run.metrics["best"] = {"epoch": epoch, "step": run.step, "accuracy": result.accuracy, "loss": result.loss}
         run.sums = EpochSums.zero(run.device)
         state = capture(run)
-        if best:
-            checkpoint.save(self.folder.best, state)
         steps_per_second = self._pace.steps_per_second(run.step)
         speed = steps_per_second and steps_per_second * run.recipe.training.batch_size
         self.folder.append_metrics({"event": "epoch", **entry, "best": best, "images_per_second": speed})
-        self._save(state)
+        self._save(state, *([self.folder.best] if best else []))
         self.watch(EpochEnded(**entry, images_per_second=speed, best=best))
 
     def _test(self) -> Evaluation:
         """Meets the test set with the best checkpoint, once in the life of the run."""
         run = self.run
+        self._saver.close()
         if "test" not in run.metrics:
             best = checkpoint.load(self.folder.best)
             models.load_weights(run.model, best.weights, best.buffers)
@@ -315,9 +323,15 @@ class Trainer:
         """Channels last on a GPU, as its convolutions want it and as the weights are."""
         return images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images
 
-    def _save(self, state: checkpoint.Checkpoint | None = None) -> None:
-        checkpoint.save(self.folder.last, state or capture(self.run))
-        self._saved_at = self.run.step
+    def _save(self, state: checkpoint.Checkpoint, *paths: Path, keep: bool = True) -> None:
+        """Begins to save ``state`` to ``paths`` and as the last one; and as one to keep, where that is wanted."""
+        self._saver.close()  # before looking at what is there
+        step, kept = self.run.step, self.folder.kept_steps()
+        if keep and self._retention.keeps(step):
+            paths = (*paths, self.folder.kept(step))
+        obsolete = [self.folder.kept(old) for old in self._retention.obsolete(kept, step)]
+        self._saver.submit(state, (*paths, self.folder.last), obsolete=obsolete)
+        self._saved_at = step
         self.watch(Saved(path=self.folder.last, step=self.run.step))
 
 

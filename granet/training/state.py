@@ -159,7 +159,11 @@ def build_optimizer(recipe: Recipe, model: nn.Module, device: torch.device) -> O
 
 
 def capture(run: Run) -> Checkpoint:
-    """The state of ``run`` as a value on the CPU, independent of what happens to the run afterwards."""
+    """The state of ``run`` as a value.
+
+    Weights, masks and optimizer state are the run's own tensors, not copies: the value holds until the next
+    optimizer step. Buffers, which a forward pass changes, are copied, and so is all that is not a tensor.
+    """
     parameters = dict(run.model.named_parameters())
     persistent = run.model.state_dict().keys()
     buffers = {name: buffer for name, buffer in run.model.named_buffers() if name in persistent}
@@ -174,18 +178,16 @@ def capture(run: Run) -> Checkpoint:
     if run.scaler.is_enabled():
         progress["scaler"] = run.scaler.state_dict()
     return Checkpoint(
-        weights={name: _copied(parameter) for name, parameter in parameters.items()},
-        masks={name: _copied(mask) for name, mask in run.sparsifier.masks.items()},
-        buffers={name: _copied(buffer) for name, buffer in buffers.items()},
-        explored={name: _copied(mask) for name, mask in run.sparsifier.explored.items()},
+        weights={name: parameter.detach() for name, parameter in parameters.items()},
+        masks=dict(run.sparsifier.masks),
+        buffers={name: buffer.detach().clone() for name, buffer in buffers.items()},
+        explored=dict(run.sparsifier.explored),
         optimizer={
-            name: {
-                slot: _copied(v) if isinstance(v, Tensor) else v for slot, v in run.optimizer.state[parameter].items()
-            }
+            name: dict(run.optimizer.state[parameter])
             for name, parameter in parameters.items()
             if parameter in run.optimizer.state
         },
-        accumulators={name: _copied(momentum) for name, momentum in run.sparsifier.momenta.items()},
+        accumulators=dict(run.sparsifier.momenta),
         recipe=run.recipe,
         step=run.step,
         network=Network(
@@ -243,7 +245,3 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
 def split_sizes(dataset: Dataset) -> dict[str, int]:
     """The number of examples of each split."""
     return {split: len(getattr(dataset, split).labels) for split in ("train", "validation", "test")}
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)

@@ -21,6 +21,8 @@ def train(
     lr: options.LearningRate = None,
     seed: options.Seed = None,
     precision: options.Precision = None,
+    keep_every: options.KeepEvery = None,
+    keep_last: options.KeepLast = None,
     assignments: options.Assignments = None,
     out: options.Out = None,
     resume: options.Resume = None,
@@ -60,6 +62,8 @@ def train(
         "optimizer.learning_rate": lr,
         "seed": seed,
         "training.precision": precision,
+        "training.keep_every": keep_every,
+        "training.keep_last": keep_last,
     }
     asked = choices.gather(settings, assignments or (), method=method, epochs=epochs, data=data)
     run = (

@@ -1,0 +1,1 @@
+"""Programs for whoever works on granet: the demo, the soak, the embedded data, pictures."""
