@@ -290,7 +290,7 @@ def test_another_length_moves_the_milestones_and_says_so(granet: Granet, here: P
 
 
 def test_a_folder_beside_embedded_data_is_one_of_images(granet: Granet, here: Path) -> None:
-    settings = ["--set", "training.batch_size=8", "--set", "method.interval=2it", "--epochs", "1"]
+    settings = ["--set", "training.batch_size=8", "--set", "method.interval=1it", "--epochs", "1"]
     answer = granet("train", "--data", "images", "--model", "lenet-300-100", "--out", "photos", *settings)
     assert answer.code == 0
     data = Recipe.load("photos/recipe.toml").data
