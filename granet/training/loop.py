@@ -211,11 +211,15 @@ class Trainer:
             self._tell_progress(rate)
 
     def _check_finite(self) -> None:
-        loss, _ = self.run.sums.means()
+        """Raises TrainingError for a loss that is not finite. Waits for the device."""
+        if self.run.sums.examples:
+            self._check_loss(self.run.sums.means()[0], "the loss")
+
+    def _check_loss(self, loss: float, what: str) -> None:
         if not math.isfinite(loss):
             raise TrainingError(
-                "the loss is not finite",
-                where=f"step {self.run.step + 1}, epoch {self.run.epochs_done + 1}",
+                f"{what} is not finite",
+                where=f"step {self.run.step}, epoch {self.run.epochs_done + 1}",
                 got=loss,
                 remedy=f"the last good checkpoint, {self.folder.last}, is intact; lower the learning rate, lengthen "
                 "the warm-up or train in fp32",
@@ -266,6 +270,7 @@ class Trainer:
         epoch = run.epochs_done + 1
         loss, accuracy = run.sums.means()
         result = self._evaluate("validation")
+        self._check_loss(result.loss, "the validation loss")
         settled = run.sparsifier.method.settled(run.step, run.total_steps)
         leader = run.metrics.get("best", {"accuracy": -1.0})
         best = settled and result.accuracy > leader["accuracy"]
@@ -325,6 +330,7 @@ class Trainer:
 
     def _save(self, state: checkpoint.Checkpoint, *paths: Path, keep: bool = True) -> None:
         """Begins to save ``state`` to ``paths`` and as the last one; and as one to keep, where that is wanted."""
+        self._check_finite()  # a state that went wrong must not replace a good one
         self._saver.close()  # before looking at what is there
         step, kept = self.run.step, self.folder.kept_steps()
         if keep and self._retention.keeps(step):

@@ -1,0 +1,14 @@
+"""Weights and masks of other programs, as a granet checkpoint.
+
+    checkpoint = granet.importing.import_weights("model.pth", model="resnet50", data="cifar10")
+    granet.checkpoint.save("imported.safetensors", checkpoint)
+
+``reading`` and ``torch_file`` open a file without running any of it, ``names`` sees through what wrappers and pruning
+do to names, ``sizes`` reads off the tensors what the network must be built for, ``fitting`` matches the two to the last
+tensor, ``masking`` says what is active and where that is known from, and ``surroundings`` what the weights alone do not
+tell: classes, images, and a recipe.
+"""
+
+from granet.importing.importing import import_weights
+
+__all__ = ["import_weights"]

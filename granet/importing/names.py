@@ -1,0 +1,163 @@
+"""From the names in a file to those of the network: what wrappers and pruning add is taken away again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from granet.errors import CheckpointError, ModelError, nearest
+
+WRAPPERS = ("module", "_orig_mod")
+"""What DataParallel and torch.compile add to names, in front or where they wrap a part of the network."""
+
+ORIGINAL, MASK = "_orig", "_mask"
+"""What torch.nn.utils.prune appends to the name of a pruned parameter, and to that of its mask."""
+
+COUNTER = "num_batches_tracked"
+"""A buffer of batch norms that files from before torch 0.4.1 lack; only a momentum of None ever reads it."""
+
+
+def unwrapped(
+    tensors: Mapping[str, Tensor], known: Iterable[str], where: str
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors by names without wrappers, and remarks on what was taken away.
+
+    Taken away are components called as in ``WRAPPERS``, wherever they stand, and then a first component that all
+    names have; neither where the network has such a name itself.
+
+    Args:
+        tensors: by their names in the file.
+        known: the names of the network.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: two names become one.
+    """
+    parts = [name.split(".") for name in known]
+    own = {component for name in parts for component in name}
+    wrappers = [wrapper for wrapper in WRAPPERS if wrapper not in own]
+    split = {name: [part for part in name.split(".") if part not in wrappers] for name in tensors}
+    found = [wrapper for wrapper in wrappers if any(wrapper in name.split(".") for name in tensors)]
+    heads = {name[0] for name in parts}
+    while len(first := {name[0] for name in split.values() if name}) == 1 and all(len(n) > 1 for n in split.values()):
+        if first <= heads:
+            break
+        found += first
+        split = {name: rest[1:] for name, rest in split.items()}
+    result: dict[str, Tensor] = {}
+    for name, rest in split.items():
+        if not rest or (plain := ".".join(rest)) in result:
+            raise CheckpointError(
+                "without the names of wrappers, two tensors have the same name or one has none",
+                where=f"{where}, tensor {name!r}",
+                got=f"wrappers {', '.join(found)}",
+            )
+        result[plain] = tensors[name]
+    return result, tuple(f"took {name + '.'!r} out of the names" for name in found)
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """Parameters as pruning left them, and the masks that came with them, by the parameter's name."""
+
+    tensors: dict[str, Tensor]
+    masks: dict[str, Tensor]
+
+
+def unpruned(tensors: Mapping[str, Tensor], where: str) -> Pruned:
+    """Each pair ``NAME_orig`` and ``NAME_mask`` as the parameter NAME and its mask; the rest as it is.
+
+    Raises:
+        CheckpointError: NAME is there besides the pair.
+    """
+    pairs = {
+        name.removesuffix(ORIGINAL)
+        for name in tensors
+        if name.endswith(ORIGINAL) and name.removesuffix(ORIGINAL) + MASK in tensors
+    }
+    for name in sorted(pairs & tensors.keys()):
+        raise CheckpointError(
+            "a parameter is there as it is and as pruning keeps it",
+            where=f"{where}, tensor {name!r}",
+            remedy="remove one of the two, or make pruning permanent with torch.nn.utils.prune.remove",
+        )
+    masks = {name: tensors[name + MASK] for name in pairs}
+    dropped = {name + MASK for name in pairs}
+    plain = {
+        base if (base := name.removesuffix(ORIGINAL)) in pairs else name: tensor
+        for name, tensor in tensors.items()
+        if name not in dropped
+    }
+    return Pruned(plain, masks)
+
+
+def in_order(tensors: Mapping[str, Tensor], network: nn.Module, where: str) -> dict[str, Tensor]:
+    """The tensors by the network's names, the first by the first and so on.
+
+    For networks that are built alike and named differently. Tensor by tensor the last component of the name (weight,
+    bias, running_mean, ...) and the number of dimensions have to agree; sizes are for :mod:`granet.importing.fitting`
+    to compare.
+
+    Args:
+        tensors: in the order in which the saved network has them.
+        network: as it is named here.
+        where: the file, for messages.
+
+    Raises:
+        ModelError: they do not agree; the first place is named.
+    """
+    state = network.state_dict()
+    counted = any(name.endswith(COUNTER) for name in tensors)
+    mine = [name for name in state if counted or not name.endswith(COUNTER)]
+    for position, (name, other) in enumerate(zip(mine, tensors, strict=False), start=1):
+        if _kind(name, state[name]) != _kind(other, tensors[other]):
+            raise ModelError(
+                f"tensor {position} of the file is of another kind than tensor {position} of the network",
+                where=where,
+                got=f"{other} {list(tensors[other].shape)}",
+                expected=f"{name} {list(state[name].shape)}",
+                remedy="choose the network that the file was saved from",
+            )
+    if len(mine) != len(tensors):
+        raise ModelError(
+            "the file has another number of tensors than the network",
+            where=where,
+            got=len(tensors),
+            expected=len(mine),
+            remedy="choose the network that the file was saved from",
+        )
+    return dict(zip(mine, tensors.values(), strict=True))
+
+
+def _kind(name: str, tensor: Tensor) -> tuple[str, int]:
+    return name.rpartition(".")[2], tensor.dim()
+
+
+def of_masks(masks: Mapping[str, Tensor], weights: Iterable[str], where: str) -> dict[str, Tensor]:
+    """Masks by the names of the weights they belong to.
+
+    A mask may be called as its weight is, as its layer, or as pruning calls it: ``conv1.weight``, ``conv1``,
+    ``conv1.weight_mask``, ``conv1.mask``. Where any are called as masks, only these are masks.
+
+    Raises:
+        CheckpointError: a mask of no weight, or two of one.
+    """
+    weights = list(weights)
+    called = {name: tensor for name, tensor in masks.items() if name.endswith((MASK, ".mask"))}
+    result: dict[str, Tensor] = {}
+    for name, tensor in (called or masks).items():
+        base = name.removesuffix(MASK).removesuffix(".mask")
+        target = next((candidate for candidate in (base, f"{base}.weight") if candidate in weights), None)
+        if target is None:
+            close = nearest(base, weights)
+            raise CheckpointError(
+                "a mask for a weight that the network does not have",
+                where=f"{where}, tensor {name!r}",
+                remedy=f"is it meant for {close}?" if close else None,
+            )
+        if target in result:
+            raise CheckpointError("two masks for one weight", where=f"{where}, tensor {name!r}", got=target)
+        result[target] = tensor
+    return result

@@ -1,0 +1,131 @@
+"""A file of another program, as tensors by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from granet.checkpoint import container, files, schema
+from granet.checkpoint.canonical import short
+from granet.checkpoint.container import Stored
+from granet.errors import CheckpointError
+from granet.importing import torch_file
+from granet.sparse_codec import Bytes
+
+WEIGHTS = ("state_dict", "model_state_dict", "model", "net", "network", "module")
+"""Under which names programs put the state dict beside other things, the commonest first."""
+
+MASKS = ("masks", "mask", *WEIGHTS)
+"""Likewise for masks."""
+
+MAX_DEPTH = 4
+"""How many such things within one another are looked through."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Foreign:
+    """The tensors of a file.
+
+    Attributes:
+        where: the path, for messages.
+        format: "safetensors" or "torch".
+        tensors: by the names they have in the file, on the CPU. Not to be written to: they may lie in the file.
+        ordered: whether they come in the order in which the saved network has them.
+        remarks: what was looked through and left out.
+    """
+
+    where: str
+    format: str
+    tensors: dict[str, Tensor]
+    ordered: bool
+    remarks: tuple[str, ...]
+
+
+def read(path: str | os.PathLike[str], wrappers: Sequence[str] = WEIGHTS) -> Foreign:
+    """The tensors of a safetensors file or one of ``torch.save``; which it is, its first bytes decide.
+
+    Args:
+        path: a regular file.
+        wrappers: the keys under which to look for them, in this order.
+
+    Raises:
+        CheckpointError: any other file, a damaged one, one that is a granet checkpoint already, or one without
+            tensors. What is allocated is bounded by the length of the file.
+    """
+    where, data = os.fspath(path), files.read(path)
+    beginning = data[:9].tobytes()
+    if beginning[8:] == b"{":
+        return _safetensors(data, where)
+    if beginning.startswith((torch_file.ARCHIVE, torch_file.LEGACY)):
+        value = torch_file.read(path, archive=beginning.startswith(torch_file.ARCHIVE))
+        return _unwrapped(value, wrappers, where)
+    raise CheckpointError(
+        "the file is empty" if data.size == 0 else "neither a safetensors file nor one of torch.save",
+        where=where,
+        remedy="save a state dict there with safetensors.torch.save_file or torch.save",
+    )
+
+
+def _safetensors(data: Bytes, where: str) -> Foreign:
+    stored, metadata = container.read(data, where)
+    if schema.KEY in metadata:
+        raise CheckpointError(
+            "a granet checkpoint already", where=where, remedy="use it as it is: there is nothing to import"
+        )
+    tensors = {name: _tensor(part, f"{where}, tensor {short(name)}") for name, part in stored.items()}
+    return Foreign(
+        where=where, format="safetensors", tensors=_some(tensors, where), ordered=False, remarks=()
+    )
+
+
+def _tensor(stored: Stored, where: str) -> Tensor:
+    if stored.dtype == torch.bool and stored.data.max(initial=0) > 1:
+        raise CheckpointError("a bool that is neither 0 nor 1", where=where)
+    return torch.from_numpy(stored.data.copy()).view(stored.dtype).reshape(stored.shape)
+
+
+def _unwrapped(value: Any, wrappers: Sequence[str], where: str) -> Foreign:
+    """The state dict inside what was given to ``torch.save``."""
+    remarks = []
+    for _ in range(MAX_DEPTH):
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise CheckpointError(
+                "not a state dict",
+                where=where,
+                got=f"a dict with other keys than texts" if isinstance(value, dict) else type(value).__name__,
+                expected="tensors by name",
+                remedy="save one there with torch.save(model.state_dict(), FILE)",
+            )
+        key = next((key for key in wrappers if isinstance(value.get(key), dict) and value[key]), None)
+        if key is None:
+            break
+        rest = [other for other in value if other != key]
+        remarks.append(f"took {key!r}" + (f", left out {listed(rest)}" if rest else ""))
+        value = value[key]
+    tensors = {name: tensor.detach() for name, tensor in value.items() if isinstance(tensor, Tensor)}
+    for name, tensor in tensors.items():
+        torch_file.check_tensor(tensor, f"{where}, tensor {short(name)}")
+    others = [name for name in value if name not in tensors]
+    if others and tensors:
+        remarks.append(f"left out what is no tensor: {listed(others)}")
+    return Foreign(
+        where=where, format="torch", tensors=_some(tensors, where), ordered=True, remarks=tuple(remarks)
+    )
+
+
+def _some(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    if not tensors:
+        raise CheckpointError("no tensors in the file", where=where, expected="a state dict: tensors by name")
+    return tensors
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """The first names, and how many more there are."""
+    shown = ", ".join(name if len(name) <= 60 else f"{name[:57]}..." for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
