@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,3 +156,27 @@ def test_a_position_beyond_the_epoch_is_an_error(epoch, start):
     pipeline = make_pipeline(arrays_dataset(), batch_size=4, device=CPU, seed=0, augment="none")
     with pytest.raises(UsageError, match="no such position"):
         pipeline.batches(epoch, start=start)
+
+
+def test_workers_end_with_a_trainer_that_is_killed(tmp_path):
+    write_image_folder(tmp_path)
+    program = f"""
+if __name__ == "__main__":
+    import multiprocessing, os, pathlib, signal, torch
+    from granet.data import make_pipeline, open_dataset
+    data = open_dataset("image-folder", directory=pathlib.Path({str(tmp_path)!r}), image_size=8, residency="streaming")
+    pipeline = make_pipeline(data, batch_size=4, device=torch.device("cpu"), seed=0, augment="none", workers=2)
+    next(pipeline.batches(0))
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    file = tmp_path / "trainer.py"
+    file.write_text(program)
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=60)
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(workers) == 2
+    patience = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < patience:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)

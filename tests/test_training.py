@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-from granet.checkpoint import load
+from granet.checkpoint import load, save
 from granet.errors import CheckpointError, Interrupted, TrainingError, UsageError
 from granet.methods import METHODS
 from granet.recipe import Recipe
@@ -22,7 +24,7 @@ CPU = torch.device("cpu")
 STEPS_PER_EPOCH, EPOCHS = 6, 3
 TOTAL = STEPS_PER_EPOCH * EPOCHS
 INTERVAL = 4
-MASKED = sorted(set(METHODS) - {"dense"})
+
 
 SETTINGS: dict[str, str] = {
     "granet": f'density = 0.2\ninterval = "{INTERVAL}it"\nend = "9it"',
@@ -149,17 +151,22 @@ def test_a_run_is_a_function_of_its_recipe(recipe: Callable[..., Recipe], tmp_pa
     assert not same_end(one, other)
 
 
+@pytest.mark.parametrize("optimizer", ['name = "sgd"\nmomentum = 0.9', 'name = "adamw"'], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("method", METHODS)
-def test_stopping_anywhere_leaves_no_trace(method: str, recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    undisturbed = whole(recipe(method), tmp_path / "undisturbed")
+def test_stopping_anywhere_leaves_no_trace(
+    method: str, optimizer: str, recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    tiny = recipe(method, optimizer)
+    undisturbed = whole(tiny, tmp_path / "undisturbed")
     runs = RunFolder(tmp_path / "disturbed")
     # In the middle of an epoch, just before an update, at it, just after it, and at the end of an epoch.
-    for number, step in enumerate((2, INTERVAL - 1, INTERVAL, INTERVAL + 1, STEPS_PER_EPOCH)):
-        go = (lambda **how: train(recipe(method), runs, CPU, overwrite=True, **how)) if number == 0 else None
-        begin = load(runs.last).step if number else 0
+    stops = (2, INTERVAL - 1, INTERVAL, INTERVAL + 1, STEPS_PER_EPOCH)
+    with pytest.raises(Interrupted):
+        train(tiny, runs, CPU, stop=stopped_at(stops[0]))
+    for before, step in pairwise(stops):
+        assert load(runs.last).step == before
         with pytest.raises(Interrupted):
-            (go or (lambda **how: resume(runs, CPU, **how)))(stop=stopped_at(step - begin))
-        assert load(runs.last).step == step
+            resume(runs, CPU, stop=stopped_at(step - before))
     resume(runs, CPU)
     assert same_end(runs, undisturbed)
 
@@ -195,10 +202,6 @@ def test_other_optimizers_resume_too(optimizer: str, recipe: Callable[..., Recip
 @pytest.mark.parametrize("part", ["masks", "explored", "optimizer", "accumulators", "progress", "step"])
 def test_every_part_of_the_state_matters(part: str, recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     """The tests above are not vacuous: a run resumed from a state that lacks one part ends elsewhere."""
-    from dataclasses import replace
-
-    from granet.checkpoint import save
-
     undisturbed = whole(recipe("snfs"), tmp_path / "undisturbed")
     runs = RunFolder(tmp_path / "stopped")
     with pytest.raises(Interrupted):
@@ -283,3 +286,10 @@ def test_other_data_are_refused_on_resume(recipe: Callable[..., Recipe], tmp_pat
 def test_resuming_nothing_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run to resume"):
         resume(RunFolder(tmp_path), CPU)
+
+
+def test_weights_without_a_past_are_no_run_to_go_on_with(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    runs = whole(recipe("static"), tmp_path)
+    save(runs.last, replace(load(runs.last), progress={}))
+    with pytest.raises(CheckpointError, match="not the state of a run"):
+        resume(runs, CPU)

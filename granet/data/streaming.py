@@ -12,9 +12,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, cast
 
@@ -135,7 +137,7 @@ class StreamingPipeline:
             pin_memory=self._device.type == "cuda",
             persistent_workers=persistent,
             multiprocessing_context=_start_method() if workers else None,
-            worker_init_fn=_leave_interrupts_to_parent,
+            worker_init_fn=_prepare_worker,
             # Unused, but without one the loader would draw from the caller's global generator.
             generator=torch.Generator(),
         )
@@ -209,7 +211,16 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _leave_interrupts_to_parent(_worker: int) -> None:
+def _prepare_worker(_worker: int) -> None:
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        # A trainer that is killed cannot tell its workers to end, and their own parent, the server, lives on with them.
+        threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()
     # Ctrl-C reaches every process of the terminal; the one that trains decides when to stop, and may want
     # batches until then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_with(trainer: BaseProcess) -> None:
+    trainer.join()
+    os._exit(1)

@@ -103,6 +103,13 @@ class RunFolder:
         """
         if self.last.exists():
             checkpoint = load(self.last)
+            if "steps_per_epoch" not in checkpoint.progress:
+                raise CheckpointError(
+                    "this is not the state of a run, but weights without a past",
+                    where=self.last,
+                    got="an imported checkpoint" if "imported" in checkpoint.metrics else "no position in any data",
+                    remedy="inspect, evaluate or export it, or begin a run of its own",
+                )
             return checkpoint.recipe, checkpoint
         if self.recipe_file.exists():
             return Recipe.load(str(self.recipe_file)), None
