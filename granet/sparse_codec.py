@@ -22,7 +22,7 @@ Work goes in blocks, so that neither direction needs more memory than its result
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,10 +43,11 @@ def encode(mask: Mask) -> tuple[str, Bytes]:
     Args:
         mask: bool [size], contiguous.
     """
-    # No gaps are shorter than half a byte for each active element, which settles most masks that were ever active.
-    if -(-np.count_nonzero(mask) // 2) >= -(-mask.size // 8):
-        return "bitmask", ENCODINGS["bitmask"].encode(mask)
-    spelled = {name: encoding.encode(mask) for name, encoding in ENCODINGS.items()}
+    # Gaps take half a byte for each active element and more. So most explored sets are packed without looking further.
+    if 4 * np.count_nonzero(mask) >= mask.size:
+        return "bitmask", np.packbits(mask, bitorder="little")
+    found = list(_scan(mask))
+    spelled = {name: encoding.encode(found, mask.size) for name, encoding in ENCODINGS.items()}
     name = min(spelled, key=lambda name: spelled[name].size)
     return name, spelled[name]
 
@@ -84,10 +85,10 @@ def count(encoding: str, data: Bytes, size: int) -> int:
 
 
 class Encoding(Protocol):
-    """A pair of inverse functions between masks and bytes. Only ``count`` takes bytes that nobody has checked."""
+    """A pair of inverse functions between positions and bytes. Only ``count`` takes bytes that nobody has checked."""
 
-    def encode(self, mask: Mask) -> Bytes:
-        """The spelling of ``mask``."""
+    def encode(self, positions: Iterable[Positions], size: int) -> Bytes:
+        """The spelling of strictly increasing positions in [0, size), given in blocks that are not empty."""
 
     def count(self, data: Bytes, size: int) -> int:
         """The number of active elements; ValueError when this is the spelling of no mask over ``size`` elements."""
@@ -103,8 +104,11 @@ class Encoding(Protocol):
 class Bitmask:
     """A bit for each element."""
 
-    def encode(self, mask: Mask) -> Bytes:
-        """The spelling of ``mask``."""
+    def encode(self, positions: Iterable[Positions], size: int) -> Bytes:
+        """The spelling of strictly increasing positions in [0, size), given in blocks that are not empty."""
+        mask = np.zeros(size, np.bool_)
+        for block in positions:
+            mask[block] = True
         return np.packbits(mask, bitorder="little")
 
     def count(self, data: Bytes, size: int) -> int:
@@ -119,7 +123,7 @@ class Bitmask:
         """The indices of active elements in blocks."""
         for start in range(0, size, _BLOCK):
             block = data[start // 8 : (start + _BLOCK) // 8]
-            yield from _active(np.unpackbits(block, bitorder="little").view(np.bool_), start)
+            yield from _scan(np.unpackbits(block, bitorder="little").view(np.bool_), start)
 
     def decode(self, data: Bytes, size: int) -> Mask:
         """The mask."""
@@ -135,16 +139,15 @@ class Gaps:
     @property
     def filler(self) -> int:
         """The code that skips as many elements and names none: the largest."""
-        return 2**self.bits - 1
+        return (1 << self.bits) - 1
 
-    def encode(self, mask: Mask) -> Bytes:
-        """The spelling of ``mask``."""
+    def encode(self, positions: Iterable[Positions], size: int) -> Bytes:
+        """The spelling of strictly increasing positions in [0, size), given in blocks that are not empty."""
         codes, cursor = [], 0
-        for start in range(0, mask.size, _BLOCK):
-            for block in _active(mask[start : start + _BLOCK], start):
-                codes.append(self.codes(block, cursor))
-                cursor = int(block[-1]) + 1
-        codes.append(np.full((mask.size - cursor) // self.filler, self.filler, np.uint8))
+        for block in positions:
+            codes.append(self.codes(block, cursor))
+            cursor = int(block[-1]) + 1
+        codes.append(np.full((size - cursor) // self.filler, self.filler, np.uint8))
         return self.pack(np.concatenate(codes))
 
     def count(self, data: Bytes, size: int) -> int:
@@ -186,8 +189,10 @@ class Gaps:
             cursor: the first index that is not accounted for yet.
         """
         skips = np.diff(positions, prepend=np.int64(cursor - 1)) - 1
+        if skips.max() < self.filler:
+            return skips.astype(np.uint8)
         fillers = skips // self.filler
-        naming = np.cumsum(fillers + 1) - 1
+        naming = np.cumsum(fillers) + np.arange(positions.size)
         codes = np.full(int(naming[-1]) + 1, self.filler, np.uint8)
         codes[naming] = skips - self.filler * fillers
         return codes
@@ -214,7 +219,7 @@ class Gaps:
             return codes
         if codes.size % 2:
             codes = np.append(codes, np.uint8(self.filler))
-        return codes[0::2] | codes[1::2] << 4
+        return codes[0::2] | (codes[1::2] << np.uint8(4))
 
     def unpack(self, data: Bytes) -> Bytes:
         """Stored codes, one a byte; of four bits, the one that pads among them."""
@@ -226,15 +231,17 @@ class Gaps:
         return codes
 
     def _unpacked(self, data: Bytes) -> Iterator[Bytes]:
-        for start in range(0, data.size, _BLOCK):
-            yield self.unpack(data[start : start + _BLOCK])
+        step = _BLOCK * self.bits // 8
+        for start in range(0, data.size, step):
+            yield self.unpack(data[start : start + step])
 
 
-def _active(block: Mask, start: int) -> Iterator[Positions]:
-    """The indices of what is active in a block that begins at ``start``; nothing when nothing is."""
-    found = np.flatnonzero(block)
-    if found.size:
-        yield found.astype(np.int64, copy=False) + start
+def _scan(mask: Mask, first: int = 0) -> Iterator[Positions]:
+    """The indices of what is active, in blocks that are not empty, when the index of the first element is ``first``."""
+    for start in range(0, mask.size, _BLOCK):
+        found = np.flatnonzero(mask[start : start + _BLOCK])
+        if found.size:
+            yield found.astype(np.int64, copy=False) + (first + start)
 
 
 ENCODINGS: Mapping[str, Encoding] = {"bitmask": Bitmask(), "gaps8": Gaps(8), "gaps4": Gaps(4)}

@@ -1,23 +1,50 @@
-"""Checkpoints: a value (``value``), its bytes (``codec``, ``schema``, ``container``) and its file (``files``).
+"""Checkpoints: a value (``value``), its bytes (``codec``) and its file (``files``).
 
-checkpoint = granet.checkpoint.load("runs/a/last.safetensors")
-granet.checkpoint.save("copy.safetensors", checkpoint)
+    checkpoint = granet.checkpoint.load("runs/a/last.safetensors")
+    granet.checkpoint.save("copy.safetensors", checkpoint)
+    assert granet.checkpoint.verify("copy.safetensors").ok
+
+``docs/format.md`` is the specification. Of the bytes, ``container`` knows the file, ``schema`` the header,
+``integrity`` the hashes, ``packing`` and ``reader`` the tensors on their way in and out.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 from torch import Tensor
 
 from granet.checkpoint import codec, files
+from granet.checkpoint.reader import File
 from granet.checkpoint.value import Checkpoint, Network, Slot
+from granet.checkpoint.verification import Failure, Verification, verify
+from granet.errors import CheckpointError
+from granet.sparse_codec import Bytes
 
-__all__ = ["Checkpoint", "Network", "Slot", "load", "load_weights", "save"]
+__all__ = [
+    "Checkpoint",
+    "Failure",
+    "Network",
+    "Slot",
+    "Verification",
+    "content_hash",
+    "load",
+    "load_outline",
+    "load_weights",
+    "save",
+    "verify",
+]
+
+_Result = TypeVar("_Result")
 
 
 def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     """Writes ``checkpoint`` to the file at ``path``, atomically and durably; equal values make identical files.
+
+    Its tensors may be anywhere, in any memory format. Takes as much memory as the file and, where a tensor lies on
+    another device or in another order, a copy of that one.
 
     Raises:
         CheckpointError: the value cannot be stored exactly, or the file cannot be written. Either way the file that
@@ -30,9 +57,21 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     """The checkpoint in the file at ``path``, on the CPU, bit for bit as it was saved.
 
     Raises:
-        CheckpointError: not there, not a granet checkpoint, damaged, or of a version that this granet cannot read.
+        CheckpointError: not there, not a granet checkpoint, damaged (a single flipped bit is noticed, and the error
+            names the tensor or the header), or of a version that this granet cannot read.
     """
-    return codec.decode(files.read(path), os.fspath(path))
+    return _read(path, codec.decode)
+
+
+def load_outline(path: str | os.PathLike[str]) -> Checkpoint:
+    """The same without values: only masks and explored sets have data, all other tensors are on the meta device.
+
+    For looking at a checkpoint that does not fit memory. The whole file is checked against its hashes all the same.
+
+    Raises:
+        CheckpointError: as :func:`load`.
+    """
+    return _read(path, codec.decode_outline)
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -41,4 +80,26 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: as :func:`load`.
     """
-    return codec.decode_weights(files.read(path), os.fspath(path))
+    return _read(path, codec.decode_weights)
+
+
+def content_hash(path: str | os.PathLike[str]) -> str:
+    """What identifies a checkpoint: 64 hexadecimal digits, the same for equal values and for nothing else.
+
+    Reads the header alone, and checks that it is sound; it names the tensors by their hashes.
+
+    Raises:
+        CheckpointError: not there, not a granet checkpoint, or with a damaged header.
+    """
+    return _read(path, File.open).content_hash
+
+
+def _read(path: str | os.PathLike[str], decode: Callable[[Bytes, str], _Result]) -> _Result:
+    try:
+        return decode(files.read(path), os.fspath(path))
+    except MemoryError:
+        raise CheckpointError(
+            "there is not enough memory for what the file describes",
+            where=os.fspath(path),
+            remedy="if you did not expect that, do not trust the file",
+        ) from None

@@ -57,6 +57,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def _is_unicode(text: str) -> bool:
+    """False when there are halves of surrogate pairs in it, which other programs refuse to read."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _check(value: object, where: str) -> None:
     for path, fault, remedy in _faults(value, MAX_DEPTH):
         raise CheckpointError(fault, where=where + path, remedy=remedy)
@@ -70,11 +75,13 @@ def _faults(value: object, depth: int) -> Iterator[tuple[str, str, str | None]]:
             return
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
-            if isinstance(value, dict) and not isinstance(key, str):
-                yield "", f"only strings can be keys in what is stored; got {short(key)}", None
+            if isinstance(value, dict) and not (isinstance(key, str) and _is_unicode(key)):
+                yield "", f"only Unicode strings can be keys in what is stored; got {short(key)}", None
             # Paths are put together from the inside, and only when something is wrong.
             for path, fault, remedy in _faults(item, depth - 1):
                 yield f"[{short(key)}]{path}", fault, remedy
+    elif isinstance(value, str) and not _is_unicode(value):
+        yield "", f"text that is not Unicode cannot be stored; got {short(value)}", None
     elif isinstance(value, float) and not math.isfinite(value):
         yield "", f"a number that is not finite cannot be stored; got {value}", "leave it out, or store None instead"
     elif isinstance(value, int) and not _LOWEST <= value <= _HIGHEST:

@@ -1,4 +1,4 @@
-"""The safetensors container, read without trusting it.
+"""The safetensors container: laid out for writing, and read without trusting it.
 
 A file is 8 bytes with the length of the header (unsigned, little-endian), the header (a JSON object, padded with
 spaces) and the tensors, one behind the other. The header maps the name of a tensor to its dtype, shape and offsets,
@@ -11,6 +11,7 @@ exists, and tensors are views of the bytes given: nothing is copied, so a memory
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,13 +57,40 @@ class Stored:
     data: Bytes
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where everything goes in a file of ``size`` bytes: ``header``, its length included, and then each tensor."""
+
+    header: bytes
+    places: Mapping[str, slice]
+    size: int
+
+
+def lay_out(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]) -> Layout:
+    """The layout of a file with these tensors, dtype and shape, and metadata, all in the order given.
+
+    Tensors lie at multiples of their element's size when larger elements come first.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, (dtype, shape) in tensors.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":"), allow_nan=False).encode()
+    text += b" " * (-len(text) % 8)
+    body = 8 + len(text)
+    places = {name: slice(*(body + offset for offset in entries[name]["data_offsets"])) for name in tensors}
+    return Layout(len(text).to_bytes(8, "little") + text, places, body + end)
+
+
 def header_length(data: Bytes | bytes) -> int:
     """What the first 8 bytes of a file say about the length of the header that follows them."""
     return int.from_bytes(bytes(data[:8]), "little")
 
 
 def read(data: Bytes, where: str) -> tuple[dict[str, Stored], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file.
+    """The tensors, in the order in which they lie in the file, and the metadata.
 
     Args:
         data: the whole file, uint8 [n].
@@ -107,7 +135,7 @@ def _split(data: Bytes, where: str) -> tuple[dict[str, Any], Bytes]:
     text = data[8 : 8 + length].tobytes() if length <= min(data.size - 8, MAX_HEADER) else b""
     if not text.startswith(b"{"):
         raise CheckpointError(
-            "not a safetensors file, or only the beginning of one",
+            "not a safetensors file, or one with a damaged header",
             where=where,
             remedy="name a checkpoint that granet wrote, such as last.safetensors",
         )

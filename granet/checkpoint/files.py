@@ -26,7 +26,7 @@ _REMEDIES = {
 }
 
 
-def write(path: str | os.PathLike[str], data: bytes) -> None:
+def write(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Make ``data`` the content of the file at ``path``, atomically and durably.
 
     The bytes go to a temporary file in the same folder, ``.NAME.tmp``, reach the disk, and take the place of the
@@ -83,7 +83,7 @@ def read(path: str | os.PathLike[str]) -> Bytes:
     )
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _replace(path: Path, data: bytes | memoryview) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     # O_EXCL: the file is new and ours, and no link leads elsewhere.

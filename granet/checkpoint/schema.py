@@ -34,9 +34,6 @@ MAJOR, MINOR = 1, 0
 DENSE = "dense"
 """Instead of an encoding: True everywhere, which takes no bytes."""
 
-SAME = "mask"
-"""Instead of an encoding of an explored set: the same positions as the mask."""
-
 MASKED, WHOLE = "masked", "whole"
 """How the tensor of an optimizer slot is stored: active entries only, or as it is."""
 
@@ -69,7 +66,8 @@ class ExploredPart:
 class Header:
     """All of the header. ``weights`` and ``buffers`` list names in their order in the network.
 
-    A slot of the optimizer is a number or None, or says how its tensor is stored.
+    Masks without an entry in ``explored`` are their own explored sets. A slot of the optimizer is a number or None,
+    or says how its tensor is stored.
     """
 
     step: int
@@ -166,7 +164,7 @@ def _mask(field: Field) -> MaskPart:
 def _explored(field: Field) -> ExploredPart:
     fields = field.record("encoding", "count")
     return ExploredPart(
-        encoding=fields["encoding"].one_of((SAME, DENSE, *ENCODINGS)),
+        encoding=fields["encoding"].one_of((DENSE, *ENCODINGS)),
         count=fields["count"].count(),
     )
 
@@ -192,7 +190,7 @@ def _check_names(header: Header, where: str) -> None:
         "masked slots belong to masks": all(
             name in masks or MASKED not in slots.values() for name, slots in header.optimizer.items()
         ),
-        "every mask has an explored set, and the reverse": header.explored.keys() == masks,
+        "explored sets belong to masks": header.explored.keys() <= masks,
         "accumulators belong to masks": set(header.accumulators) <= masks,
     }
     for rule, holds in rules.items():
@@ -220,11 +218,19 @@ def check_tensors(header: Header, stored: Mapping[str, Stored], where: str) -> N
                 got=short(stored[name].shape),
                 expected=short(shape),
             )
+    for name, slots in header.optimizer.items():
+        for slot, kind in slots.items():
+            # Otherwise values outside the mask could hide there, and there would be two ways to write one checkpoint.
+            if kind == WHOLE and _covers(header.masks.get(name), stored[f"optimizer/{slot}/{name}"].shape):
+                raise CheckpointError(
+                    "a slot that is shaped like its masked parameter is not stored as masked",
+                    where=f"{where}, tensor {short(f'optimizer/{slot}/{name}')}",
+                )
     for name in positions:
         if stored[name].dtype != torch.uint8 or len(stored[name].shape) != 1:
             raise CheckpointError("positions are not a row of bytes", where=f"{where}, tensor {short(name)}")
     for name, mask in header.masks.items():
-        _check_counts(mask, header.explored[name], f"{where}, mask of {short(name)}")
+        _check_counts(mask, header.explored.get(name), f"{where}, mask of {short(name)}")
 
 
 def _shapes(header: Header) -> dict[str, tuple[int, ...] | None]:
@@ -246,15 +252,16 @@ def _shapes(header: Header) -> dict[str, tuple[int, ...] | None]:
     return shapes
 
 
-def _check_counts(mask: MaskPart, explored: ExploredPart, where: str) -> None:
+def _covers(mask: MaskPart | None, shape: tuple[int, ...]) -> bool:
+    return mask is not None and mask.shape == shape != ()
+
+
+def _check_counts(mask: MaskPart, explored: ExploredPart | None, where: str) -> None:
     size = math.prod(mask.shape)
-    full = {DENSE: size, SAME: mask.count}
-    if not mask.count <= explored.count <= size or any(
-        part.count != full.get(part.encoding, part.count) for part in (mask, explored)
-    ):
-        raise CheckpointError(
-            "counts contradict each other",
-            where=where,
-            got=f"{mask.count} active, {explored.count} explored, {size} in all, "
-            f"encoded as {mask.encoding} and {explored.encoding}",
-        )
+    sound = mask.count <= size and (mask.count == size) == (mask.encoding == DENSE)
+    got = f"{mask.count} of {size} active, encoded as {mask.encoding}"
+    if explored is not None:
+        sound &= mask.count < explored.count <= size and (explored.count == size) == (explored.encoding == DENSE)
+        got += f", {explored.count} explored, encoded as {explored.encoding}"
+    if not sound:
+        raise CheckpointError("counts contradict each other", where=where, got=got)

@@ -1,0 +1,178 @@
+"""Is a file all that it should be? Every tensor is looked at, one after another, whatever is wrong with the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from granet.checkpoint import files
+from granet.checkpoint.reader import File
+from granet.errors import CheckpointError, GranetError
+from granet.recipe import Recipe
+
+# The bits that are all 1 in what is not finite, and in nothing else: the exponent, or in E4M3 all but the sign.
+_NOT_FINITE: Mapping[torch.dtype, int] = {
+    torch.float64: 0x7FF0_0000_0000_0000,
+    torch.float32: 0x7F80_0000,
+    torch.float16: 0x7C00,
+    torch.bfloat16: 0x7F80,
+    torch.float8_e4m3fn: 0x7F,
+    torch.float8_e5m2: 0x7C,
+}
+
+_BLOCK = 2**16
+"""Values that are looked at together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Something that is not as it should be."""
+
+    part: str
+    """``header``, ``recipe``, ``budget``, or the name of the tensor in the file, such as ``weights/conv1.weight``."""
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What :func:`verify` found."""
+
+    path: str
+    bytes: int
+    """Length of the file."""
+    content_hash: str | None
+    """64 hexadecimal digits; None when the header is damaged."""
+    step: int | None
+    """Optimizer steps done; None when the header is damaged."""
+    tensors: int
+    """How many were looked at; 0 when the header is damaged."""
+    parameters: int
+    """Maskable weights, by the header."""
+    active: int
+    """How many of them are active, by the header."""
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+    """What could not be checked, and why."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.failures
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain dictionaries, lists and numbers, with ``ok``."""
+        report = dataclasses.asdict(self)
+        failures = [dataclasses.asdict(failure) for failure in self.failures]
+        return {"ok": self.ok, **report, "failures": failures, "notes": list(self.notes)}
+
+
+def verify(path: str | os.PathLike[str]) -> Verification:
+    """Looks at all of a checkpoint through a memory map, one tensor at a time.
+
+    Checked are: the header against its hash and against itself; every tensor against its hash; masks and explored
+    sets against their counts; that explored sets contain the masks; that values are finite; that the recipe is
+    valid, and, once the method has reached its final density, that exactly ``round(density * weights)`` are active.
+    A weight or an optimizer slot outside its mask cannot be expressed in the format and so needs no check.
+
+    Raises:
+        CheckpointError: there is nothing to read: no file, or not a regular one. All else is in the result.
+    """
+    data, name = files.read(path), os.fspath(path)
+    failures: list[Failure] = []
+    file = None
+    notes: list[str] = []
+    with _noted(failures, "header"):
+        file = File.open(data, name)
+    if file is not None:
+        damaged = _check_tensors(file, failures)
+        _check_masks(file, damaged, failures)
+        notes = _check_recipe(file, failures)
+    masks = file.header.masks.values() if file else ()
+    return Verification(
+        path=name,
+        bytes=data.size,
+        content_hash=file.content_hash if file else None,
+        step=file.header.step if file else None,
+        tensors=len(file.stored) if file else 0,
+        parameters=sum(math.prod(mask.shape) for mask in masks),
+        active=sum(mask.count for mask in masks),
+        failures=tuple(failures),
+        notes=tuple(notes),
+    )
+
+
+@contextmanager
+def _noted(failures: list[Failure], part: str) -> Iterator[None]:
+    """Notes what goes wrong inside, and goes on behind it."""
+    try:
+        yield
+    except GranetError as error:
+        failures.append(Failure(part=part, message=str(error)))
+
+
+def _check_tensors(file: File, failures: list[Failure]) -> set[str]:
+    """Checks each tensor by itself; returns those that cannot be read."""
+    damaged = set(file.stored)
+    for tensor in file.stored:
+        with _noted(failures, tensor):
+            bits = file.bits(tensor)
+            damaged.remove(tensor)
+            _check_finite(bits, file.stored[tensor].dtype, file.name(tensor))
+    return damaged
+
+
+def _check_finite(bits: NDArray[Any], dtype: torch.dtype, where: str) -> None:
+    pattern = _NOT_FINITE.get(dtype)
+    if pattern is None:
+        return
+    flat = bits.reshape(-1)
+    blocks = (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))
+    count = sum(int(np.count_nonzero(block & pattern == pattern)) for block in blocks)
+    if count:
+        raise CheckpointError("values that are not finite", where=where, got=f"{count} of {flat.size}")
+
+
+def _check_masks(file: File, damaged: set[str], failures: list[Failure]) -> None:
+    for name in file.header.masks:
+        mask, explored = f"masks/{name}", f"explored/{name}"
+        if mask not in damaged:
+            with _noted(failures, mask):
+                active = file.mask(name)
+                if explored not in damaged:
+                    with _noted(failures, explored):
+                        file.explored(name, active)
+
+
+def _check_recipe(file: File, failures: list[Failure]) -> list[str]:
+    """Checks the recipe, and the number of active weights against it; returns what could not be checked."""
+    header, masks = file.header, file.header.masks.values()
+    steps_per_epoch = header.progress.get("steps_per_epoch")
+    with _noted(failures, "recipe"):
+        recipe = Recipe.from_dict(header.recipe)
+        if not masks:
+            return ["no budget to check: there are no masks"]
+        if type(steps_per_epoch) is not int or steps_per_epoch < 1:
+            return ["the budget was not checked: the file does not say how many steps an epoch has"]
+        method = recipe.build_method(steps_per_epoch)
+        if not method.settled(header.step, recipe.total_steps(steps_per_epoch)):
+            return ["the budget was not checked: the method has not reached its final density yet"]
+        with _noted(failures, "budget"):
+            active, weights = sum(mask.count for mask in masks), sum(math.prod(mask.shape) for mask in masks)
+            budget = round(method.final_density() * weights)
+            if active != budget:
+                raise CheckpointError(
+                    "the number of active weights is not that of the recipe",
+                    where=file.where,
+                    got=active,
+                    expected=f"{budget}, density {method.final_density():g} of {weights}",
+                )
+    return []
