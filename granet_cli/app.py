@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from granet_cli.commands import eval as eval_command
-from granet_cli.commands import export, inspect, train
+from granet_cli.commands import export, import_, inspect, train, verify
 from granet_cli.commands import list as list_command
 from granet_cli.errors import report
 from granet_cli.help import CONTEXT, Command, Group
@@ -25,6 +25,8 @@ app.command("train", cls=Command, context_settings=CONTEXT)(train.train)
 app.command("inspect", cls=Command, context_settings=CONTEXT)(inspect.inspect)
 app.command("eval", cls=Command, context_settings=CONTEXT)(eval_command.evaluate)
 app.command("export", cls=Command, context_settings=CONTEXT)(export.export)
+app.command("import", cls=Command, context_settings=CONTEXT)(import_.import_weights)
+app.command("verify", cls=Command, context_settings=CONTEXT)(verify.verify)
 app.command("list", cls=Command, context_settings=CONTEXT)(list_command.list_names)
 
 

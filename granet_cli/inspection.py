@@ -48,6 +48,7 @@ def _facts(report: Inspection) -> list[tuple[str, str]]:
         where += f", epoch {report.epoch:.2f} of {report.epochs}"
     facts = [
         ("made by", f"recipe {report.recipe}: {report.method} on {report.model}, {report.data}, seed {report.seed}"),
+        *([("imported", f"from {report.imported}")] if report.imported is not None else []),
         ("stands at", where),
     ]
     scores = (("validation, best epoch", report.best_validation_accuracy), ("test", report.test_accuracy))

@@ -37,6 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "data": {"errors", "randomness"},
     "recipe": {*CORE, "durations"},
     "checkpoint": {"errors", "masks", "recipe", "sparse_codec"},
+    "importing": {"errors", "masks", "layers", "models", "data", "recipe", "sparse_codec", "checkpoint"},
     "analysis": {*CORE, "checkpoint", "flops", "layers", "models", "recipe"},
     "training": {
         *CORE,

@@ -65,6 +65,9 @@ class Inspection:
     """0 to 1; None before the end of the run."""
     metrics: Mapping[str, Any]
     """What the run had measured by then."""
+    imported: str | None
+    """From which foreign file the weights are and where the masks are from; None when granet trained them from the
+    start."""
 
     parameters: int
     """Maskable weights: those of the layers below."""
@@ -97,7 +100,7 @@ def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection
     from its name. Where that fails the counts still stand, and a note says what is missing.
 
     Where the run stands is read from ``total_steps`` and ``steps_per_epoch`` of ``checkpoint.progress`` and from
-    ``best`` and ``test`` of ``checkpoint.metrics``; what is not there is None in the report.
+    ``best``, ``test`` and ``imported`` of ``checkpoint.metrics``; what is not there is None in the report.
 
     Args:
         checkpoint: what ``granet.load_checkpoint`` returns.
@@ -149,6 +152,7 @@ def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection
         best_validation_accuracy=_number(checkpoint.metrics, "best", "accuracy"),
         test_accuracy=_number(checkpoint.metrics, "test", "accuracy"),
         metrics=checkpoint.metrics,
+        imported=_origin(checkpoint.metrics),
         parameters=masks.size(checkpoint.masks),
         active=sum(layer.active for layer in layers),
         density=masks.density(checkpoint.masks),
@@ -256,3 +260,11 @@ def _number(document: object, *path: str) -> float | None:
     for step in path:
         document = document.get(step) if isinstance(document, dict) else None
     return document if isinstance(document, int | float) and abs(document) < 2**53 else None
+
+
+def _origin(metrics: object) -> str | None:
+    """In words, what ``granet.importing`` notes down; None where there is no such note."""
+    note = metrics.get("imported") if isinstance(metrics, dict) else None
+    if not isinstance(note, dict):
+        return None
+    return f"{note.get('file')}; masks: {note.get('source')}"

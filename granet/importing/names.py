@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from granet.checkpoint.canonical import short
 from granet.errors import CheckpointError, ModelError, nearest
 
 WRAPPERS = ("module", "_orig_mod")
 """What DataParallel and torch.compile add to names, in front or where they wrap a part of the network."""
+
+MAX_HEADS = 4
+"""How many first components that all names share are taken away."""
 
 ORIGINAL, MASK = "_orig", "_mask"
 """What torch.nn.utils.prune appends to the name of a pruned parameter, and to that of its mask."""
@@ -41,21 +45,22 @@ def unwrapped(
     split = {name: [part for part in name.split(".") if part not in wrappers] for name in tensors}
     found = [wrapper for wrapper in wrappers if any(wrapper in name.split(".") for name in tensors)]
     heads = {name[0] for name in parts}
-    while len(first := {name[0] for name in split.values() if name}) == 1 and all(len(n) > 1 for n in split.values()):
-        if first <= heads:
+    for _ in range(MAX_HEADS):
+        shared = {rest[0] if len(rest) > 1 else "" for rest in split.values()}
+        if len(shared) != 1 or shared & {"", *heads}:
             break
-        found += first
+        found += shared
         split = {name: rest[1:] for name, rest in split.items()}
     result: dict[str, Tensor] = {}
     for name, rest in split.items():
         if not rest or (plain := ".".join(rest)) in result:
             raise CheckpointError(
                 "without the names of wrappers, two tensors have the same name or one has none",
-                where=f"{where}, tensor {name!r}",
+                where=f"{where}, tensor {short(name)}",
                 got=f"wrappers {', '.join(found)}",
             )
         result[plain] = tensors[name]
-    return result, tuple(f"took {name + '.'!r} out of the names" for name in found)
+    return result, tuple(f"took {short(name)} out of the names" for name in found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,29 +77,26 @@ def unpruned(tensors: Mapping[str, Tensor], where: str) -> Pruned:
     Raises:
         CheckpointError: NAME is there besides the pair.
     """
-    pairs = {
-        name.removesuffix(ORIGINAL)
-        for name in tensors
-        if name.endswith(ORIGINAL) and name.removesuffix(ORIGINAL) + MASK in tensors
-    }
-    for name in sorted(pairs & tensors.keys()):
-        raise CheckpointError(
-            "a parameter is there as it is and as pruning keeps it",
-            where=f"{where}, tensor {name!r}",
-            remedy="remove one of the two, or make pruning permanent with torch.nn.utils.prune.remove",
-        )
-    masks = {name: tensors[name + MASK] for name in pairs}
-    dropped = {name + MASK for name in pairs}
+    pruned = [name.removesuffix(ORIGINAL) for name in tensors if name.endswith(ORIGINAL)]
+    masks = {name: tensors[name + MASK] for name in pruned if name + MASK in tensors}
+    for name in masks:
+        if name in tensors:
+            raise CheckpointError(
+                "a parameter is there as it is and as pruning keeps it",
+                where=f"{where}, tensor {short(name)}",
+                remedy="remove one of the two, or make pruning permanent with torch.nn.utils.prune.remove",
+            )
+    dropped = {name + MASK for name in masks}
     plain = {
-        base if (base := name.removesuffix(ORIGINAL)) in pairs else name: tensor
+        base if (base := name.removesuffix(ORIGINAL)) in masks else name: tensor
         for name, tensor in tensors.items()
         if name not in dropped
     }
     return Pruned(plain, masks)
 
 
-def in_order(tensors: Mapping[str, Tensor], network: nn.Module, where: str) -> dict[str, Tensor]:
-    """The tensors by the network's names, the first by the first and so on.
+def in_order(tensors: Mapping[str, Tensor], network: nn.Module, where: str) -> dict[str, str]:
+    """The names of the tensors -> those of the network, the first to the first and so on.
 
     For networks that are built alike and named differently. Tensor by tensor the last component of the name (weight,
     bias, running_mean, ...) and the number of dimensions have to agree; sizes are for :mod:`granet.importing.fitting`
@@ -128,36 +130,40 @@ def in_order(tensors: Mapping[str, Tensor], network: nn.Module, where: str) -> d
             expected=len(mine),
             remedy="choose the network that the file was saved from",
         )
-    return dict(zip(mine, tensors.values(), strict=True))
+    return dict(zip(tensors, mine, strict=True))
 
 
 def _kind(name: str, tensor: Tensor) -> tuple[str, int]:
     return name.rpartition(".")[2], tensor.dim()
 
 
-def of_masks(masks: Mapping[str, Tensor], weights: Iterable[str], where: str) -> dict[str, Tensor]:
-    """Masks by the names of the weights they belong to.
+def of_masks(masks: Mapping[str, Tensor], weights: Mapping[str, str], where: str) -> dict[str, Tensor]:
+    """Masks by the network's names of the weights they belong to.
 
     A mask may be called as its weight is, as its layer, or as pruning calls it: ``conv1.weight``, ``conv1``,
     ``conv1.weight_mask``, ``conv1.mask``. Where any are called as masks, only these are masks.
 
+    Args:
+        masks: by their names in the file.
+        weights: the names that a weight goes by -> its name in the network.
+        where: the file, for messages.
+
     Raises:
         CheckpointError: a mask of no weight, or two of one.
     """
-    weights = list(weights)
     called = {name: tensor for name, tensor in masks.items() if name.endswith((MASK, ".mask"))}
     result: dict[str, Tensor] = {}
     for name, tensor in (called or masks).items():
         base = name.removesuffix(MASK).removesuffix(".mask")
-        target = next((candidate for candidate in (base, f"{base}.weight") if candidate in weights), None)
+        target = weights.get(base) or weights.get(f"{base}.weight")
         if target is None:
-            close = nearest(base, weights)
+            close = nearest(base[:200], weights)
             raise CheckpointError(
                 "a mask for a weight that the network does not have",
-                where=f"{where}, tensor {name!r}",
+                where=f"{where}, tensor {short(name)}",
                 remedy=f"is it meant for {close}?" if close else None,
             )
         if target in result:
-            raise CheckpointError("two masks for one weight", where=f"{where}, tensor {name!r}", got=target)
+            raise CheckpointError("two masks for one weight", where=f"{where}, tensor {short(name)}", got=target)
         result[target] = tensor
     return result

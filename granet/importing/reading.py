@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,15 +72,18 @@ def read(path: str | os.PathLike[str], wrappers: Sequence[str] = WEIGHTS) -> For
 
 
 def _safetensors(data: Bytes, where: str) -> Foreign:
-    stored, metadata = container.read(data, where)
+    try:
+        stored, metadata = container.read(data, where)
+    except CheckpointError as error:  # whose advice is about checkpoints
+        raise CheckpointError(
+            error.what, where=error.where, got=error.got, expected=error.expected, remedy="use another copy"
+        ) from None
     if schema.KEY in metadata:
         raise CheckpointError(
             "a granet checkpoint already", where=where, remedy="use it as it is: there is nothing to import"
         )
     tensors = {name: _tensor(part, f"{where}, tensor {short(name)}") for name, part in stored.items()}
-    return Foreign(
-        where=where, format="safetensors", tensors=_some(tensors, where), ordered=False, remarks=()
-    )
+    return Foreign(where=where, format="safetensors", tensors=_some(tensors, where), ordered=False, remarks=())
 
 
 def _tensor(stored: Stored, where: str) -> Tensor:
@@ -93,17 +95,17 @@ def _tensor(stored: Stored, where: str) -> Tensor:
 def _unwrapped(value: Any, wrappers: Sequence[str], where: str) -> Foreign:
     """The state dict inside what was given to ``torch.save``."""
     remarks = []
-    for _ in range(MAX_DEPTH):
+    for depth in range(MAX_DEPTH + 1):
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise CheckpointError(
                 "not a state dict",
                 where=where,
-                got=f"a dict with other keys than texts" if isinstance(value, dict) else type(value).__name__,
+                got="a dict with other keys than texts" if isinstance(value, dict) else type(value).__name__,
                 expected="tensors by name",
                 remedy="save one there with torch.save(model.state_dict(), FILE)",
             )
         key = next((key for key in wrappers if isinstance(value.get(key), dict) and value[key]), None)
-        if key is None:
+        if key is None or depth == MAX_DEPTH:
             break
         rest = [other for other in value if other != key]
         remarks.append(f"took {key!r}" + (f", left out {listed(rest)}" if rest else ""))
@@ -114,9 +116,7 @@ def _unwrapped(value: Any, wrappers: Sequence[str], where: str) -> Foreign:
     others = [name for name in value if name not in tensors]
     if others and tensors:
         remarks.append(f"left out what is no tensor: {listed(others)}")
-    return Foreign(
-        where=where, format="torch", tensors=_some(tensors, where), ordered=True, remarks=tuple(remarks)
-    )
+    return Foreign(where=where, format="torch", tensors=_some(tensors, where), ordered=True, remarks=tuple(remarks))
 
 
 def _some(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:

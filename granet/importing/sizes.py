@@ -32,7 +32,7 @@ def complete(model: str, sizes: Mapping[str, int], tensors: Mapping[str, Tensor]
 
     Args:
         model: the name of the network.
-        sizes: ``image_size``, which no shape tells for sure, and those of ``in_channels`` and ``classes`` that are known.
+        sizes: ``image_size``, which no shape tells for sure, and what is known of ``in_channels`` and ``classes``.
         tensors: by the names of the network.
 
     Returns:
@@ -59,17 +59,13 @@ def _told(model: str, size: Size, sizes: Mapping[str, int], tensors: Mapping[str
         ) from error
     telling = [
         (name, dimension)
-        for name in below.keys() & above.keys()
-        for dimension, (a, b) in enumerate(zip(below[name], above[name], strict=True))
+        for name in below
+        for dimension, (a, b) in enumerate(zip(below[name], above.get(name, ()), strict=False))
         if a != b
     ]
     if not telling:
-        raise UsageError(
-            f"the number of {words} cannot be told from the weights",
-            where=model,
-            remedy=f"add {option}",
-        )
-    name, dimension = min(telling)
+        raise UsageError(f"the number of {words} cannot be told from the weights", where=model, remedy=f"add {option}")
+    name, dimension = telling[0]
     if name not in tensors or tensors[name].dim() != len(below[name]):
         return high
     step = (above[name][dimension] - below[name][dimension]) // (high - low)

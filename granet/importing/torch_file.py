@@ -21,7 +21,7 @@ ARCHIVE, LEGACY = b"PK\x03\x04", b"\x80"
 MAX_PICKLE = 64 * 2**20
 """The most bytes that describe the tensors of an archive; a network with optimizer takes less than one of them."""
 
-_REMEDY = "where you trust the file, open it in Python and save the state dict alone: torch.save(model.state_dict(), F)"
+_REMEDY = "where you trust it, open it in Python and save its state dict alone: torch.save(model.state_dict(), FILE)"
 
 
 def read(path: str | os.PathLike[str], *, archive: bool) -> object:
@@ -97,5 +97,5 @@ def _check_archive(path: str | os.PathLike[str]) -> None:
 def _reason(error: Exception) -> str:
     """What torch said, without its advice to load the file all the same."""
     text = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
-    line = text.strip().partition("\n")[0].partition(" was not an allowed global")[0].partition(". ")[0]
-    return line[:200] or type(error).__name__
+    code = text.partition("Unsupported global: GLOBAL ")[2].partition(" was not an allowed global")[0]
+    return f"code to run, {code}"[:200] if code else text.strip().partition("\n")[0][:200] or type(error).__name__

@@ -1,0 +1,155 @@
+"""The one way in: a file of another program and the name of a network make a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from granet import models
+from granet.checkpoint import Checkpoint, Network
+from granet.errors import ModelError, UsageError
+from granet.importing import fitting, masking, names, reading, sizes, surroundings
+from granet.layers import maskable
+from granet.masks import density
+
+
+def import_weights(
+    path: str | os.PathLike[str],
+    *,
+    model: str,
+    classes: int | Sequence[str] | None = None,
+    in_channels: int | None = None,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    data: str | None = None,
+    directory: Path | None = None,
+    mask_file: str | os.PathLike[str] | None = None,
+    infer_masks: bool = False,
+    by_order: bool = False,
+) -> Checkpoint:
+    """The weights in a file of another program as a checkpoint at step 0, ready to evaluate, inspect and train on.
+
+    Understood are safetensors files and files of ``torch.save`` with a state dict, bare or beside other things (as
+    under ``state_dict`` in the files of the GraNet authors), with names as DataParallel and torch.compile change
+    them, and with parameters as torch.nn.utils.prune keeps them (``NAME_orig``, ``NAME_mask``). Optimizer state and
+    whatever else is in the file is left out. Nothing in the file is run.
+
+    The recipe is called "imported"; its method is ``static`` with the density of the masks, or ``dense`` when every
+    weight is active (docs/decisions/0005). ``metrics["imported"]`` says where weights and masks are from, and goes
+    along when the checkpoint is trained on: ``file``, ``format``, ``masks`` ("none", "given" or "inferred"), ``source``
+    of the masks in words, and ``remarks`` on everything that was left out, renamed or converted.
+
+    Args:
+        path: the file.
+        model: the network, a name that ``granet.models.build`` understands. Naming ``package.module:factory`` runs it.
+        classes: their number or names; left out they are those of the dataset, or counted in the weights.
+        in_channels: channels of the images; likewise.
+        image_size: height and width of the images in pixels; left out it is that of the dataset.
+        mean, std: of the channels of images in [0, 1]; left out they are those of the dataset, or for colour images
+            ImageNet's.
+        data: a dataset of the catalog, for the four above.
+        directory: the folder where it lies; alone, an image folder.
+        mask_file: a file of the same kinds with masks: bool, or numbers that are all 0 or 1, by the names of weights
+            or layers. Weights outside of them become zero.
+        infer_masks: take weights that are zero for pruned. A weight that was active and zero becomes inactive.
+        by_order: go by the order of the tensors, not by their names: for networks that are built alike and named
+            differently. Only the order of ``torch.save`` means something.
+
+    Raises:
+        UsageError: arguments that contradict each other or the file, or something that has to be given.
+        CheckpointError: a file that cannot be read, or masks that do not belong to the weights.
+        ModelError: the network cannot be built, or does not fit the weights; every difference is named.
+        DataError: ``directory`` does not hold an image folder.
+    """
+    known = surroundings.of_dataset(data, directory, image_size).with_asked(
+        classes=classes, in_channels=in_channels, image_size=image_size, mean=mean, std=std
+    )
+    file = reading.read(path)
+    if by_order and not file.ordered:
+        raise UsageError("a safetensors file has no order", where=file.where, remedy="leave out --by-order")
+    given = _given(model, known)
+    probed = models.outline(model, **sizes.probe(given))
+    tensors, renamed = names.unwrapped(file.tensors, probed.state_dict(), file.where)
+    pruned = names.unpruned(tensors, file.where)
+    renaming = names.in_order(pruned.tensors, probed, file.where) if by_order else {}
+    matched = ("matched by order, not by name",) if by_order else ()
+    tensors = {renaming.get(name, name): tensor for name, tensor in pruned.tensors.items()}
+    built_for = sizes.complete(model, given, tensors)
+    outline = models.outline(model, **built_for)
+    fitted = fitting.fit(tensors, outline, model, file.where, hint=_hint(file, pruned.tensors, probed))
+
+    weights = maskable(outline)
+    ours = {name: first for name, first in fitted.names.items() if first in fitted.weights}
+    chosen = masking.choose(
+        pruned.masks,
+        mask_file,
+        {name: fitted.weights[name] for name in weights} if infer_masks else None,
+        called={**ours, **{theirs: ours[name] for theirs, name in renaming.items() if name in ours}},
+        where=file.where,
+    )
+    masked = masking.apply(chosen, fitted.weights, weights)
+    channels = built_for["in_channels"]
+    mean, std, assumed = known.normalisation(channels)
+    checkpoint = Checkpoint(
+        weights=masked.weights,
+        masks=masked.masks,
+        buffers=fitted.buffers,
+        explored={name: mask.clone() for name, mask in masked.masks.items()},
+        optimizer={},
+        accumulators={},
+        recipe=surroundings.recipe(model, known, density(masked.masks)),
+        step=0,
+        network=Network(
+            name=model,
+            in_channels=channels,
+            classes=known.classes or surroundings.numbered(built_for["classes"]),
+            image_size=built_for["image_size"],
+            mean=mean,
+            std=std,
+        ),
+        progress={},
+        metrics={
+            "epochs": [],
+            "updates": [],
+            "imported": {
+                "file": Path(file.where).name,
+                "format": file.format,
+                "masks": chosen.origin,
+                "source": chosen.source,
+                "remarks": [*file.remarks, *renamed, *matched, *fitted.remarks, *masked.remarks, *assumed],
+            },
+        },
+    )
+    models.from_checkpoint(checkpoint, factory=model)  # shows that the network takes such images
+    return checkpoint
+
+
+def _given(model: str, known: surroundings.Images) -> dict[str, int]:
+    """The sizes that are known without a look at the weights.
+
+    Raises:
+        UsageError: that of the images is not among them.
+    """
+    if known.image_size is None:
+        raise UsageError(
+            "the size of the images is not known", where=model, remedy="add --image-size, or --data with a dataset"
+        )
+    given = {"image_size": known.image_size}
+    if known.channels is not None:
+        given["in_channels"] = known.channels
+    if known.classes is not None:
+        given["classes"] = len(known.classes)
+    return given
+
+
+def _hint(file: reading.Foreign, tensors: Mapping[str, Tensor], network: nn.Module) -> str:
+    """What to try when names differ."""
+    try:
+        names.in_order(tensors, network, file.where)
+    except ModelError:
+        return ""
+    return "in order their kinds agree: try --by-order" if file.ordered else ""

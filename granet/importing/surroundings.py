@@ -1,0 +1,173 @@
+"""What weights do not tell: which images they are for, which classes there are, and a recipe to go on from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from granet.data import DATASETS, open_dataset
+from granet.data.catalog import PublishedSet
+from granet.data.folder import IMAGENET_MEAN, IMAGENET_STD
+from granet.errors import UnknownNameError, UsageError
+from granet.importing.reading import listed
+from granet.recipe import Recipe
+
+FOLDER = "image-folder"
+"""The dataset that stands for images of one's own, wherever they are."""
+
+NAME = "imported"
+"""What the recipe of imported weights is called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """What is known of the images that a network is for; None is not known."""
+
+    name: str = FOLDER
+    directory: Path | None = None
+    classes: tuple[str, ...] | None = None
+    channels: int | None = None
+    image_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def with_asked(
+        self,
+        *,
+        classes: int | Sequence[str] | None,
+        in_channels: int | None,
+        image_size: int | None,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+    ) -> Images:
+        """These and what was asked for besides.
+
+        Raises:
+            UsageError: something that was asked for contradicts the dataset, or is impossible.
+        """
+        names = _names(classes)
+        if self.classes is not None and classes == len(self.classes):
+            names = self.classes  # which say more than their number
+        found: dict[str, Any] = {"name": self.name, "directory": self.directory}
+        for field, option, known, asked in (
+            ("classes", "--classes", self.classes, names),
+            ("channels", "--in-channels", self.channels, in_channels),
+            ("image_size", "--image-size", self.image_size, image_size),
+            ("mean", "--mean", self.mean, None if mean is None else tuple(map(float, mean))),
+            ("std", "--std", self.std, None if std is None else tuple(map(float, std))),
+        ):
+            if known is not None and asked is not None and known != asked:
+                raise UsageError(
+                    f"not what dataset {self.name} has", where=option, got=_shown(asked), expected=_shown(known)
+                )
+            found[field] = known if known is not None else asked
+        return Images(**found)
+
+    def normalisation(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
+        """Mean and standard deviation of ``channels``, those of ImageNet where none are known, and remarks.
+
+        Raises:
+            UsageError: none are known and the images are not in colour, or not one for each channel.
+        """
+        mean, std = self.mean, self.std
+        if mean is None and std is None and channels == 3:
+            return IMAGENET_MEAN, IMAGENET_STD, ("images are normalised as ImageNet's; --mean and --std say otherwise",)
+        if mean is None or std is None:
+            raise UsageError(
+                "how images are normalised is not known", where="--mean, --std", remedy="give both, or the dataset"
+            )
+        if not len(mean) == len(std) == channels or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+            raise UsageError(
+                "mean and std need one finite number for each channel, those of std above 0",
+                where="--mean, --std",
+                got=f"{list(mean)} and {list(std)}",
+                expected=f"{channels} each",
+            )
+        return mean, std, ()
+
+
+def of_dataset(data: str | None, directory: Path | None, image_size: int | None) -> Images:
+    """What is known of a dataset of the catalog, or of the image folder in ``directory``.
+
+    Files are looked at for an image folder only: their names, and their sizes where ``image_size`` is None.
+
+    Raises:
+        UnknownNameError: no such dataset.
+        DataError: ``directory`` is not an image folder, or its images have no size in common.
+    """
+    if data is not None and data not in DATASETS:
+        raise UnknownNameError("dataset", data, DATASETS, where="--data")
+    if data in (None, FOLDER):
+        if directory is None:
+            return Images()
+        dataset = open_dataset(FOLDER, directory=directory, image_size=image_size, residency="streaming")
+        return Images(
+            directory=directory.absolute(),
+            classes=dataset.classes,
+            channels=dataset.channels,
+            image_size=dataset.image_size,
+            mean=dataset.mean,
+            std=dataset.std,
+        )
+    entry = DATASETS[data].open
+    assert isinstance(entry, PublishedSet)  # noqa: S101  all but image folders are
+    return Images(
+        name=data,
+        directory=directory,
+        classes=entry.classes,
+        channels=len(entry.mean),
+        image_size=entry.image_size,
+        mean=entry.mean,
+        std=entry.std,
+    )
+
+
+def recipe(model: str, images: Images, density: float) -> Recipe:
+    """A recipe that claims nothing about how the weights came to be.
+
+    The network and the data are as they were named, and the method is the masks as they are: ``static`` at their
+    density, ``dense`` at 1. Optimizer, schedule and length are required in a recipe and not known of weights: they
+    are those of a short and careful fine-tuning, which its description says.
+    """
+    method: dict[str, Any] = {"name": "dense"} if density == 1 else {"name": "static", "density": density}
+    data: dict[str, Any] = {"name": images.name}
+    if images.directory is not None:
+        data["directory"] = str(images.directory)
+    if images.name == FOLDER:
+        data["image_size"] = images.image_size
+    settings: Mapping[str, Any] = {
+        "name": NAME,
+        "description": "Imported weights. How they were trained is not known: the settings of training are ours",
+        "model": {"name": model},
+        "data": data,
+        "method": method,
+        "optimizer": {"name": "sgd", "learning_rate": 0.01, "momentum": 0.9},
+        "schedule": {"name": "constant"},
+        "training": {"epochs": 1, "batch_size": 128, "precision": "fp32"},
+    }
+    return Recipe.from_dict(settings, where="recipe of imported weights")
+
+
+def _names(classes: int | Sequence[str] | None) -> tuple[str, ...] | None:
+    if classes is None:
+        return None
+    if isinstance(classes, int):
+        if not 1 <= classes <= 1_000_000:
+            raise UsageError("out of range", where="--classes", got=classes, expected="1 to 1000000")
+        return numbered(classes)
+    names = (classes,) if isinstance(classes, str) else tuple(classes)
+    if not names or not all(names) or len(set(names)) != len(names):
+        raise UsageError("class names must differ and not be empty", where="--classes", got=", ".join(names[:10]))
+    return names
+
+
+def numbered(classes: int) -> tuple[str, ...]:
+    """Names for classes of which only the number is known: "0", "1", ..."""
+    return tuple(map(str, range(classes)))
+
+
+def _shown(value: object) -> object:
+    return f"{len(value)}: {listed(value)}" if isinstance(value, tuple) and isinstance(value[0], str) else value

@@ -1,0 +1,172 @@
+"""``granet import``: weights and masks of other programs as a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from granet_cli import names, options
+
+_NETWORK, _IMAGES, _MASKS = "The network", "The images that it is for", "Which weights are active"
+
+
+def import_weights(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Weights: a safetensors file or one of torch.save.", show_default=False),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The network (granet list models), torchvision:NAME, or package.module:factory for your own, whose "
+            "code is run.",
+            rich_help_panel=_NETWORK,
+            autocompletion=names.complete_model,
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="OUT", help="The checkpoint to write.", show_default=False)
+    ],
+    by_order: Annotated[
+        bool,
+        typer.Option(
+            "--by-order",
+            help="Go by the order of the tensors instead of their names, for a network that is built alike and named "
+            "differently. Kinds and shapes still have to agree one by one.",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="A dataset (granet list datasets) or a folder of images; it says all that is below.",
+            rich_help_panel=_IMAGES,
+            autocompletion=names.complete_data,
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|NAME,...",
+            help="How many classes, or their names.  [default: those of --data, or as many as the weights have]",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = None,
+    in_channels: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Channels of the images.  [default: those of --data, or as many as the weights take]",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Height and width in pixels; not needed with --data.", rich_help_panel=_IMAGES
+        ),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,...",
+            help="Mean of each channel of images in 0 to 1.  [default: that of --data, or for colours ImageNet's]",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(metavar="X,...", help="Standard deviation of each channel; likewise.", rich_help_panel=_IMAGES),
+    ] = None,
+    mask_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Masks, 0 or 1 by the name of the weight or layer, in a file of the same kinds.",
+            rich_help_panel=_MASKS,
+        ),
+    ] = None,
+    infer_masks: Annotated[
+        bool,
+        typer.Option(
+            "--infer-masks",
+            help="Take weights that are zero for pruned. That is a guess, and the checkpoint says so.",
+            rich_help_panel=_MASKS,
+        ),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Make a checkpoint from the weights of another program.
+
+    It reads plain state dicts, those inside larger files of torch.save such as the GraNet authors' model_final.pth,
+    and parameters as torch.nn.utils.prune keeps them, with their masks. Nothing in a file is run. A file that does
+    not fit the network to the last tensor is refused, and each difference is named.
+
+    \b
+    Examples:
+      granet import model_final.pth --model resnet50 --data cifar10 --infer-masks --by-order -o imported.safetensors
+      granet import pruned.pt --model torchvision:resnet18 --image-size 224 -o imported.safetensors
+      granet import w.safetensors --mask-file masks.pt --model vgg19 --data ./photos --image-size 32 -o x.safetensors
+    """
+    from granet.checkpoint import save
+    from granet.importing import import_weights as read
+    from granet.masks import active, density, size
+    from granet_cli import choices, render
+    from granet_cli.targets import check_target
+
+    check_target(out, file, *([mask_file] if mask_file is not None else []), overwrite=overwrite)
+    folder = choices.directory(data) if data is not None else None
+    checkpoint = read(
+        file,
+        model=model,
+        classes=_classes(classes),
+        in_channels=in_channels,
+        image_size=image_size,
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
+        data=data if folder is None else None,
+        directory=folder,
+        mask_file=mask_file,
+        infer_masks=infer_masks,
+        by_order=by_order,
+    )
+    save(out, checkpoint)
+    note, network = checkpoint.metrics["imported"], checkpoint.network
+    for remark in note["remarks"]:
+        render.say(f"note: {remark}")
+    masks, written = checkpoint.masks, out.stat().st_size
+    if json:
+        render.print_json(
+            {"out": str(out), "bytes": written, "model": network.name, "in_channels": network.in_channels}
+            | {"classes": network.classes, "image_size": network.image_size, "data": checkpoint.recipe.data.name}
+            | {"parameters": size(masks), "active": sum(active(masks).values()), "density": density(masks), **note}
+        )
+        return
+    facts = f"{render.size(written)}, {network.name}, density {density(masks):.4f}, masks: {note['source']}"
+    typer.echo(render.printable(f"{out}: {facts}"))
+
+
+def _classes(text: str | None) -> int | tuple[str, ...] | None:
+    """A number, or names; a name that is a number is one among several."""
+    if text is None:
+        return None
+    # More digits than an impossible number has need not be read.
+    return int(text[:10]) if text.isascii() and text.isdigit() else tuple(name.strip() for name in text.split(","))
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    from granet.errors import UsageError
+
+    if text is None:
+        return None
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError("not numbers", where=option, got=repr(text), expected="such as 0.49,0.48,0.45") from None

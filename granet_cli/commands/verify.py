@@ -1,0 +1,85 @@
+"""``granet verify``: whether checkpoints are all that they should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from granet_cli import options
+
+if TYPE_CHECKING:
+    from granet.checkpoint import Verification
+    from granet_cli.render import Screen
+
+
+def verify(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Checkpoints written by granet.", show_default=False)
+    ],
+    json: options.Json = False,
+) -> None:
+    """Check that checkpoints are whole and agree with themselves.
+
+    Every tensor is checked against its hash, masks against their counts, the active weights against the recipe, and
+    all values for being finite. Each failure names the tensor. The exit code is 1 when any file fails.
+
+    \b
+    Examples:
+      granet verify runs/a/last.safetensors
+      granet verify runs/*/*.safetensors
+      granet verify backup.safetensors --json | jq '.files[].failures'
+    """
+    from granet_cli.render import Screen, print_json
+
+    if json:
+        results = [_verified(file) for file in files]
+        print_json({"ok": all(result.ok for result in results), "files": [result.as_json() for result in results]})
+    else:
+        results = []
+        for file in files:  # each is told as soon as it is known
+            results.append(_verified(file))
+            _show(Screen(), results[-1])
+    if not all(result.ok for result in results):
+        raise typer.Exit(1)
+
+
+def _verified(file: Path) -> Verification:
+    """What is found in a file; one that cannot be read fails like any other."""
+    from granet.checkpoint import Failure, Verification, verify
+    from granet.errors import CheckpointError
+
+    try:
+        return verify(file)
+    except CheckpointError as error:
+        return Verification(
+            path=str(file),
+            bytes=0,
+            content_hash=None,
+            step=None,
+            tensors=0,
+            parameters=0,
+            active=0,
+            failures=(Failure(part="file", message=str(error)),),
+            notes=(),
+        )
+
+
+def _show(screen: Screen, result: Verification) -> None:
+    """A line on the file, and one on each failure."""
+    from rich.text import Text
+
+    from granet_cli.render import FAINT, printable
+
+    line = Text(f"{printable(result.path)}: ")
+    if result.ok:
+        line.append("sound", style="green")
+        line.append(f", {result.tensors:,} tensors, step {result.step:,}")
+        line.append(f", {result.active:,} of {result.parameters:,} weights active")
+    else:
+        line.append(f"{len(result.failures)} failure{'s' * (len(result.failures) > 1)}", style="bold red")
+    line.append("".join(f"; {note}" for note in result.notes), style=FAINT)
+    screen.print(line)
+    for failure in result.failures:
+        screen.print(Text(f"  {printable(failure.message)}"))
