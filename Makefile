@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench soak clean
+.PHONY: setup demo test lint bench bench-methods soak fuzz fuzz-guided clean
 
 setup: $(READY)
 
@@ -27,9 +27,26 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Everything that a CPU can measure, but for the comparison of methods, which trains fifteen networks.
 bench: $(READY)
 	$(BIN)/python -m benchmarks.step_cost
 	$(BIN)/python -m benchmarks.update_cost
+	$(BIN)/python -m benchmarks.checkpoint_size
+	$(BIN)/python -m benchmarks.checkpoint_time
+	$(BIN)/python -m benchmarks.checkpoint_memory
+	$(BIN)/python -m benchmarks.checkpoint_background
+
+bench-methods: $(READY)
+	$(BIN)/python -m benchmarks.methods
+
+# 100,000 damaged and forged checkpoints: each must be refused, or be what it was before. Some minutes.
+fuzz: $(READY)
+	$(BIN)/python -m fuzz.mutate --count 100000
+
+# The same search led by coverage, ten minutes; needs atheris, which not every Python has.
+fuzz-guided: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt atheris
+	$(BIN)/python -m fuzz.guided -max_total_time=600
 
 # 200 random kills, in the middle of saves too: every run must resume and end byte-identical. Some minutes.
 soak: $(READY)
