@@ -15,7 +15,7 @@ from torch import Tensor
 
 from granet.errors import UsageError
 from granet.masks import Masks, active, density
-from granet.selection import top_magnitudes, top_scores_
+from granet.selection import top_k
 
 Tensors = Mapping[str, Tensor]
 Counts = Mapping[str, int]
@@ -48,16 +48,16 @@ def prune_to(weights: Tensors, masks: Masks, keep: int) -> dict[str, Tensor]:
     if not masks:
         return {}
     present = torch.cat([mask.reshape(-1) for mask in masks.values()])
-    scores = torch.cat([weights[name].detach().abs().reshape(-1) for name in masks])
+    scores = torch.cat([_magnitude(weights[name]).reshape(-1) for name in masks])
     if bool(scores.amax().isnan()):
         for name, mask in masks.items():  # which layer it is only matters now
-            top_magnitudes(weights[name], before[name], mask, where=name)
-    pruned = _split(top_scores_(scores, keep, present), masks, sizes)
+            top_k(weights[name], before[name], mask, where=name)
+    pruned = _split(top_k(scores, keep, present), masks, sizes)
     if any(before[name] and not count for name, count in active(pruned).items()):
         # The largest active weight of each layer is set aside; all others compete for what is left of the budget.
         largest = prune_each(weights, masks, {name: min(count, 1) for name, count in before.items()})
         present &= ~torch.cat([mask.reshape(-1) for mask in largest.values()])
-        others = _split(top_scores_(scores, keep - layers, present), masks, sizes)
+        others = _split(top_k(scores, keep - layers, present), masks, sizes)
         pruned = {name: mask | others[name] for name, mask in largest.items()}
     return pruned
 
@@ -70,7 +70,7 @@ def _split(flat: Tensor, masks: Masks, sizes: list[int]) -> dict[str, Tensor]:
 
 def prune_each(weights: Tensors, masks: Masks, budgets: Counts) -> dict[str, Tensor]:
     """Keeps the ``budgets[name]`` active weights that are largest in magnitude in each layer by itself."""
-    return {name: top_magnitudes(weights[name], budgets[name], mask, where=name) for name, mask in masks.items()}
+    return {name: top_k(_magnitude(weights[name]), budgets[name], mask, where=name) for name, mask in masks.items()}
 
 
 def drop(weights: Tensors, masks: Masks, counts: Counts) -> dict[str, Tensor]:
@@ -81,7 +81,9 @@ def drop(weights: Tensors, masks: Masks, counts: Counts) -> dict[str, Tensor]:
 
 def grow(scores: Tensors, masks: Masks, counts: Counts) -> dict[str, Tensor]:
     """Activates the ``counts[name]`` inactive weights that have the largest score, in magnitude, in each layer."""
-    return {name: mask | top_magnitudes(scores[name], counts[name], ~mask, where=name) for name, mask in masks.items()}
+    return {
+        name: mask | top_k(_magnitude(scores[name]), counts[name], ~mask, where=name) for name, mask in masks.items()
+    }
 
 
 def swap(weights: Tensors, gradients: Tensors, masks: Masks, counts: Counts) -> dict[str, Tensor]:
@@ -105,6 +107,10 @@ def swap(weights: Tensors, gradients: Tensors, masks: Masks, counts: Counts) -> 
     moving = [name for name in masks if counts[name]]
     before = {name: masks[name] for name in moving}
     return {**masks, **grow(gradients, drop(weights, before, counts), counts)}
+
+
+def _magnitude(tensor: Tensor) -> Tensor:
+    return tensor.detach().abs()
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ def main() -> None:
     time = [0.0] + [update["step"] / steps_per_epoch for update in updates]
 
     mpl.rcParams |= {"font.size": 9, "svg.hashsalt": "granet", "svg.fonttype": "none", "axes.spines.right": False}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.2), layout="constrained")
     colors = mpl.colormaps["viridis"]
     for number, (name, size) in enumerate(sizes.items()):
         density = [100.0] + [100 * update["layers"][name] / size for update in updates]
@@ -38,7 +38,7 @@ def main() -> None:
     left.set(xlabel="epoch", ylabel="active weights, %", yscale="log", title="Density", xlim=(0, time[-1]))
     left.set_yticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
     left.minorticks_off()
-    left.legend(fontsize=6, ncols=2, frameon=False, loc="upper right")
+    left.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
     done = [epoch["epoch"] for epoch in epochs]
     right.plot(done, [100 * epoch["accuracy"] for epoch in epochs], "o-", color="#666666", label="training (augmented)")

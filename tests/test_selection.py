@@ -13,7 +13,7 @@ from torch import Tensor
 
 from granet import masks as masking
 from granet.errors import UsageError
-from granet.selection import kth_largest, top_k
+from granet.selection import top_k
 
 EXAMPLES = settings(max_examples=80, deadline=None, derandomize=True)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -149,15 +149,6 @@ def test_large_tensors_of_any_distribution(device: str, values: Callable[[Tensor
         expected = torch.zeros_like(scores, dtype=torch.bool)
         expected[allowed] = True
         assert torch.equal(top_k(scores, k // 2, eligible), expected)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_kth_largest_is_an_element_of_the_scores(device: str, dtype: torch.dtype) -> None:
-    scores = torch.randn(1000, device=device).to(dtype)
-    ranked = scores.sort(descending=True).values
-    for k in (1, 2, 500, 999, 1000):
-        assert torch.equal(kth_largest(scores, k), ranked[k - 1])
 
 
 def test_random_masks_have_their_budgets_and_depend_on_seed_and_name_only() -> None:
