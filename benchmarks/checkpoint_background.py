@@ -17,42 +17,17 @@ from pathlib import Path
 
 import torch
 
-import granet
 from benchmarks.measure import Measurement, environment, interleaved, report, save
-from benchmarks.sized import Weights
-from granet.checkpoint import Checkpoint, Network
+from benchmarks.states import resnet50, sparse
 from granet.checkpoint import save as save_now
-from granet.recipe import Recipe
 from granet.training.saving import Saver
 
 STEPS = 6
 
 
-def state() -> Checkpoint:
-    """The SGD training state of a ResNet-50 at density 0.1."""
-    model = Weights(torch.device("cpu"))
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
-    sparsifier = granet.Sparsifier(model, optimizer, granet.methods.Static(density=0.1), total_steps=10)
-    optimizer.step()
-    sparsifier.step()
-    return Checkpoint(
-        weights={name: parameter.detach() for name, parameter in model.named_parameters()},
-        masks=dict(sparsifier.masks),
-        buffers={},
-        explored=dict(sparsifier.explored),
-        optimizer={name: dict(optimizer.state[parameter]) for name, parameter in model.named_parameters()},
-        accumulators={},
-        recipe=Recipe.load("quickstart"),
-        step=1,
-        network=Network(name="resnet50", in_channels=3, classes=("a", "b"), image_size=224, mean=(0.5,), std=(0.5,)),
-        progress={},
-        metrics={},
-    )
-
-
 def measure(name: str, step: Callable[[], object], rounds: int) -> Measurement:
     """The loop without a save, the loop that submits one, and a save by itself."""
-    value = state()
+    value = sparse(resnet50(), 0.1)
     folder = Path(tempfile.mkdtemp())
     saver = Saver(torch.device("cpu"))
 

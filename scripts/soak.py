@@ -2,9 +2,9 @@
 
     python -m scripts.soak [--kills 200] [--seed 0] [--folder DIR]
 
-Each attempt is a process that goes on with the run and is killed (SIGKILL) after a random time, in the middle of a save
-as likely as anywhere. When a run reaches its end, its files must be those of the undisturbed run byte for byte, and the
-next run begins, with another method, until there were enough kills.
+Each attempt is a process that goes on with the run and is killed (SIGKILL) after a random time, every other one at the
+next moment at which a checkpoint is being written. When a run reaches its end, its files must be those of the
+undisturbed run byte for byte, and the next run begins, with another method, until there were enough kills.
 """
 
 from __future__ import annotations
@@ -43,8 +43,11 @@ def recipe(method: str, images: Path) -> Recipe:
     return Recipe.from_toml(base, where="soak")
 
 
-def life(work: Callable[[], object], seconds: float | None) -> bool:
-    """Runs ``work`` in a process of its own, killed after ``seconds``; whether it came to its end."""
+def life(work: Callable[[], object], seconds: float | None, saving: Path | None = None) -> bool:
+    """Runs ``work`` in a process of its own, killed after ``seconds``; whether it came to its end.
+
+    With ``saving``, a temporary file, the kill waits for the next moment at which that file is there.
+    """
     child = os.fork()
     if child == 0:
         try:
@@ -55,8 +58,14 @@ def life(work: Callable[[], object], seconds: float | None) -> bool:
             os._exit(1)
     if seconds is not None:
         time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+        done, status = os.waitpid(child, os.WNOHANG)
+        while saving is not None and not done and not saving.exists():
+            done, status = os.waitpid(child, os.WNOHANG)
+        if not done:
+            os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+    else:
+        _, status = os.waitpid(child, 0)
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
         raise SystemExit("a resume failed: the run was lost")
     return os.WIFEXITED(status)
@@ -92,10 +101,12 @@ def main() -> None:
             disturbed.create(recipe(method, images))
             through = False
             while not through:
-                budget = dice.uniform(0.0, 0.6 * span) if kills < arguments.kills else None
-                through = life(lambda d=disturbed: resume(d, cpu), budget)
+                budget = dice.uniform(0.0, 1.2 * span) if kills < arguments.kills else None
+                temporary_file = disturbed.path / ".last.safetensors.tmp"
+                aimed = temporary_file if kills % 2 else None
+                through = life(lambda d=disturbed: resume(d, cpu), budget, aimed)
                 kills += not through
-                saves += (disturbed.path / ".last.safetensors.tmp").exists()
+                saves += not through and temporary_file.exists()
             runs += 1
             if contents(disturbed) != undisturbed[method]:
                 raise SystemExit(f"{method}: the end differs from the undisturbed run, in {disturbed.path}")
