@@ -6,9 +6,11 @@ library when they run.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -59,8 +61,11 @@ def root(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line ``arguments`` (those of the process when None) and returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started the process
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  open to the very end
+        elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="granet", standalone_mode=False)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from granet.data import DATASETS
 from granet.errors import UsageError, nearest
+from granet.recipe import Recipe
 
 if TYPE_CHECKING:
     from granet.checkpoint import Checkpoint
-    from granet.recipe import Recipe
 
 EMBEDDED = "fashion-mnist-subset"
 """The dataset that has no directory."""
@@ -41,6 +41,17 @@ class Choices:
         if self.data is not None and directory(self.data) is None:
             named["data.name"] = self.data
         return {*self.settings, *(key for key, value in named.items() if value is not None)} - {"data.directory"}
+
+    def place(self) -> Path | None:
+        """The folder where the data are said to lie, absolute; None when nothing is said about that.
+
+        Raises:
+            UsageError: two folders, or one that cannot be.
+        """
+        folder, other = None if self.data is None else directory(self.data), self.settings.get("data.directory")
+        if folder is not None and other is not None:
+            raise _twice(self.data, "data.directory", other)
+        return _absolute(str(Recipe.settings()["data.directory"].parse(str(other)))) if other else folder
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,7 @@ def data_settings(data: str, present: str, settings: Mapping[str, object]) -> di
     folder = directory(data)
     for key in ("data.name",) if folder is None else ("data.directory",):
         if key in settings:
-            raise UsageError("a setting is given twice", where="--data", got=f"{data} and --set {key}={settings[key]}")
+            raise _twice(data, key, settings[key])
     if folder is None:
         return {"data.name": data, **({} if data == present else {"data.directory": None})}
     inferred = {"data.name": "image-folder"} if present == EMBEDDED and "data.name" not in settings else {}
@@ -172,6 +183,17 @@ def evaluated_on(checkpoint: Checkpoint, data: str | None) -> Recipe:
     return recipe.override({"data.image_size": checkpoint.network.image_size})
 
 
+def check_network(checkpoint: Checkpoint, name: str | None) -> None:
+    """Refuses a ``--model`` that confirms another network than that of the checkpoint.
+
+    Raises:
+        UsageError: it does.
+    """
+    network = checkpoint.network.name
+    if name not in (None, network):
+        raise UsageError("the checkpoint holds another network", where="--model", got=name, expected=network)
+
+
 def contradictions(run: Recipe, choices: Choices, base: Recipe | None) -> list[str]:
     """Each setting that was asked for and that the run does not have, in words.
 
@@ -184,8 +206,12 @@ def contradictions(run: Recipe, choices: Choices, base: Recipe | None) -> list[s
     return [
         f"{key}: asked for {_told(mine)}, the run has {_told(theirs)}"
         for key, mine, theirs in asked.differences(run)
-        if key not in ("data.directory", "description") and (base is not None or key in choices.named())
+        if key in choices.named() or (base is not None and key not in ("data.directory", "description"))
     ]
+
+
+def _twice(data: object, key: str, value: object) -> UsageError:
+    return UsageError("a setting is given twice", where="--data", got=f"{data} and --set {key}={value}")
 
 
 def _told(value: object) -> str:

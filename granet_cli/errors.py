@@ -1,7 +1,8 @@
 """From an exception to a message on standard error and an exit code.
 
 0    done, also when a reader such as ``head`` has seen enough
-1    the work failed, or granet did: a bug is told in one line, with its traceback when GRANET_DEBUG=1
+1    the work failed, the system refused something, or granet failed: a bug is told in one line, with its traceback
+     when GRANET_DEBUG=1
 2    wrong usage
 130  interrupted
 """
@@ -34,6 +35,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         return _usage(error), error.exit_code
     if os.environ.get("GRANET_DEBUG") == "1":
         traceback.print_exception(error)
+    if isinstance(error, OSError) and error.strerror:  # a full disk, a folder that cannot be written: nobody's bug
+        return f"{error.filename}: {error.strerror}" if error.filename else f"the system refused: {error.strerror}", 1
     what = "".join(traceback.format_exception_only(error)).strip()
     if type(error).__name__ == "OutOfMemoryError":
         return f"the device has too little memory: {what}\nuse a smaller --batch-size, or --precision bf16", 1

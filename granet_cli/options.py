@@ -19,8 +19,16 @@ def _option(
     help: str,
     panel: str | None = None,
     complete: Callable[[str], list[str]] | None = None,
+    parser: Callable[[str], Any] | None = None,
 ) -> Any:
-    return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=panel, autocompletion=complete)
+    return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=panel, autocompletion=complete, parser=parser)
+
+
+def _folder(text: str) -> Path:
+    """A path; an empty one, as of a shell variable that is not set, would mean the working directory."""
+    if not text:
+        raise typer.BadParameter("an empty path; the working directory is written .")
+    return Path(text)
 
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint written by granet train.", show_default=False)]
@@ -115,11 +123,22 @@ Precision = Annotated[
 ]
 Assignments = Annotated[
     list[str] | None,
-    _option("--set", "KEY=VALUE", "Any setting, such as optimizer.momentum=0.95. Can be repeated.", _SETTINGS),
+    _option(
+        "--set",
+        "KEY=VALUE",
+        "Any setting, such as optimizer.momentum=0.95; KEY= takes one away. Can be repeated.",
+        _SETTINGS,
+    ),
 ]
 Out = Annotated[
     Path | None,
-    _option("--out", "DIR", "Folder of the run.  [default: runs/RECIPE-METHOD, numbered when that exists]", _RUN),
+    _option(
+        "--out",
+        "DIR",
+        "Folder of the run.  [default: runs/RECIPE-METHOD, numbered when that exists]",
+        _RUN,
+        parser=_folder,
+    ),
 ]
 Resume = Annotated[
     Path | None,
@@ -128,6 +147,7 @@ Resume = Annotated[
         "DIR",
         "Go on with the run in DIR. Settings may be repeated but not changed; --data DIR says where its data are now.",
         _RUN,
+        parser=_folder,
     ),
 ]
 Overwrite = Annotated[bool, _option("--overwrite", None, "Replace the run that is in --out.", _RUN)]

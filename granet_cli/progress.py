@@ -1,14 +1,14 @@
 """Training, watched: a live display on a terminal, plain lines everywhere else.
 
-Output never stops training. When the reader of a pipe goes away, as ``tee`` does at Ctrl-C, the run goes on in
-silence and saves its state.
+Output never stops training. When the reader of a pipe goes away, as ``tee`` does at Ctrl-C, or a log can take no
+more, because its disk is full or its terminal gone, the run goes on in silence and saves its state.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -41,13 +41,14 @@ def shown(screen: Screen, *, stopping: Callable[[], bool], device_asked: str) ->
         if not screen.quiet:
             try:
                 display.tell(event)
-            except ReaderGone:
+            except (ReaderGone, OSError):
                 screen.quiet = True
 
     try:
         yield tell
     finally:
-        display.close()
+        with suppress(ReaderGone, OSError):
+            display.close()
 
 
 class _Plain:

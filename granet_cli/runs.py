@@ -6,16 +6,18 @@ import itertools
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from granet import training
 from granet.data import DATASETS
 from granet.errors import UsageError
 from granet.recipe import Recipe
 from granet.training import Evaluation, RunFolder
-from granet_cli.choices import EMBEDDED, Choices, contradictions, directory, vary
+from granet_cli.choices import EMBEDDED, Choices, contradictions, vary
 
 RUNS = Path("runs")
 DEFAULT = "quickstart"
@@ -44,14 +46,16 @@ def new(name: str | None, choices: Choices, out: Path | None, *, overwrite: bool
     """
     if overwrite and out is None:
         raise UsageError("there is nothing to overwrite", where="--overwrite", remedy="name the run with --out")
-    varied = vary(Recipe.load(name or DEFAULT), choices)
+    varied = vary(Recipe.load(DEFAULT if name is None else name), choices)
     recipe = varied.recipe
     if recipe.data.directory is None and recipe.data.name in DATASETS and recipe.data.name != EMBEDDED:
         options = "--data DIR" if choices.data is None else f"--data DIR --set data.name={recipe.data.name}"
         raise UsageError(f"dataset {recipe.data.name} lies in a folder, which is not named", remedy=f"add {options}")
     folder = RunFolder(out if out is not None else fresh(recipe))
     headline = f"{recipe.name}: {recipe.method.name}, {recipe.model.name}, {recipe.data.name} -> {folder.path}"
-    start = partial(training.train, recipe, folder, overwrite=overwrite, download=download)
+    start: Callable[..., Evaluation] = partial(training.train, recipe, folder, overwrite=overwrite, download=download)
+    if out is None:
+        start = partial(_in_fresh, folder.path, start)
     return Run(folder, "\n".join((*varied.remarks, headline)), start)
 
 
@@ -74,16 +78,34 @@ def old(path: Path, name: str | None, choices: Choices, out: Path | None, *, ove
             raise UsageError(
                 f"what was asked for contradicts the run; leave it out, or begin another:{lines}", where=path
             )
-    data = directory(choices.data) if choices.data is not None else None
-    return Run(folder, f"going on with {path}", partial(training.resume, folder, directory=data))
+    return Run(folder, f"going on with {path}", partial(training.resume, folder, directory=choices.place()))
 
 
 def fresh(recipe: Recipe) -> Path:
-    """A folder in ``runs`` that is not there yet, called after the recipe and its method."""
+    """Makes a folder in ``runs``, called after the recipe and its method, that was not there before."""
     stem = recipe.name if recipe.method.name in recipe.name else f"{recipe.name}-{recipe.method.name}"
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip(".-") or "run"  # a name is no path
     numbered = (RUNS / (stem if number == 1 else f"{stem}-{number}") for number in itertools.count(1))
-    return next(path for path in numbered if not path.exists())
+    return next(path for path in numbered if _makes(path))
+
+
+def _makes(path: Path) -> bool:
+    """Makes a folder; False when it is there, the one test that of two runs starting at once only one passes."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _in_fresh(folder: Path, start: Callable[..., Evaluation], *args: Any, **settings: Any) -> Evaluation:
+    """Starts a run in a folder of ``fresh``, which goes away again when nothing was written into it."""
+    try:
+        return start(*args, **settings)
+    finally:
+        for path in (folder, folder.parent):
+            with suppress(OSError):
+                path.rmdir()  # fails unless it is empty
 
 
 def goodbye(folder: RunFolder, where: object, flags: Mapping[str, object]) -> tuple[str, str | None]:

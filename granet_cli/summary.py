@@ -50,7 +50,7 @@ def show(screen: Screen, folder: RunFolder, end: Inspection) -> None:
         ("density", f"{end.density:.4f}: {end.active:,} of {end.parameters:,} maskable weights"),
         ("explored", f"{percent(end.exploration)} of them were active at some time"),
     ]
-    if end.flops is not None:
+    if end.flops is not None and end.flops["dense"]:
         facts.append(("inference", f"{end.flops['active'] / end.flops['dense']:.1%} of the dense network's FLOPs"))
     screen.print()
     for name, value in facts:
@@ -63,8 +63,9 @@ def show(screen: Screen, folder: RunFolder, end: Inspection) -> None:
         (folder.recipe_file, "every setting"),
         (folder.metrics_file, "every epoch and update"),
     ):
-        line = Text(f"  {path.name:<18}{size(path.stat().st_size):>10}")
-        screen.print(line.append(f"  {what}", style=FAINT))
+        if path.exists():  # of a run that is long done somebody may have cleared some
+            line = Text(f"  {path.name:<18}{size(path.stat().st_size):>10}")
+            screen.print(line.append(f"  {what}", style=FAINT))
     screen.print()
     best_file = shlex.quote(str(folder.best))
     for command in ("inspect {}", "eval {}", "export --safetensors {} -o model.safetensors"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +24,9 @@ from granet.methods import METHODS
 from granet.models import CATALOG
 from granet.recipe import Recipe
 from granet.training import events
-from granet_cli import names, render
+from granet_cli import names, render, runs
 from granet_cli.app import app, run
+from granet_cli.choices import gather
 from granet_cli.progress import shown
 from tests.synthetic import write_image_folder
 
@@ -164,6 +167,9 @@ def test_the_shell_completes_names(
         ("train --model resnet9", 2, "Did you mean 'resnet"),
         ("train --recipe quikstart", 2, "Did you mean 'quickstart'?"),
         ("train --recipe nowhere.toml", 2, "nowhere.toml: no such file"),
+        ("train --recipe=", 2, "unknown recipe ''"),
+        ("train --out=", 2, "an empty path"),
+        ("train --resume=", 2, "an empty path"),
         ("train --set method.densty=0.1", 2, "Did you mean method.density?"),
         ("train --set density", 2, "expected section.key=value"),
         ("train --density 0.2 --set method.density=0.3", 2, "given twice; got method.density"),
@@ -180,11 +186,17 @@ def test_the_shell_completes_names(
         ("train --overwrite", 2, "--out"),
         ("train --resume nowhere", 2, "there is no run to resume"),
         ("train --resume done --out other", 2, "--out"),
+        ("train --resume done --set description=other", 2, "description: asked for other"),
+        ("train --resume done --set data.directory=nowhere", 1, "nowhere: no such folder"),
+        ("train --resume done --data images --set data.directory=images", 2, "given twice"),
+        ("train --recipe tiny.toml --set data.directory=nowhere", 1, "nowhere: no such folder"),
         ("inspect nowhere.safetensors", 1, "nowhere.safetensors"),
         ("inspect tiny.toml", 1, "not a safetensors file"),
         ("inspect done/last.safetensors --layers fc9", 2, "--layers: unknown layer 'fc9'"),
         ("inspect done/last.safetensors --sort densty", 2, "Did you mean 'density'?"),
         ("eval done/last.safetensors --split tset", 2, "Did you mean 'test'?"),
+        ("eval done/last.safetensors --model resnet8", 2, "--model: the checkpoint holds another network"),
+        ("inspect done/last.safetensors --model mine:net", 2, "--model: the checkpoint holds another network"),
         ("eval done/last.safetensors --data fashion-mnist-subset", 1, "classes of fashion-mnist-subset"),
         ("export done/last.safetensors -o x", 2, "--safetensors"),
         ("export --safetensors done/last.safetensors -o tiny.toml", 2, "--overwrite"),
@@ -225,6 +237,21 @@ def test_a_bug_is_told_in_one_line_and_its_traceback_on_request(
     assert "Traceback" not in answer.err
     monkeypatch.setenv("GRANET_DEBUG", "1")
     assert "Traceback" in granet("list", "recipes").err
+
+
+def test_what_the_system_refuses_is_no_bug(granet: Granet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "somewhere/file")
+
+    monkeypatch.setattr(Recipe, "names", full)
+    answer = granet("list", "recipes")
+    assert (answer.code, answer.err) == (1, "error: somewhere/file: No space left on device\n")
+
+
+def test_streams_that_are_closed_are_no_failure() -> None:
+    closed = ["sh", "-c", 'exec "$0" -m granet_cli list methods >&-', sys.executable]
+    done = subprocess.run(closed, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_reader_that_leaves_early_is_no_failure(last: Path) -> None:
@@ -302,6 +329,36 @@ def test_runs_without_out_get_folders_of_their_own(granet: Granet, here: Path) -
     assert [granet("train", *flags).json()["out"] for _ in range(2)] == ["runs/tiny-granet", "runs/tiny-granet-2"]
 
 
+def test_runs_that_start_at_the_same_moment_get_different_folders(here: Path) -> None:
+    asked = gather({}, [])
+    both = [runs.new("tiny.toml", asked, None, overwrite=False, download=False).folder.path for _ in range(2)]
+    assert both[0] != both[1]
+    for folder in both:
+        folder.rmdir()
+
+
+HANDMADE = """
+from torch import nn
+from torch.nn.functional import linear
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.layer = nn.Linear(192, classes)
+
+    def forward(self, images):
+        return linear(images.flatten(1), self.layer.weight)
+"""
+
+
+def test_a_network_whose_costs_cannot_be_seen_is_summed_up_without(granet: Granet, here: Path) -> None:
+    (here / "handmade.py").write_text(HANDMADE)
+    answer = granet("train", "--recipe", "tiny.toml", "--model", "handmade:Net", "--out", "handmade")
+    assert answer.code == 0
+    assert "test accuracy" in answer.out
+    assert "FLOPs" not in answer.out
+
+
 def test_sigterm_saves_and_says_how_to_go_on(here: Path, granet: Granet) -> None:
     command = [sys.executable, "-m", "granet_cli", "train", "--recipe", "tiny.toml", "--out", "cut off"]
     command += ["--set", "training.epochs=100000", "--device", "cpu"]
@@ -325,6 +382,16 @@ def test_a_finished_run_resumes_to_itself(granet: Granet, last: Path) -> None:
     assert answer.code == 0
     assert answer.json()["test"] == load(last).metrics["test"]
     assert last.read_bytes() == before
+
+
+def test_a_finished_run_that_was_tidied_up_still_tells_its_results(granet: Granet, here: Path) -> None:
+    shutil.copytree("done", "tidied")
+    for name in ("best.safetensors", "metrics.jsonl", "recipe.toml"):
+        Path("tidied", name).unlink()
+    answer = granet("train", "--resume", "tidied")
+    assert answer.code == 0
+    assert "test accuracy" in answer.out
+    assert "recipe.toml" not in answer.out
 
 
 def test_contradicting_settings_are_listed_each(granet: Granet, last: Path) -> None:
@@ -357,6 +424,7 @@ def test_data_that_moved_are_found_again(granet: Granet, here: Path) -> None:
     try:
         assert granet("train", "--resume", "done").code == 1
         assert granet("train", "--resume", "done", "--data", "elsewhere").code == 0
+        assert granet("train", "--resume", "done", "--set", "data.directory=elsewhere").code == 0
         assert granet("eval", "done/last.safetensors", "--data", "elsewhere").code == 0
     finally:
         (here / "elsewhere").rename(here / "images")
@@ -492,10 +560,11 @@ def test_a_terminal_sees_a_row_an_epoch_above_a_live_line(monkeypatch: pytest.Mo
     assert "step 5/20" in text
 
 
-def test_output_that_nobody_reads_does_not_stop_training(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failure", [BrokenPipeError(), OSError(errno.ENOSPC, "No space left on device")])
+def test_output_that_goes_nowhere_does_not_stop_training(failure: OSError) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
-            raise BrokenPipeError
+            raise failure
 
     screen = render.Screen()
     screen.file = Gone()

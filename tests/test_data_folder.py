@@ -41,6 +41,21 @@ def test_small_images_of_one_size_become_resident_and_keep_their_pixels(tmp_path
     assert dataset.test.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
 
 
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1)])
+def test_a_line_of_pixels_is_seen_in_its_middle_and_takes_no_memory(tmp_path, size):
+    write_image_folder(tmp_path)
+    line = Image.new("RGB", size)
+    line.paste(
+        (200, 100, 50),
+        tuple(length // 2 - length // 100 for length in size)
+        + tuple(length // 2 + length // 100 + 1 for length in size),
+    )
+    line.save(tmp_path / "train" / "class-0" / "line.png")
+    dataset = open_folder(tmp_path, image_size=64, residency="resident", validation=0.2)
+    seen = torch.cat([dataset.train.images, dataset.validation.images])
+    assert (seen == torch.tensor([200, 100, 50])[:, None, None]).flatten(1).all(1).sum() == 1
+
+
 def test_other_images_stream_at_the_size_that_is_asked_for(tmp_path):
     write_image_folder(tmp_path)
     Image.new("L", (20, 30)).save(tmp_path / "train" / "class-0" / "other.png")

@@ -180,3 +180,22 @@ if __name__ == "__main__":
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < patience:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_an_interrupt_while_workers_start_is_left_to_the_trainer(tmp_path):
+    """Ctrl-C reaches the whole process group, and the server of the workers takes seconds to import torch."""
+    write_image_folder(tmp_path)
+    script = f"""if __name__ == "__main__":
+    import os, signal, threading, torch
+    from pathlib import Path
+    from granet.data import make_pipeline, open_dataset
+    data = open_dataset("image-folder", directory=Path({str(tmp_path)!r}), residency="streaming", image_size=8)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    threading.Timer(0.5, os.killpg, (0, signal.SIGINT)).start()
+    pipeline = make_pipeline(data, batch_size=4, device=torch.device("cpu"), seed=0, augment="none", workers=1)
+    print(len(list(pipeline.batches(0))))
+    """
+    (tmp_path / "main.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "main.py")]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True, check=False)
+    assert (done.stdout, done.stderr) == ("3\n", "")

@@ -195,6 +195,9 @@ def broken(classes):
 def nothing():
     return None
 
+def leaving(classes):
+    raise SystemExit(3)
+
 number = 3
 """
 
@@ -232,6 +235,7 @@ def test_a_factory_starts_from_the_seed(own: str) -> None:
         ("needy", "the factory needs 'width', which nobody gives it"),
         ("broken", "the factory failed; got KeyError: 'weights.bin'. It was called with classes=3"),
         ("nothing", "not a network; got NoneType"),
+        ("leaving", "the factory failed; got SystemExit: 3"),
         ("stubborn", r"does not give one logit for each class; got \(1, 2\); expected \(1, 3\)"),
     ],
 )

@@ -155,6 +155,12 @@ def test_an_unknown_recipe_is_answered_with_the_nearest():
         Recipe.load("quikstart")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path):
+    file = tmp_path / "windows.toml"
+    file.write_text(QUICKSTART.to_toml(), encoding="utf-8-sig")
+    assert Recipe.load(file) == QUICKSTART
+
+
 def test_files_that_are_no_recipes_are_refused(tmp_path):
     large, binary, broken = tmp_path / "large.toml", tmp_path / "binary.toml", tmp_path / "broken.toml"
     large.write_text("#" * (64 * 1024 + 1))
@@ -250,6 +256,7 @@ def test_settings_that_a_choice_has_no_use_for_are_errors():
     assert 'method.end: rigl has no such setting; got "3ep"; expected one of density,' in refused(method__name="rigl")
     assert refused(optimizer__name="adamw").count("adamw has no such setting") == 2
     assert "schedule.gamma: cosine has no such setting" in refused(schedule__gamma=0.1)
+    assert 'cosine has no such setting; got ["1ep", "2ep"]' in refused(schedule__milestones=["1ep", "2ep"])
     assert "method.dense: dense has no such setting" in refusal(
         lambda: QUICKSTART.with_method("dense")[0].override({"method.dense": ["conv1"]})
     )
@@ -362,6 +369,13 @@ def test_overriding_leaves_the_original_alone():
 def test_another_optimizer_needs_the_settings_of_the_first_taken_away():
     settings = {"optimizer.name": "adam", "optimizer.momentum": "", "optimizer.nesterov": ""}
     assert QUICKSTART.override(settings).as_dict()["optimizer"]["name"] == "adam"
+
+
+def test_another_method_writes_down_nothing_that_was_left_out():
+    """What was not written need not be taken away either when the optimizer changes too."""
+    changed, _ = QUICKSTART.override({"optimizer.nesterov": ""}).with_method("rigl")
+    settings = {"optimizer.name": "adam", "optimizer.momentum": ""}
+    assert changed.override(settings).as_dict()["optimizer"]["name"] == "adam"
 
 
 def test_stretching_keeps_the_course_in_proportion():

@@ -22,6 +22,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 WHOLE = 224 / 256
 """The share of its shorter side that evaluation sees of an image that has to be resized; the custom for ImageNet."""
 
+_SLENDER = 16
+"""How many times as long as wide an image may be before its ends are cut off. A line of pixels, enlarged until it is
+as wide as a network wants it, would take all memory."""
+
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
@@ -85,12 +89,18 @@ def whole_view(image: Image.Image, side: int) -> Image.Image:
     """
     if image.size == (side, side):
         return image
+    longest = _SLENDER * min(image.size)
+    if max(image.size) > longest:  # the middle is all that is seen, and the whole would be enlarged beyond all bounds
+        image = _middle(image, min(image.width, longest), min(image.height, longest))
     target = round(side / WHOLE)
     scale = target / min(image.size)
     width, height = (max(target, round(length * scale)) for length in image.size)
-    left, top = (width - side) // 2, (height - side) // 2
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return resized.crop((left, top, left + side, top + side))
+    return _middle(image.resize((width, height), Image.Resampling.BILINEAR), side, side)
+
+
+def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def window_view(image: Image.Image, windows: Windows, side: int) -> Image.Image:

@@ -33,7 +33,7 @@ def build_from_factory(spec: str, *, in_channels: int, classes: int, image_size:
         arguments = _accepted(spec, factory, offered)
         try:
             network = factory(**arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(
                 "the factory failed",
                 where=spec,
@@ -79,7 +79,7 @@ def _working_directory_on_path() -> Iterator[None]:
 def _find(spec: str, module_name: str, factory_name: str) -> Callable[..., Any]:
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without its ``if __name__ == "__main__"`` may end the process
         # The module itself is missing, or one of its parents, rather than something that it imports.
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         absent = missing is not None and f"{module_name}.".startswith(f"{missing}.")

@@ -38,6 +38,8 @@ OPTIMIZERS: Mapping[str, Uses] = {
 }
 """What an optimizer has besides the settings common to all."""
 
+_REMOVE = "remove it; on the command line an empty value does, as in --set KEY="
+
 SCHEDULES: Mapping[str, Uses] = {
     "multistep": Uses(required=("milestones",), optional=("gamma",)),
     "cosine": Uses(optional=("final_learning_rate",)),
@@ -87,7 +89,7 @@ def misfits(name: str, uses: Uses, given: Mapping[str, object]) -> list[RecipeEr
     missing = [RecipeError(f"{name} needs this setting", where=key) for key in uses.required if key not in given]
     has = f"one of {', '.join(uses.known)}" if uses.known else None
     useless = [
-        RecipeError(f"{name} has no such setting", where=key, got=shown(value), expected=has, remedy="remove it")
+        RecipeError(f"{name} has no such setting", where=key, got=shown(value), expected=has, remedy=_REMOVE)
         for key, value in given.items()
         if key not in uses.known
     ]

@@ -43,6 +43,14 @@ class _Short(reprlib.Repr):
         """Python refuses to print numbers of thousands of digits; nobody wants to read them either."""
         return repr(x) if abs(x) < 2**63 else "a number beyond 64 bits"
 
+    def repr_Duration(self, x: Duration, level: int) -> str:  # noqa: ARG002, N802  reprlib calls it so
+        """As a recipe writes it."""
+        return f'"{x}"'
+
+    def repr_tuple(self, x: tuple[Any, ...], level: int) -> str:
+        """TOML has lists only."""
+        return self.repr_list(list(x), level)
+
     def name(self, key: str) -> str:
         """``key`` as it is, unless it would break the line or fill the screen."""
         return key if key.isprintable() and len(key) <= self.maxstring else self.repr(key)
@@ -63,8 +71,6 @@ def shown(value: object) -> str:
     """``value`` about as a recipe would write it, cut to a line."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, Duration):
-        return f'"{value}"'
     if isinstance(value, str) and value.isprintable() and len(value) <= 80:
         return f'"{value}"'
     return _SHORT.repr(value)

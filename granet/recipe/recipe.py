@@ -185,7 +185,8 @@ class Recipe(Section):
             RecipeError: a required setting that neither the recipe nor ``settings`` has.
         """
         uses = method_uses(name)
-        mine = self.as_dict()["method"]
+        whole = self.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+        mine = whole["method"]
         kept = {key: value for key, value in mine.items() if key in uses.known and key not in settings}
         dropped = [key for key in self.method.given() if key not in uses.known and key not in settings]
         section = {"name": name, **kept, **settings}
@@ -196,7 +197,7 @@ class Recipe(Section):
                     section = without
                     dropped.append(key)
                     break
-        data = {**self.as_dict(), "method": section}
+        data = {**whole, "method": section}
         return self.from_dict(data, where=f"recipe {self.name}"), tuple(dropped)
 
     def build_method(self, steps_per_epoch: int) -> Method:
@@ -255,7 +256,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         _check_size(len(content), path)
-        return content.decode()
+        return content.decode("utf-8-sig")  # some editors begin a file with a mark
     except OSError as error:
         raise RecipeError("cannot be read", where=path, got=error.strerror) from None
     except UnicodeDecodeError:

@@ -45,13 +45,14 @@ def evaluate(
     from granet.errors import UnknownNameError
     from granet.training import open_data, resolve_device
     from granet.training.scoring import score
-    from granet_cli.choices import evaluated_on
+    from granet_cli.choices import check_network, evaluated_on
     from granet_cli.render import Screen, percent, print_json
 
     if split not in names.SPLITS:
         raise UnknownNameError("split", split, names.SPLITS, where="--split")
     place = resolve_device(device)
     checkpoint = load(file)
+    check_network(checkpoint, model)
     dataset = open_data(evaluated_on(checkpoint, data))
     result = score(checkpoint, dataset, split, device=place, batch_size=batch_size, factory=model)
     if json:

@@ -48,12 +48,14 @@ def inspect(
       granet inspect runs/a/last.safetensors --json | jq .density
     """
     from granet.analysis import inspection
-    from granet.checkpoint import load
+    from granet.checkpoint import load_outline
+    from granet_cli.choices import check_network
     from granet_cli.inspection import show
     from granet_cli.layers import select
     from granet_cli.render import Screen, print_json
 
-    checkpoint = load(file)
+    checkpoint = load_outline(file)
+    check_network(checkpoint, model)
     report = inspection.inspect(checkpoint, factory=model)
     shown = select(report.layers, pattern=layers, order=sort)
     if json:

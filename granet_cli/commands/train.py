@@ -66,12 +66,12 @@ def train(
         "training.keep_last": keep_last,
     }
     asked = choices.gather(settings, assignments or (), method=method, epochs=epochs, data=data)
+    place = training.resolve_device(device)
     run = (
         runs.new(recipe, asked, out, overwrite=overwrite, download=download)
         if resume is None
         else runs.old(resume, recipe, asked, out, overwrite=overwrite, download=download)
     )
-    place = training.resolve_device(device)
     screen = Screen(stderr=json)
     say(run.announcement)
     try:
