@@ -40,6 +40,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     what = "".join(traceback.format_exception_only(error)).strip()
     if type(error).__name__ == "OutOfMemoryError":
         return f"the device has too little memory: {what}\nuse a smaller --batch-size, or --precision bf16", 1
+    if isinstance(error, MemoryError) or "can't allocate memory" in what:  # the second is torch's, on a CPU
+        return f"there is too little memory: {what}\nuse a smaller --batch-size, or --set data.residency=streaming", 1
     return f"unexpected {what}\nthis is a bug in granet: please report it, with what GRANET_DEBUG=1 adds to this", 1
 
 

@@ -248,6 +248,17 @@ def test_what_the_system_refuses_is_no_bug(granet: Granet, monkeypatch: pytest.M
     assert (answer.code, answer.err) == (1, "error: somewhere/file: No space left on device\n")
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+def test_too_little_memory_is_no_bug(granet: Granet, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def greedy() -> None:
+        raise error
+
+    monkeypatch.setattr(Recipe, "names", greedy)
+    answer = granet("list", "recipes")
+    assert answer.code == 1
+    assert answer.err.startswith("error: there is too little memory: ")
+
+
 def test_streams_that_are_closed_are_no_failure() -> None:
     closed = ["sh", "-c", 'exec "$0" -m granet_cli list methods >&-', sys.executable]
     done = subprocess.run(closed, capture_output=True, text=True)

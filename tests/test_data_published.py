@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import tarfile
 import urllib.error
 from dataclasses import replace
@@ -192,6 +193,11 @@ def test_a_folder_of_pickles_is_recognised_and_refused(tmp_path):
         open_dataset("cifar10", directory=tmp_path)
 
 
+def current_umask() -> int:
+    os.umask(mask := os.umask(0))
+    return mask
+
+
 @pytest.fixture
 def publisher(monkeypatch):
     """A publisher's site: what it answers, by URL."""
@@ -209,6 +215,7 @@ def publisher(monkeypatch):
 def test_missing_files_are_downloaded_checked_and_kept(tmp_path, publisher):
     train, _ = read_idx(IDX_SET, tmp_path / "new", download=True)
     assert len(train) == 6
+    assert all(path.stat().st_mode & 0o777 == 0o666 & ~current_umask() for path in (tmp_path / "new").iterdir())
     publisher.clear()
     again, _ = read_idx(IDX_SET, tmp_path / "new", download=True)
     assert torch.equal(train.images, again.images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import tempfile
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -48,9 +48,11 @@ def fetch(source: Source, directory: Path) -> Path:
         DataError: the site cannot be reached, sends something else, or the file cannot be written.
     """
     path = directory / source.name
+    temporary = directory / f".{source.name}.{secrets.token_hex(4)}.tmp"  # two processes may fetch the same file
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=directory, prefix=source.name, suffix=".tmp", delete=False) as file:
+        # Not a file of ``tempfile``, which nobody but its owner could read: data are often shared.
+        with temporary.open("xb") as file:
             try:
                 size, md5 = _copy(source, file)
                 if (size, md5) != (source.size, source.md5):
@@ -63,9 +65,9 @@ def fetch(source: Source, directory: Path) -> Path:
                     )
                 file.flush()
                 os.fsync(file.fileno())
-                Path(file.name).replace(path)
+                temporary.replace(path)
             except BaseException:
-                Path(file.name).unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
                 raise
     except (OSError, http.client.HTTPException) as error:
         raise DataError(
