@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from granet.checkpoint import load, save
-from granet.errors import CheckpointError, Interrupted, TrainingError, UsageError
+from granet.errors import CheckpointError, DataError, Interrupted, TrainingError, UsageError
 from granet.methods import METHODS
 from granet.recipe import Recipe
 from granet.training import Evaluation, RunFolder, resume, train
@@ -293,3 +293,73 @@ def test_weights_without_a_past_are_no_run_to_go_on_with(recipe: Callable[..., R
     save(runs.last, replace(load(runs.last), progress={}))
     with pytest.raises(CheckpointError, match="not the state of a run"):
         resume(runs, CPU)
+
+
+def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from granet.training import state
+
+    begin, steps = state.build_optimizer, iter(range(100))
+
+    def spoiling(*arguments):  # a finite loss with a gradient that is not
+        optimizer = begin(*arguments)
+        bias = optimizer.param_groups[0]["params"][-1]
+        bias.register_hook(lambda gradient: gradient * (float("nan") if next(steps) == 4 else 1.0))
+        return optimizer
+
+    monkeypatch.setattr(state, "build_optimizer", spoiling)
+    runs = RunFolder(tmp_path)
+    with pytest.raises(TrainingError, match="not finite"):
+        train(recipe("static", **{"training.save_every": "1it"}), runs, CPU)
+    last = load(runs.last)
+    assert last.step == 4
+    assert all(weight.isfinite().all() for weight in last.weights.values())
+
+
+def test_only_one_process_trains_in_a_folder(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    runs = RunFolder(tmp_path / "run")
+    with runs.claimed(), pytest.raises(UsageError, match="another process is training"):
+        train(recipe(), runs, CPU)
+    train(recipe(), runs, CPU)
+
+
+def test_a_test_that_was_not_saved_is_not_recorded_twice(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    runs = whole(recipe(), tmp_path)
+    state = load(runs.last)
+    del state.metrics["test"]
+    save(runs.last, state)
+    resume(runs, CPU)
+    events = [json.loads(line)["event"] for line in runs.metrics_file.read_text().splitlines()]
+    assert events.count("test") == 1
+
+
+def test_workers_that_a_signal_ended_too_do_not_cost_the_state(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from granet.training import loop
+
+    undisturbed = whole(recipe(), tmp_path / "undisturbed")
+    begin, signalled = loop.begin, []
+
+    def dying(*arguments):
+        run = begin(*arguments)
+        batches = run.pipeline.batches
+
+        def until_signalled(epoch: int, *, start: int = 0):
+            for number, batch in enumerate(batches(epoch, start=start)):
+                if number == 3:
+                    signalled.append(True)
+                    raise DataError("a worker process has died")
+                yield batch
+
+        monkeypatch.setattr(run.pipeline, "batches", until_signalled)
+        return run
+
+    runs = RunFolder(tmp_path / "stopped")
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "begin", dying)
+        with pytest.raises(Interrupted, match="step 3 of"):
+            train(recipe(), runs, CPU, stop=lambda: bool(signalled))
+    resume(runs, CPU)
+    assert same_end(runs, undisturbed)

@@ -10,11 +10,13 @@ tensorboard/         when asked for
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +71,31 @@ class RunFolder:
         """Whether a run was begun here."""
         return self.recipe_file.exists() or self.last.exists()
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Makes the folder if need be and holds it for this process alone; the system lets go when the process ends.
+
+        Raises:
+            UsageError: another process holds it, or it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise UsageError("cannot use this folder for a run", where=self.path, got=error.strerror) from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    "another process is training in this folder",
+                    where=self.path,
+                    remedy="wait for it, or choose another --out",
+                ) from None
+            yield
+        finally:
+            os.close(descriptor)
+
     def check_free(self, *, overwrite: bool) -> None:
         """Raises UsageError when a run is here that is not to be overwritten."""
         if self.holds_run() and not overwrite:
@@ -113,7 +140,15 @@ class RunFolder:
             return checkpoint.recipe, checkpoint
         if self.recipe_file.exists():
             return Recipe.load(str(self.recipe_file)), None
-        raise UsageError(
+        raise self._no_run()
+
+    def check_run(self) -> None:
+        """Raises UsageError when there is no run here."""
+        if not self.holds_run():
+            raise self._no_run()
+
+    def _no_run(self) -> UsageError:
+        return UsageError(
             "there is no run to resume",
             where=self.path,
             expected=f"{self.last.name} or {self.recipe_file.name} in it",
@@ -128,15 +163,19 @@ class RunFolder:
         except OSError as error:
             raise CheckpointError("cannot write metrics", where=self.metrics_file, got=error.strerror) from error
 
-    def rewind_metrics(self, *, step: int, epochs: int) -> None:
-        """Forgets lines of work that is going to be done again: past ``step``, or past that many epochs."""
+    def rewind_metrics(self, *, step: int, epochs: int, tested: bool) -> None:
+        """Forgets lines of work that is going to be done again: past ``step`` or that many epochs, or the test."""
         if not self.metrics_file.exists():
             return
         kept = []
         for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
             try:
                 entry = json.loads(line)
-                repeated = entry["step"] > step or (entry["event"] == "epoch" and entry["epoch"] > epochs)
+                repeated = (
+                    entry["step"] > step
+                    or (entry["event"] == "epoch" and entry["epoch"] > epochs)
+                    or (entry["event"] == "test" and not tested)
+                )
             except (ValueError, KeyError, TypeError):
                 continue  # the line that a kill cut short
             if not repeated:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from granet import checkpoint, models
 from granet.data import Dataset, open_dataset
-from granet.errors import Interrupted, TrainingError
+from granet.errors import DataError, Interrupted, TrainingError
 from granet.randomness import key
 from granet.recipe import Recipe
 from granet.training.device import describe_device, use_kernels
@@ -75,9 +75,11 @@ def train(
     folder.check_free(overwrite=overwrite)
     use_kernels(deterministic=recipe.training.deterministic)
     run = begin(recipe, open_data(recipe, download=download), device)
-    folder.create(recipe)
-    watch(_started(run, folder))
-    return Trainer(run, folder, watch, stop).finish()
+    with folder.claimed():
+        folder.check_free(overwrite=overwrite)  # once more: somebody else may have begun here in the meantime
+        folder.create(recipe)
+        watch(_started(run, folder))
+        return Trainer(run, folder, watch, stop).finish()
 
 
 def resume(
@@ -103,12 +105,20 @@ def resume(
         CheckpointError: a damaged checkpoint, or data that are not those of the run.
         Otherwise as ``train``.
     """
+    folder.check_run()  # before claiming it, which would make the folder
+    with folder.claimed():
+        return _resume(folder, device, directory, watch, stop)
+
+
+def _resume(
+    folder: RunFolder, device: torch.device, directory: Path | None, watch: Watch, stop: Callable[[], bool]
+) -> Evaluation:
     recipe, state = folder.open()
     use_kernels(deterministic=recipe.training.deterministic)
     run = begin(recipe, open_data(recipe, directory=directory), device)
     if state is not None:
         restore(run, state)
-    folder.rewind_metrics(step=run.step, epochs=run.epochs_done)
+    folder.rewind_metrics(step=run.step, epochs=run.epochs_done, tested="test" in run.metrics)
     watch(_started(run, folder))
     return Trainer(run, folder, watch, stop, saved=state is not None).finish()
 
@@ -162,10 +172,15 @@ class Trainer:
                     self._train_to(boundary)
                 self._end_epoch()
             return self._test()
-        except Interrupted:
+        except (Interrupted, DataError) as reason:
+            # A signal to the whole job ends the workers too: what they fail with then is only the stop itself.
+            if isinstance(reason, DataError) and not self.stop():
+                raise
             if self._saved_at != run.step:
                 self._save(capture(run), keep=False)
-            raise
+            if isinstance(reason, Interrupted):
+                raise
+            raise Interrupted("stopped", where=f"step {run.step} of {run.total_steps}") from reason
 
     def _train_to(self, boundary: int) -> None:
         run = self.run
@@ -202,6 +217,8 @@ class Trainer:
         self._saver.release()  # what a save under way may still be reading changes now
         run.scaler.step(run.optimizer)
         run.scaler.update()
+        if run.sparsifier.method.due(run.step + 1, run.total_steps):
+            self._check_weights()
         update = run.sparsifier.step()
         if update is not None:
             self._record_update(
@@ -224,6 +241,12 @@ class Trainer:
                 remedy=f"the last good checkpoint, {self.folder.last}, is intact; lower the learning rate, lengthen "
                 "the warm-up or train in fp32",
             )
+
+    def _check_weights(self) -> None:
+        """Raises TrainingError for weights that are not finite, which a finite loss can leave behind."""
+        weights = [parameter.detach() for parameter in self.run.model.parameters() if parameter.numel()]
+        largest = torch.stack([norm.float() for norm in torch._foreach_norm(weights, math.inf)]).amax()
+        self._check_loss(float(largest), "the largest weight")
 
     def _record_update(self, event: Updated) -> None:
         totals = {"pruned": 0, "dropped": 0, "grown": 0}
@@ -331,6 +354,7 @@ class Trainer:
     def _save(self, state: checkpoint.Checkpoint, *paths: Path, keep: bool = True) -> None:
         """Begins to save ``state`` to ``paths`` and as the last one; and as one to keep, where that is wanted."""
         self._check_finite()  # a state that went wrong must not replace a good one
+        self._check_weights()
         self._saver.close()  # before looking at what is there
         step, kept = self.run.step, self.folder.kept_steps()
         if keep and self._retention.keeps(step):
