@@ -200,7 +200,7 @@ def test_the_shell_completes_names(
         ("eval done/last.safetensors --data fashion-mnist-subset", 1, "classes of fashion-mnist-subset"),
         ("export done/last.safetensors -o x", 2, "--safetensors"),
         ("export --safetensors done/last.safetensors -o tiny.toml", 2, "--overwrite"),
-        ("export --safetensors done/last.safetensors -o done/last.safetensors --overwrite", 2, "overwrite itself"),
+        ("export --safetensors done/last.safetensors -o done/last.safetensors --overwrite", 2, "would be overwritten"),
         ("list recipies", 2, "Did you mean 'recipes'?"),
     ],
 )

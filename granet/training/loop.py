@@ -30,9 +30,6 @@ from granet.training.retention import Retention
 from granet.training.saving import Saver
 from granet.training.state import EpochSums, Run, begin, capture, restore, split_sizes
 
-PROGRESS_SECONDS = 0.5
-"""How often progress is told. Telling waits for the device, so it is rare."""
-
 Watch = Callable[[Event], None]
 
 

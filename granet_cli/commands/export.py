@@ -33,13 +33,11 @@ def export(
     from granet.errors import UsageError
     from granet.masks import density
     from granet_cli.render import print_json, printable, size
+    from granet_cli.targets import check_target
 
     if not safetensors:
         raise UsageError("no format was chosen", remedy="add --safetensors")
-    if out.exists() and file.exists() and out.samefile(file):
-        raise UsageError("the checkpoint would overwrite itself", where="-o", got=out, remedy="choose another file")
-    if out.exists() and not overwrite:
-        raise UsageError("the file is there already", where=out, remedy="replace it with --overwrite")
+    check_target(out, file, overwrite=overwrite)
     checkpoint = load(file)
     write_dense(checkpoint, out)
     written = out.stat().st_size
