@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -49,6 +49,8 @@ def _facts(report: Inspection) -> list[tuple[str, str]]:
     facts = [
         ("made by", f"recipe {report.recipe}: {report.method} on {report.model}, {report.data}, seed {report.seed}"),
         *([("imported", f"from {report.imported}")] if report.imported is not None else []),
+        *([("rewound", _rewound(report.rewind))] if report.rewind is not None else []),
+        *(("after" if number == 0 else "", _ancestor(note)) for number, note in enumerate(report.lineage[::-1])),
         ("stands at", where),
     ]
     scores = (("validation, best epoch", report.best_validation_accuracy), ("test", report.test_accuracy))
@@ -64,6 +66,24 @@ def _facts(report: Inspection) -> list[tuple[str, str]]:
         dense, active = report.flops["dense"], report.flops["active"]
         facts.append(("FLOPs", f"{short(active)} an image, {active / dense:.1%} of the {short(dense)} when dense"))
     return facts
+
+
+def _rewound(section: Mapping[str, Any]) -> str:
+    rounds = len(section["densities"])
+    what = {"lr": "learning rate", "weights": "weights and learning rate", "finetune": "nothing, to fine-tune"}
+    which = f", round {section['round']} of {rounds}" if rounds > 1 else ""
+    return f"{what[section['mode']]}, to step {section['start']:,} for {section['steps']:,} steps{which}"
+
+
+def _ancestor(note: Mapping[str, Any]) -> str:
+    """A line about a checkpoint that this one comes from; whatever its note lacks is left out."""
+    number, known = (int, float), [str(note.get("method", "?"))]
+    if isinstance(note.get("mode"), str):
+        known.append(f"rewound ({note['mode']})")
+    for key, form in (("density", "density {:.4f}"), ("step", "step {:,}"), ("test_accuracy", "test {:.2%}")):
+        if isinstance(note.get(key), number):
+            known.append(form.format(note[key]))
+    return f"{', '.join(known)}, content {str(note.get('hash', '?'))[:12]}"
 
 
 def _layers(screen: Screen, report: Inspection, layers: Sequence[LayerReport]) -> Text:

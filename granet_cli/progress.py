@@ -18,7 +18,7 @@ from rich.text import Text
 from granet_cli.render import FAINT, ReaderGone, Screen, bar, duration, percent, short
 
 if TYPE_CHECKING:
-    from granet.training.events import EpochEnded, Event, Progressed, Started
+    from granet.training.events import EpochEnded, Event, Progressed, RoundEnded, Started
 
 PLAIN_SECONDS = 10.0
 """How often a line of progress is written where nothing can be written over."""
@@ -64,6 +64,10 @@ class _Plain:
         from granet.training import events
 
         match event:
+            case events.RoundStarted():
+                self.line(f"round {event.round} of {event.rounds}: density {event.density:.4f} -> {event.folder}")
+            case events.RoundEnded():
+                self.round(event)
             case events.Started():
                 self.run = event
                 self.begin(event)
@@ -104,6 +108,14 @@ class _Plain:
             f"density {event.density:.4f}{speed}{', best so far' if event.best else ''}"
         )
 
+    def round(self, event: RoundEnded) -> None:
+        """A line."""
+        row = event.row
+        self.line(
+            f"round {row.round} of {event.rounds} is done: density {row.density:.4f}, "
+            f"validation {percent(row.validation_accuracy)}, test {percent(row.test_accuracy)}"
+        )
+
     def line(self, text: str | Text) -> None:
         """Writes one."""
         self.screen.prose(text)
@@ -123,6 +135,8 @@ class _Live(_Plain):
 
     def begin(self, run: Started) -> None:
         """The heading of the table, and the two lines under it; neither when all steps are done."""
+        self.close()  # of the round before
+        self._live = self._latest = None
         super().begin(run)
         if run.step == run.total_steps:
             return

@@ -51,7 +51,8 @@ def new(name: str | None, choices: Choices, out: Path | None, *, overwrite: bool
     if recipe.data.directory is None and recipe.data.name in DATASETS and recipe.data.name != EMBEDDED:
         options = "--data DIR" if choices.data is None else f"--data DIR --set data.name={recipe.data.name}"
         raise UsageError(f"dataset {recipe.data.name} lies in a folder, which is not named", remedy=f"add {options}")
-    folder = RunFolder(out if out is not None else fresh(recipe))
+    stem = recipe.name if recipe.method.name in recipe.name else f"{recipe.name}-{recipe.method.name}"
+    folder = RunFolder(out if out is not None else fresh(stem))
     headline = f"{recipe.name}: {recipe.method.name}, {recipe.model.name}, {recipe.data.name} -> {folder.path}"
     start: Callable[..., Evaluation] = partial(training.train, recipe, folder, overwrite=overwrite, download=download)
     if out is None:
@@ -81,9 +82,8 @@ def old(path: Path, name: str | None, choices: Choices, out: Path | None, *, ove
     return Run(folder, f"going on with {path}", partial(training.resume, folder, directory=choices.place()))
 
 
-def fresh(recipe: Recipe) -> Path:
-    """Makes a folder in ``runs``, called after the recipe and its method, that was not there before."""
-    stem = recipe.name if recipe.method.name in recipe.name else f"{recipe.name}-{recipe.method.name}"
+def fresh(stem: str) -> Path:
+    """Makes a folder in ``runs``, called after ``stem``, that was not there before."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip(".-") or "run"  # a name is no path
     numbered = (RUNS / (stem if number == 1 else f"{stem}-{number}") for number in itertools.count(1))
     return next(path for path in numbered if _makes(path))

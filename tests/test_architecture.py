@@ -37,11 +37,13 @@ ARROWS: dict[str, set[str]] = {
     "data": {"errors", "randomness"},
     "recipe": {*CORE, "durations"},
     "checkpoint": {"errors", "masks", "recipe", "sparse_codec"},
+    "lineage": {"masks", "checkpoint"},
     "importing": {"errors", "masks", "layers", "models", "data", "recipe", "sparse_codec", "checkpoint"},
-    "analysis": {*CORE, "checkpoint", "flops", "layers", "models", "recipe"},
+    "analysis": {*CORE, "checkpoint", "lineage", "flops", "layers", "models", "recipe"},
     "training": {
         *CORE,
-        *("layers", "sparsifier", "durations", "flops", "models", "data", "recipe", "checkpoint", "analysis"),
+        *("layers", "sparsifier", "durations", "flops", "models", "data"),
+        *("recipe", "checkpoint", "analysis", "lineage"),
     },
 }
 

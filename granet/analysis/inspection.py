@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from granet import flops, masks
 from granet.errors import GranetError, ModelError
+from granet.lineage import ancestors
 from granet.models import build, is_factory, outline
 
 if TYPE_CHECKING:
@@ -65,6 +67,10 @@ class Inspection:
     """0 to 1; None before the end of the run."""
     metrics: Mapping[str, Any]
     """What the run had measured by then."""
+    rewind: Mapping[str, Any] | None
+    """How the run was rewound: the recipe's section; None for a run from fresh weights."""
+    lineage: tuple[Mapping[str, Any], ...]
+    """The checkpoints that the weights come from, the oldest first, as ``granet.lineage`` notes them."""
     imported: str | None
     """From which foreign file the weights are and where the masks are from; None when granet trained them from the
     start."""
@@ -88,7 +94,7 @@ class Inspection:
     def as_json(self) -> dict[str, Any]:
         """The same as plain dictionaries, lists and numbers."""
         report = dataclasses.asdict(self)
-        report["notes"] = list(self.notes)
+        report["notes"], report["lineage"] = list(self.notes), list(self.lineage)
         report["layers"] = [{**layer, "shape": list(layer["shape"])} for layer in report["layers"]]
         return report
 
@@ -148,10 +154,12 @@ def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection
         step=checkpoint.step,
         total_steps=None if total_steps is None else int(total_steps),
         epoch=checkpoint.step / steps_per_epoch if steps_per_epoch else None,
-        epochs=recipe.training.epochs,
+        epochs=math.ceil(total_steps / steps_per_epoch) if total_steps and steps_per_epoch else recipe.training.epochs,
         best_validation_accuracy=_number(checkpoint.metrics, "best", "accuracy"),
         test_accuracy=_number(checkpoint.metrics, "test", "accuracy"),
         metrics=checkpoint.metrics,
+        rewind=None if recipe.rewind is None else recipe.rewind.model_dump(mode="json", exclude_none=True),
+        lineage=tuple(ancestors(checkpoint.metrics)),
         imported=_origin(checkpoint.metrics),
         parameters=masks.size(checkpoint.masks),
         active=sum(layer.active for layer in layers),

@@ -15,6 +15,7 @@ from granet.recipe.sections import (
     MethodSection,
     ModelSection,
     OptimizerSection,
+    RewindSection,
     ScheduleSection,
     TrainingSection,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "ModelSection",
     "OptimizerSection",
     "Recipe",
+    "RewindSection",
     "ScheduleSection",
     "Setting",
     "TrainingSection",

@@ -43,7 +43,9 @@ def build_method(recipe: Recipe, steps_per_epoch: int) -> Method:
             method.check({}, total)  # with no layers to look at, what is left to check is the clock
         except UsageError as error:
             problems.append(located(error))
-    problems += _schedule_problems(recipe, steps_per_epoch, total)
+    if recipe.rewind is None or recipe.rewind.learning_rate is None:  # fine-tuning does not follow the schedule
+        problems += _schedule_problems(recipe, steps_per_epoch, total)
+    problems += _saving_problems(recipe, steps_per_epoch)
     if problems:
         raise report(problems, where=f"recipe {recipe.name}")
     return method
@@ -61,6 +63,9 @@ def _schedule_problems(recipe: Recipe, steps_per_epoch: int, total: int) -> Iter
                 got=f'"{earlier}" before "{later}" with {steps_per_epoch} steps per epoch',
             )
     yield from _past_the_end("schedule.warmup", "the warm-up", recipe.schedule.warmup, steps_per_epoch, total)
+
+
+def _saving_problems(recipe: Recipe, steps_per_epoch: int) -> Iterator[RecipeError]:
     for key in ("save_every", "keep_every"):
         period = getattr(recipe.training, key)
         if period is not None and period.steps(steps_per_epoch) < 1:

@@ -95,7 +95,8 @@ def unknown(key: str, settings: Mapping[str, Setting]) -> RecipeError:
     section, _, leaf = key.rpartition(".")
     keys = [*settings, *dict.fromkeys(other.partition(".")[0] for other in settings)]
     siblings = {other.rpartition(".")[2]: other for other in keys if other.rpartition(".")[0] == section}
-    namesakes = [other for other in settings if other.rpartition(".")[2] == leaf]
+    # Nobody looks for the settings of a rewind: they are written for people, not by them.
+    namesakes = [o for o in settings if o.rpartition(".")[2] == leaf and not o.startswith("rewind.")]
     close = nearest(leaf, siblings)
     remedy = None
     if namesakes:

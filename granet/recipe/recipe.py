@@ -25,6 +25,7 @@ from granet.recipe.sections import (
     ModelSection,
     Name,
     OptimizerSection,
+    RewindSection,
     ScheduleSection,
     Section,
     TrainingSection,
@@ -58,6 +59,7 @@ class Recipe(Section):
     optimizer: OptimizerSection
     schedule: ScheduleSection
     training: TrainingSection
+    rewind: RewindSection | None = None
 
     def _problems(self) -> Iterator[RecipeError]:
         final, initial = self.schedule.final_learning_rate, self.optimizer.learning_rate
@@ -76,8 +78,8 @@ class Recipe(Section):
 
     @classmethod
     def settings(cls) -> Mapping[str, Setting]:
-        """Everything that can be set, described, by dotted key."""
-        return _SETTINGS
+        """Everything that can be set, described, by dotted key. How a run was rewound is not for setting."""
+        return {key: setting for key, setting in _SETTINGS.items() if not key.startswith("rewind.")}
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Self:
@@ -148,7 +150,7 @@ class Recipe(Section):
             section, _, leaf = key.rpartition(".")
             # An unknown key is put where validation finds it, to be told together with every other mistake.
             target, leaf = (data[section], leaf) if isinstance(data.get(section), dict) else (data, key)
-            if key not in _SETTINGS:
+            if key not in self.settings():
                 target[leaf] = value
             elif value is None or value == "":
                 target.pop(leaf, None)
@@ -210,7 +212,9 @@ class Recipe(Section):
         return clock.build_method(self, steps_per_epoch)
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimizer steps of the whole training."""
+        """The step at which training ends: that many optimizer steps, unless a rewound run started past step 0."""
+        if self.rewind is not None:
+            return self.rewind.start + self.rewind.steps
         return self.training.epochs * steps_per_epoch
 
     def differences(self, other: Recipe) -> list[tuple[str, object, object]]:

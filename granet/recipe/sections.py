@@ -52,6 +52,7 @@ WrittenDuration = Annotated[Duration, PlainValidator(_duration), PlainSerializer
 Line = Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Name = Annotated[Line, Field(min_length=1, max_length=200)]
 Location = Annotated[Line, Field(min_length=1, max_length=4096)]
+ContentHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Section(BaseModel):
@@ -236,6 +237,56 @@ class ScheduleSection(Choice):
         for earlier, later in pairwise(self.milestones):
             if earlier.unit == later.unit and earlier.amount >= later.amount:
                 yield RecipeError("milestones must increase", where="milestones", got=f'"{earlier}" before "{later}"')
+
+
+class RewindSection(Section):
+    """From which checkpoint a run starts instead of from fresh weights; written by ``granet rewind``.
+
+    Everything is settled here: which files, which weights go, where the clock is set and for how long it runs. A
+    recipe with this section trains the same network again wherever these files are.
+    """
+
+    mode: Literal["lr", "weights", "finetune"]
+    """What is set back: the clock, the whole state, or nothing."""
+    parent: Location
+    """The checkpoint whose weights are pruned."""
+    parent_hash: ContentHash
+    """Its content hash."""
+    point: Location | None = None
+    """The rewind point whose state the weights mode restores."""
+    point_hash: ContentHash | None = None
+    """Its content hash."""
+    start: int = Field(ge=0, lt=2**53)
+    """The step that the clock is set to."""
+    steps: int = Field(ge=1, lt=2**53)
+    """Optimizer steps from there to the end."""
+    densities: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Strict(False)] = Field(
+        min_length=1, max_length=1000
+    )
+    """The density that each round prunes to."""
+    round: int = Field(default=1, ge=1)
+    """Which of the rounds this is, from 1."""
+    scope: Literal["global", "uniform"] = "global"
+    """Whether the smallest weights go wherever they are, or the same share of each layer."""
+    learning_rate: float | None = Field(default=None, gt=0, le=1000)
+    """The constant learning rate of the finetune mode; the others follow the schedule."""
+
+    @property
+    def density(self) -> float:
+        """The density of this round."""
+        return self.densities[self.round - 1]
+
+    def _problems(self) -> Iterator[RecipeError]:
+        for mode, keys in (("weights", ("point", "point_hash")), ("finetune", ("learning_rate",))):
+            for key in keys:
+                if (getattr(self, key) is not None) != (self.mode == mode):
+                    what = f"{mode} needs this setting" if self.mode == mode else f"{self.mode} has no such setting"
+                    yield RecipeError(what, where=key)
+        if self.round > len(self.densities):
+            yield RecipeError("there is no such round", where="round", got=self.round, expected=len(self.densities))
+        for earlier, later in pairwise(self.densities):
+            if later > earlier:
+                yield RecipeError("densities cannot rise", where="densities", got=f"{earlier:g} before {later:g}")
 
 
 class TrainingSection(Section):

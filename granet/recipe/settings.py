@@ -90,8 +90,8 @@ def _in_words(kind: Any, metadata: list[Any]) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     if get_origin(kind) is tuple:
-        items = 'durations, such as ["80ep", "120ep"]' if _bare(get_args(kind)[0]) is Duration else "texts"
-        return f"a list of {items}"
+        items = {Duration: 'durations, such as ["80ep", "120ep"]', float: "numbers"}
+        return f"a list of {items.get(_bare(get_args(kind)[0]), 'texts')}"
     return " ".join(["a whole number" if kind is int else "a number", *_range(metadata)])
 
 

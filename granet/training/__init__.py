@@ -3,8 +3,9 @@
 from granet.training.device import resolve_device
 from granet.training.evaluate import Evaluation, evaluate
 from granet.training.folder import RunFolder
-from granet.training.loop import open_data, resume, train
+from granet.training.loop import resume, train
 from granet.training.signals import stop_on_signals
+from granet.training.state import open_data
 
 __all__ = [
     "Evaluation",

@@ -9,6 +9,25 @@ from granet.topology import TopologyUpdate
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoundRow:
+    """What one round came to: a row of the table of density against accuracy.
+
+    Accuracies are from 0 to 1; that of the validation images is the best epoch's, with which the test images were met.
+    """
+
+    round: int
+    folder: str
+    density: float
+    active: int
+    parameters: int
+    step: int
+    validation_accuracy: float
+    test_accuracy: float
+    bytes: int
+    """Size of the checkpoint of the best epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Started:
     """A run begins or goes on."""
 
@@ -23,6 +42,24 @@ class Started:
     parameters: int
     density: float
     examples: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundStarted:
+    """A round of pruning and retraining begins or goes on, in a folder of its own."""
+
+    round: int
+    rounds: int
+    density: float
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundEnded:
+    """A round is over."""
+
+    row: RoundRow
+    rounds: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,4 +119,4 @@ class Tested:
     examples: int
 
 
-Event = Started | Progressed | Updated | EpochEnded | Saved | Tested
+Event = RoundStarted | RoundEnded | Started | Progressed | Updated | EpochEnded | Saved | Tested

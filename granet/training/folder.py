@@ -113,13 +113,17 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            kept = [self.kept(step) for step in self.kept_steps()]
-            for file in (self.recipe_file, self.last, self.best, self.metrics_file, *kept):
-                file.unlink(missing_ok=True)
-            shutil.rmtree(self.tensorboard, ignore_errors=True)
-            _replace(self.recipe_file, recipe.to_toml())
+            self.clear()
+            replace_text(self.recipe_file, recipe.to_toml())
         except OSError as error:
             raise UsageError("cannot write a run here", where=self.path, got=error.strerror) from error
+
+    def clear(self) -> None:
+        """Removes the run that is here, and nothing else."""
+        kept = [self.kept(step) for step in self.kept_steps()]
+        for file in (self.recipe_file, self.last, self.best, self.metrics_file, *kept):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.tensorboard, ignore_errors=True)
 
     def open(self) -> tuple[Recipe, Checkpoint | None]:
         """The recipe and newest checkpoint of a run to go on with; no checkpoint when it died before the first.
@@ -180,10 +184,11 @@ class RunFolder:
                 continue  # the line that a kill cut short
             if not repeated:
                 kept.append(line)
-        _replace(self.metrics_file, "".join(line + "\n" for line in kept))
+        replace_text(self.metrics_file, "".join(line + "\n" for line in kept))
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Writes ``text`` to ``path``, all of it or nothing."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -9,11 +9,13 @@ from granet.schedules import cosine
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of the optimizer step that follows after ``step`` steps.
+    """The learning rate of the optimizer step that follows after ``step`` steps; constant in a fine-tuning.
 
     Warm-up rises linearly and reaches the full rate after its last step. ``multistep`` multiplies by gamma at each
     milestone; ``cosine`` falls from the end of the warm-up to ``final_learning_rate`` at the end of training.
     """
+    if recipe.rewind is not None and recipe.rewind.learning_rate is not None:
+        return recipe.rewind.learning_rate
     schedule, full = recipe.schedule, recipe.optimizer.learning_rate
     warmup = schedule.warmup.steps(steps_per_epoch) if schedule.warmup else 0
     if step < warmup:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from granet import checkpoint, models
-from granet.data import Dataset, open_dataset
+from granet.data import Dataset
 from granet.errors import DataError, Interrupted, TrainingError
 from granet.randomness import key
 from granet.recipe import Recipe
@@ -27,8 +27,9 @@ from granet.training.folder import RunFolder
 from granet.training.learning_rate import learning_rate
 from granet.training.pace import Pace
 from granet.training.retention import Retention
+from granet.training.rewinding.start import rewound
 from granet.training.saving import Saver
-from granet.training.state import EpochSums, Run, begin, capture, restore, split_sizes
+from granet.training.state import EpochSums, Run, begin, capture, open_data, restore, split_sizes
 
 Watch = Callable[[Event], None]
 
@@ -42,6 +43,7 @@ def train(
     folder: RunFolder,
     device: torch.device,
     *,
+    dataset: Dataset | None = None,
     overwrite: bool = False,
     download: bool = False,
     watch: Watch = _nobody,
@@ -55,6 +57,7 @@ def train(
         recipe: the whole of the run.
         folder: where it goes.
         device: where to compute.
+        dataset: that of the recipe, where it is open already.
         overwrite: replace a run that is there.
         download: fetch published data that are not there.
         watch: told of every event.
@@ -71,7 +74,8 @@ def train(
     """
     folder.check_free(overwrite=overwrite)
     use_kernels(deterministic=recipe.training.deterministic)
-    run = begin(recipe, open_data(recipe, download=download), device)
+    run = begin(recipe, open_data(recipe, download=download) if dataset is None else dataset, device)
+    _rewind(run)
     with folder.claimed():
         folder.check_free(overwrite=overwrite)  # once more: somebody else may have begun here in the meantime
         folder.create(recipe)
@@ -84,6 +88,7 @@ def resume(
     device: torch.device,
     *,
     directory: Path | None = None,
+    dataset: Dataset | None = None,
     watch: Watch = _nobody,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
@@ -93,6 +98,7 @@ def resume(
         folder: holds the run.
         device: where to compute; bit-identical to never having stopped on the same kind of device only.
         directory: where the data are now, when they moved.
+        dataset: that of the run, where it is open already.
         watch, stop: as for ``train``.
 
     Returns:
@@ -104,35 +110,28 @@ def resume(
     """
     folder.check_run()  # before claiming it, which would make the folder
     with folder.claimed():
-        return _resume(folder, device, directory, watch, stop)
+        recipe, state = folder.open()
+        use_kernels(deterministic=recipe.training.deterministic)
+        run = begin(recipe, open_data(recipe, directory=directory) if dataset is None else dataset, device)
+        return _go_on(run, state, folder, watch, stop)
 
 
-def _resume(
-    folder: RunFolder, device: torch.device, directory: Path | None, watch: Watch, stop: Callable[[], bool]
+def _go_on(
+    run: Run, state: checkpoint.Checkpoint | None, folder: RunFolder, watch: Watch, stop: Callable[[], bool]
 ) -> Evaluation:
-    recipe, state = folder.open()
-    use_kernels(deterministic=recipe.training.deterministic)
-    run = begin(recipe, open_data(recipe, directory=directory), device)
     if state is not None:
         restore(run, state)
+    else:
+        _rewind(run)
     folder.rewind_metrics(step=run.step, epochs=run.epochs_done, tested="test" in run.metrics)
     watch(_started(run, folder))
     return Trainer(run, folder, watch, stop, saved=state is not None).finish()
 
 
-def open_data(recipe: Recipe, *, directory: Path | None = None, download: bool = False) -> Dataset:
-    """The dataset of a recipe, from ``directory`` when given, else from where the recipe says."""
-    if directory is None and recipe.data.directory is not None:
-        directory = Path(recipe.data.directory)
-    return open_dataset(
-        recipe.data.name,
-        directory=directory,
-        validation=recipe.data.validation,
-        seed=recipe.seed,
-        image_size=recipe.data.image_size,
-        download=download,
-        residency=recipe.data.residency,
-    )
+def _rewind(run: Run) -> None:
+    """Puts a run that starts from a checkpoint where it starts; any other is there already."""
+    if run.recipe.rewind is not None:
+        restore(run, rewound(run))
 
 
 class Trainer:
@@ -163,8 +162,8 @@ class Trainer:
         if self._saved_at is None:
             self._save(capture(run))
         try:
-            while run.epochs_done < run.recipe.training.epochs:
-                boundary = (run.epochs_done + 1) * run.pipeline.steps_per_epoch
+            while run.epochs_done < run.epochs:
+                boundary = min((run.epochs_done + 1) * run.pipeline.steps_per_epoch, run.total_steps)
                 if run.step < boundary:
                     self._train_to(boundary)
                 self._end_epoch()
@@ -190,6 +189,8 @@ class Trainer:
                 self._save(capture(run))
             if self.stop():
                 raise Interrupted("stopped", where=f"step {run.step} of {run.total_steps}")
+            if run.step == boundary:  # the last epoch may be cut short
+                break
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         """One optimizer step, with whatever change of topology is due."""
@@ -371,7 +372,7 @@ def _started(run: Run, folder: RunFolder) -> Started:
         step=run.step,
         total_steps=run.total_steps,
         steps_per_epoch=run.pipeline.steps_per_epoch,
-        epochs=run.recipe.training.epochs,
+        epochs=run.epochs,
         parameters=sum(mask.numel() for mask in run.sparsifier.masks.values()),
         density=run.sparsifier.density,
         examples=split_sizes(run.dataset),

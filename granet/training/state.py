@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from granet import models
 from granet.checkpoint import Checkpoint, Network
-from granet.data import Dataset, Pipeline, make_pipeline
+from granet.data import Dataset, Pipeline, make_pipeline, open_dataset
 from granet.errors import CheckpointError
 from granet.recipe import Recipe
 from granet.sparsifier import Sparsifier
@@ -79,9 +80,30 @@ class Run:
         return self.sparsifier.total_steps
 
     @property
+    def epochs(self) -> int:
+        """Epochs of the whole run, the last one perhaps cut short."""
+        return -(-self.total_steps // self.pipeline.steps_per_epoch)
+
+    @property
     def epochs_done(self) -> int:
-        """Epochs trained and validated."""
-        return len(self.metrics["epochs"])
+        """Epochs trained and validated, those before the start of a rewound run included."""
+        start = self.recipe.rewind.start if self.recipe.rewind is not None else 0
+        return start // self.pipeline.steps_per_epoch + len(self.metrics["epochs"])
+
+
+def open_data(recipe: Recipe, *, directory: Path | None = None, download: bool = False) -> Dataset:
+    """The dataset of a recipe, from ``directory`` when given, else from where the recipe says."""
+    if directory is None and recipe.data.directory is not None:
+        directory = Path(recipe.data.directory)
+    return open_dataset(
+        recipe.data.name,
+        directory=directory,
+        validation=recipe.data.validation,
+        seed=recipe.seed,
+        image_size=recipe.data.image_size,
+        download=download,
+        residency=recipe.data.residency,
+    )
 
 
 def begin(recipe: Recipe, dataset: Dataset, device: torch.device) -> Run:

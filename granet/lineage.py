@@ -1,0 +1,39 @@
+"""Where the weights of a checkpoint come from: what a rewound run notes of the checkpoints before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from granet.checkpoint import Checkpoint
+from granet.masks import density
+
+KEY = "lineage"
+"""Where in the metrics of a checkpoint its ancestors are noted."""
+
+
+def ancestor(parent: Checkpoint, content_hash: str) -> dict[str, Any]:
+    """What a child notes of its parent: which file it was, how it came to be, and how well it did.
+
+    ``mode`` and ``round`` are there when the parent was itself rewound, accuracies (0 to 1) when they are known.
+    """
+    noted: dict[str, Any] = {
+        "hash": content_hash,
+        "recipe": parent.recipe.name,
+        "method": parent.recipe.method.name,
+        "step": parent.step,
+        "density": density(parent.masks),
+    }
+    if parent.recipe.rewind is not None:
+        noted |= {"mode": parent.recipe.rewind.mode, "round": parent.recipe.rewind.round}
+    for split, key in (("best", "validation_accuracy"), ("test", "test_accuracy")):
+        score = parent.metrics.get(split)
+        if isinstance(score, dict) and isinstance(score.get("accuracy"), int | float):
+            noted[key] = score["accuracy"]
+    return noted
+
+
+def ancestors(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The ancestors noted in the metrics of a checkpoint, the oldest first. What is no such note is left out."""
+    noted = metrics.get(KEY)
+    return [note for note in noted if isinstance(note, dict)] if isinstance(noted, list) else []

@@ -1,0 +1,285 @@
+"""From what is asked of a rewind to the recipe that says it exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from granet.allocation import total_budget
+from granet.checkpoint import Checkpoint, content_hash, load_outline
+from granet.data import Dataset
+from granet.errors import CheckpointError, UsageError
+from granet.masks import active, density
+from granet.recipe import Recipe
+from granet.training.learning_rate import learning_rate
+from granet.training.rewinding.points import listed, point_at, points, step_of
+from granet.training.rewinding.start import Scope
+
+Mode = Literal["lr", "weights", "finetune"]
+
+MOST_ROUNDS = 1000
+
+SETTABLE = ("method.", "data.directory", "data.workers", "data.residency", "training.precision", "training.compile",
+            "training.deterministic", "training.keep_every", "training.keep_last", "training.save_every")  # fmt: skip
+"""Settings that a rewind may change: how the topology moves, and what leaves the course of training alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked for; see ``granet rewind --help``.
+
+    Attributes:
+        checkpoint: the trained network.
+        mode: what is set back.
+        to: the time to go back to, "10ep", "5000it" or a share of the training; None is its start. It also decides
+            how long a fine-tuning takes: as long as a rewind to that time would.
+        density: at the end, None for that which ``rounds`` and ``rate`` lead to, or else the present one.
+        rounds: over how many rounds it gets there.
+        rate: the share of the weights active before a round that the round prunes.
+        scope: whether weights are ranked over all layers, or in each.
+        regrow: whether a share of the weights keeps being swapped, as in GraNet, instead of a fixed mask.
+        learning_rate: of a fine-tuning; None is the last one of the training.
+        recipe: how weights are to be trained of which that is not known, since they were imported.
+        settings: others to change, by dotted key; see ``SETTABLE``.
+    """
+
+    checkpoint: Path
+    mode: Mode
+    to: str | None = None
+    density: float | None = None
+    rounds: int | None = None
+    rate: float | None = None
+    scope: Scope = "global"
+    regrow: bool = False
+    learning_rate: float | None = None
+    recipe: Recipe | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+def course(asked: Request, outline: Checkpoint) -> Recipe:
+    """How the network was trained, with the settings that were asked for: the recipe without its rewind.
+
+    Raises:
+        UsageError: a recipe for weights that have their own, none for weights that need one, or settings that a
+            rewind does not change.
+        RecipeError: settings that do not fit.
+    """
+    imported = "steps_per_epoch" not in outline.progress
+    if asked.recipe is not None and not imported:
+        raise UsageError(
+            "the checkpoint has a recipe of its own",
+            where="--recipe",
+            remedy="leave it out; it is for imported weights",
+        )
+    if asked.recipe is None and imported and asked.mode != "finetune":
+        raise UsageError(
+            "how these weights were trained is not known, so that there is no clock to set back",
+            where=asked.checkpoint,
+            remedy="say how to train them with --recipe, or fine-tune them with --mode finetune",
+        )
+    allowed = SETTABLE if not imported else ("",)
+    for key in asked.settings:
+        if not key.startswith(allowed):
+            raise UsageError(
+                "a rewind repeats the training as it was",
+                where="--set",
+                got=key,
+                expected=f"one of {', '.join(name + '*' if name.endswith('.') else name for name in allowed)}",
+            )
+    recipe = outline.recipe if asked.recipe is None else asked.recipe.override({"model.name": outline.network.name})
+    rest = {key: None for key in ("training.keep_every", "training.keep_last") if key not in asked.settings}
+    method, settings = _method(asked, outline, recipe)
+    data = {**method.model_dump(mode="json", exclude_none=True, exclude_unset=True)}
+    data.pop("rewind", None)
+    return Recipe.from_dict(data, where=f"recipe {recipe.name}").override({**settings, **rest})
+
+
+def _method(asked: Request, outline: Checkpoint, recipe: Recipe) -> tuple[Recipe, dict[str, object]]:
+    """The recipe with the method of the retraining, and the settings that are left to be set.
+
+    A fixed mask is the method ``static``; GraNet's swap at a density that stays is the method ``rigl-itop``, which
+    takes over interval, drop fraction and whatever else the training had.
+    """
+    settings = dict(asked.settings)
+    name = "rigl-itop" if asked.regrow else "static"
+    own: dict[str, Any] = {"density": density(outline.masks)}
+    for key in [key for key in settings if key.startswith("method.")]:
+        value = settings.pop(key)
+        leaf = key.removeprefix("method.")
+        if leaf in ("name", "density") or key not in Recipe.settings():
+            raise UsageError(
+                "not a setting of a rewind", where="--set", got=key, remedy="see --density and --regrow, or --help"
+            )
+        own[leaf] = Recipe.settings()[key].parse(value) if isinstance(value, str) else value
+    varied, _ = recipe.with_method(name, **own)
+    return varied, settings
+
+
+def plan(asked: Request, recipe: Recipe, outline: Checkpoint, dataset: Dataset) -> Recipe:
+    """The recipe of the first round; those of later ones differ in their parent and their number alone.
+
+    Args:
+        asked: what is asked for.
+        recipe: from ``course``.
+        outline: the checkpoint, with or without values.
+        dataset: what it is going to be trained on.
+
+    Raises:
+        UsageError: no rewind point at that time, densities or rates that cannot be, a time past the end.
+        CheckpointError: the data are not those of the checkpoint.
+    """
+    steps_per_epoch = len(dataset.train) // recipe.training.batch_size
+    _check_data(asked, outline, dataset, steps_per_epoch)
+    rewound_before = outline.recipe.rewind if asked.recipe is None else None
+    timed = recipe if rewound_before is None else _with_rewind(recipe, rewound_before.model_dump(mode="json"))
+    total = recipe.total_steps(steps_per_epoch)
+    if asked.mode == "weights" and asked.to is None:
+        there = points(asked.checkpoint, outline.recipe)
+        raise UsageError(
+            "the time to rewind the weights to is not said",
+            where="--to",
+            expected=f"one of {listed(there, steps_per_epoch)}" if there else None,
+            remedy=None if there else "train with --keep-every to keep rewind points, or use --mode lr",
+        )
+    to = step_of("0it" if asked.to is None else asked.to, total, steps_per_epoch)
+    section: dict[str, Any] = {
+        "mode": asked.mode,
+        "parent": str(asked.checkpoint.absolute()),
+        "parent_hash": content_hash(asked.checkpoint),
+        "start": to,
+        "steps": total - to,
+        "densities": densities(density(outline.masks), asked.density, asked.rounds, asked.rate),
+        "scope": asked.scope,
+    }
+    for target in section["densities"]:
+        total_budget({name: mask.shape for name, mask in outline.masks.items()}, target)
+    if asked.mode == "weights":
+        point = point_at(asked.checkpoint, outline.recipe, to, steps_per_epoch)
+        _check_point(point.path, outline)
+        section |= {"point": str(point.path.absolute()), "point_hash": content_hash(point.path)}
+    if asked.mode == "finetune":
+        last = total - 1 if asked.recipe is not None else max(outline.step - 1, 0)
+        rate = learning_rate(timed, last, steps_per_epoch) if asked.learning_rate is None else asked.learning_rate
+        if rate <= 0:
+            raise UsageError(
+                "the training ended at a learning rate of 0", where=asked.checkpoint, remedy="give one with --lr"
+            )
+        section |= {"start": outline.step, "learning_rate": rate}
+    elif asked.learning_rate is not None:
+        raise UsageError(
+            f"the {asked.mode} mode follows the schedule of the training",
+            where="--lr",
+            remedy="leave it out, or use --mode finetune",
+        )
+    planned = _with_rewind(recipe, section).override({"method.density": section["densities"][0]})
+    planned.build_method(steps_per_epoch)  # whatever lasts too long is told before anything is written
+    return planned
+
+
+def round_of(first: Recipe, number: int, parent: Path | None = None) -> Recipe:
+    """The recipe of round ``number``: that of the first one but for the checkpoint that it prunes.
+
+    Raises:
+        CheckpointError: ``parent`` is damaged or not there.
+    """
+    assert first.rewind is not None  # noqa: S101  it came from ``plan``
+    section = {**first.rewind.model_dump(mode="json", exclude_none=True), "round": number}
+    if parent is not None:
+        section |= {"parent": str(parent.absolute()), "parent_hash": content_hash(parent)}
+    if first.rewind.mode == "finetune":
+        section["start"] = first.rewind.start + (number - 1) * first.rewind.steps
+    return _with_rewind(first, section).override({"method.density": first.rewind.densities[number - 1]})
+
+
+def densities(present: float, target: float | None, rounds: int | None, rate: float | None) -> list[float]:
+    """The density after each round, from ``present`` on; equal shares of what is left go in every round.
+
+    With ``rounds`` the rate follows, with ``rate`` the number of rounds, the last of which then prunes less. With
+    both the density at the end follows. With neither there is one round, to ``target`` or without pruning.
+
+    Raises:
+        UsageError: numbers out of range, or too many or too few of them.
+    """
+    if rate is not None and not 0 < rate < 1:
+        raise UsageError("not a share to prune in a round", where="--rate", got=rate, expected="above 0 and below 1")
+    if rounds is not None and not 1 <= rounds <= MOST_ROUNDS:
+        raise UsageError("out of range", where="--rounds", got=rounds, expected=f"1 to {MOST_ROUNDS}")
+    if target is not None and not 0 < target <= 1:
+        raise UsageError("not a density", where="--density", got=target, expected="above 0 and at most 1")
+    if target is not None and target > present:
+        raise UsageError(
+            "the checkpoint is sparser than that",
+            where="--density",
+            got=f"{target:g}",
+            expected=f"at most {present:.6g}",
+            remedy="pruning only takes away",
+        )
+    if target is not None and rounds is not None and rate is not None:
+        raise UsageError("two of these settle the third", where="--density, --rounds, --rate", remedy="leave one out")
+    if rounds is None and rate is None:
+        return [present if target is None else target]
+    if rounds is not None and rate is not None:
+        return [present * (1 - rate) ** number for number in range(1, rounds + 1)]
+    if target is None:
+        raise UsageError(
+            "where pruning ends is not said",
+            where="--rounds" if rate is None else "--rate",
+            remedy="add --density, or both --rounds and --rate",
+        )
+    if rounds is None:
+        assert rate is not None  # noqa: S101  one of them is there
+        # Counts are whole numbers, so that the present density is not quite a round one: a round that would prune
+        # less than a hundredth of the others is none.
+        rounds = max(math.ceil(math.log(target / present) / math.log(1 - rate) - 0.01), 1)
+        if rounds > MOST_ROUNDS:
+            raise UsageError("too many rounds", where="--rate", got=f"{rate:g}, {rounds} rounds", expected=MOST_ROUNDS)
+        return [*(present * (1 - rate) ** number for number in range(1, rounds)), target]
+    return [*(present * (target / present) ** (number / rounds) for number in range(1, rounds)), target]
+
+
+def _with_rewind(recipe: Recipe, section: Mapping[str, Any]) -> Recipe:
+    data = recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    present = {key: value for key, value in section.items() if value is not None}
+    return Recipe.from_dict({**data, "rewind": present}, where=f"recipe {recipe.name}")
+
+
+def _check_data(asked: Request, outline: Checkpoint, dataset: Dataset, steps_per_epoch: int) -> None:
+    network, imported = outline.network, "steps_per_epoch" not in outline.progress
+    pairs: list[tuple[str, object, object]] = [
+        ("channels", dataset.channels, network.in_channels),
+        ("image size", dataset.image_size, network.image_size),
+        ("mean", tuple(dataset.mean), tuple(network.mean)),
+        ("std", tuple(dataset.std), tuple(network.std)),
+    ]
+    if imported:  # which have the number of their classes for sure, and perhaps not the names
+        pairs.append(("number of classes", len(dataset.classes), len(network.classes)))
+    else:
+        pairs.append(("classes", dataset.classes, network.classes))
+        pairs.append(("steps per epoch", steps_per_epoch, outline.progress["steps_per_epoch"]))
+    for what, mine, theirs in pairs:
+        if mine != theirs:
+            raise CheckpointError(
+                "the data are not of the kind that the network was trained on",
+                where=f"{what} of {dataset.name}",
+                got=mine,
+                expected=f"{theirs}, as {asked.checkpoint} has it",
+            )
+
+
+def _check_point(path: Path, outline: Checkpoint) -> None:
+    """A point that was trained otherwise, or of another network, is not of this run."""
+    point = load_outline(path)
+    mine = {name: tuple(weight.shape) for name, weight in outline.weights.items()}
+    theirs = {name: tuple(weight.shape) for name, weight in point.weights.items()}
+    if mine != theirs or point.recipe.seed != outline.recipe.seed:
+        raise CheckpointError("the rewind point is of another run", where=path, remedy="keep one run to a folder")
+
+
+def active_at(outline: Checkpoint, target: float) -> int:
+    """Active weights of the network of ``outline`` at density ``target``."""
+    if target == density(outline.masks):
+        return sum(active(outline.masks).values())
+    return total_budget({name: mask.shape for name, mask in outline.masks.items()}, target)

@@ -1,0 +1,112 @@
+"""Rewind points: the states that a run kept on its way, and those that its ancestors kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from granet.checkpoint import content_hash, load_outline
+from granet.durations import Duration
+from granet.errors import CheckpointError, GranetError, UsageError
+from granet.recipe import Recipe
+from granet.training.folder import RunFolder
+
+_MOST_LISTED = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A state that can be restored."""
+
+    step: int
+    path: Path
+
+
+def points(checkpoint: Path, recipe: Recipe) -> list[Point]:
+    """The rewind points for ``checkpoint``, whose recipe is ``recipe``, by step.
+
+    They lie beside it and, when it was itself rewound, beside its ancestors as long as these are where they were. Of
+    two states of one step the nearer one counts.
+    """
+    found: dict[int, Point] = {}
+    seen: set[Path] = set()
+    path: Path | None = checkpoint.absolute()
+    while path is not None and path not in seen:
+        seen.add(path)
+        folder = RunFolder(path.parent)
+        for step in folder.kept_steps():
+            found.setdefault(step, Point(step=step, path=folder.kept(step)))
+        path, recipe = _parent(recipe)
+    return [found[step] for step in sorted(found)]
+
+
+def point_at(checkpoint: Path, recipe: Recipe, step: int, steps_per_epoch: int) -> Point:
+    """The rewind point of exactly ``step``.
+
+    Raises:
+        UsageError: there is none; those that there are are listed.
+    """
+    there = points(checkpoint, recipe)
+    for point in there:
+        if point.step == step:
+            return point
+    raise UsageError(
+        "there is no rewind point at this step",
+        where="--to",
+        got=f"step {step} ({_epochs(step, steps_per_epoch)})",
+        expected=f"one of {listed(there, steps_per_epoch)}" if there else None,
+        remedy=None if there else "train with --keep-every to keep some, or rewind the learning rate: --mode lr",
+    )
+
+
+def listed(there: list[Point], steps_per_epoch: int) -> str:
+    """Points in words; of many, the first and the last ones."""
+    texts = [f"{point.step}it ({_epochs(point.step, steps_per_epoch)})" for point in there]
+    if len(texts) > _MOST_LISTED:
+        half = _MOST_LISTED // 2
+        texts = [*texts[:half], "...", *texts[-half:]]
+    return ", ".join(texts)
+
+
+def _epochs(step: int, steps_per_epoch: int) -> str:
+    return f"{step / steps_per_epoch:.4g}ep"
+
+
+def step_of(to: str, total: int, steps_per_epoch: int) -> int:
+    """The step that ``to`` means: a duration such as "0ep" or "1000it", or a share of the training such as 0.25.
+
+    Raises:
+        UsageError: neither, or not before the end of training, which is at step ``total``.
+    """
+    try:
+        share = float(to)
+    except ValueError:
+        step = Duration.parse(to).steps(steps_per_epoch)
+    else:
+        if not 0 <= share < 1:
+            raise UsageError(
+                "not a time to go back to",
+                where="--to",
+                got=to,
+                expected="a duration with its unit, 10ep or 5000it, or a share of the training from 0 to below 1",
+            )
+        step = round(share * total)
+    if step >= total:
+        raise UsageError(
+            "that is not before the end of training", where="--to", got=f"{to}, step {step}", expected=f"below {total}"
+        )
+    return step
+
+
+def _parent(recipe: Recipe) -> tuple[Path | None, Recipe]:
+    """The parent of a rewound run and its recipe, when it is still the file that it was."""
+    section = recipe.rewind
+    if section is None:
+        return None, recipe
+    path = Path(section.parent)
+    try:
+        if content_hash(path) != section.parent_hash:
+            return None, recipe
+        return path, load_outline(path).recipe
+    except (CheckpointError, GranetError):  # gone or damaged: its points are none of ours
+        return None, recipe

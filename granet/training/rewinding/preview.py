@@ -1,0 +1,99 @@
+"""What a rewind is going to cost, before any of it is paid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from granet import flops
+from granet.checkpoint import codec
+from granet.masks import active, density
+from granet.recipe import Recipe
+from granet.training.learning_rate import learning_rate
+from granet.training.retention import Retention
+from granet.training.rewinding.plan import round_of
+from granet.training.rewinding.start import load_exactly, masks_for, pruned, state
+from granet.training.state import Run, capture
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundPlan:
+    """One round of pruning and retraining.
+
+    Attributes:
+        round: which one, from 1.
+        density, active: after its pruning, of the masked weights.
+        start, steps: the step that the clock is set to, and optimizer steps from there.
+        first_learning_rate, last_learning_rate: of these steps.
+        training_flops: of all its steps over all their images: 3 f_S each, 2 f_S + f_D where a swap looks at dense
+            gradients.
+        bytes: what its checkpoints take on disk.
+    """
+
+    round: int
+    density: float
+    active: int
+    start: int
+    steps: int
+    first_learning_rate: float
+    last_learning_rate: float
+    training_flops: float
+    bytes: int
+
+
+def preview(run: Run) -> list[RoundPlan]:
+    """The rounds that the recipe of ``run`` leads to.
+
+    Masks are known for the first round. Those of later ones are taken as if all were pruned from the present
+    weights: their densities are exact, FLOPs and sizes are estimates.
+
+    Raises:
+        CheckpointError: a checkpoint that the recipe names is not there or not the same any more.
+    """
+    first = run.recipe.rewind
+    assert first is not None  # noqa: S101  it came from ``plan``
+    parent = load_exactly(Path(first.parent), first.parent_hash)
+    point = parent
+    if first.point is not None and first.point_hash is not None:
+        point = load_exactly(Path(first.point), first.point_hash)
+    shape = (run.dataset.channels, run.dataset.image_size, run.dataset.image_size)
+    dense = flops.inference(run.model, shape)
+    steps_per_epoch = run.pipeline.steps_per_epoch
+    masks, found = masks_for(parent, run.sparsifier.masks), []
+    for number, target in enumerate(first.densities, 1):
+        recipe = round_of(run.recipe, number)
+        section = recipe.rewind
+        assert section is not None  # noqa: S101  so ``round_of`` made it
+        masks = pruned(parent.weights, masks, target, section.scope)
+        sparse = flops.inference(run.model, shape, {name: density({name: mask}) for name, mask in masks.items()})
+        method, total = recipe.build_method(steps_per_epoch), section.start + section.steps
+        swaps = sum(method.needs_gradients(step, total) for step in range(section.start + 1, total + 1))
+        a_step = flops.training_step(sparse, dense)
+        an_update = flops.training_step(sparse, dense, dense_gradient=True)
+        predicted = replace(state(parent, point, masks, section.parent_hash), accumulators=capture(run).accumulators)
+        found.append(
+            RoundPlan(
+                round=number,
+                density=density(masks),
+                active=sum(active(masks).values()),
+                start=section.start,
+                steps=section.steps,
+                first_learning_rate=learning_rate(recipe, section.start, steps_per_epoch),
+                last_learning_rate=learning_rate(recipe, total - 1, steps_per_epoch),
+                training_flops=recipe.training.batch_size * (a_step * (section.steps - swaps) + an_update * swaps),
+                bytes=_files(recipe, steps_per_epoch) * len(codec.encode(predicted)),
+            )
+        )
+    return found
+
+
+def _files(recipe: Recipe, steps_per_epoch: int) -> int:
+    """How many checkpoints a round leaves: the last, the best, and those that are kept on the way."""
+    section = recipe.rewind
+    assert section is not None  # noqa: S101  it is a round
+    retention = Retention.of(recipe, steps_per_epoch)
+    kept = retention.keep_last or 0
+    if retention.keep_every is not None:
+        end = section.start + section.steps
+        kept += end // retention.keep_every - -(-section.start // retention.keep_every) + 1
+    return 2 + kept

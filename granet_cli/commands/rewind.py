@@ -1,0 +1,236 @@
+"""``granet rewind``: prune a trained network, set it back, and train it again."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from granet_cli import options
+
+
+class Mode(StrEnum):
+    """What is set back."""
+
+    LR = "lr"
+    WEIGHTS = "weights"
+    FINETUNE = "finetune"
+
+
+class Scope(StrEnum):
+    """How weights are ranked."""
+
+    GLOBAL = "global"
+    UNIFORM = "uniform"
+
+
+_WHAT, _PRUNING, _TRAINING, _RUN = "What is set back", "Pruning", "Retraining", "The run"
+
+
+def rewind(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="CKPT", help="The trained network: a checkpoint of granet.", show_default=False),
+    ] = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(
+            help="lr: the clock alone; weights: the whole state of a rewind point; finetune: nothing, at a constant "
+            "learning rate.",
+            rich_help_panel=_WHAT,
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="When: 10ep, 5000it, or a share of the training such as 0.1. Fine-tuning lasts as long as a rewind "
+            "to that time would.  [default: the start; required for weights]",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    density: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the weights active at the end.  [default: as in CKPT]",
+            rich_help_panel=_PRUNING,
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Prune and retrain that often, in equal shares.", rich_help_panel=_PRUNING),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Prune that share of the active weights in each round.", rich_help_panel=_PRUNING
+        ),
+    ] = None,
+    scope: Annotated[
+        Scope,
+        typer.Option(
+            help="global: the smallest weights wherever they are; uniform: the same share of each layer.",
+            rich_help_panel=_PRUNING,
+        ),
+    ] = Scope.GLOBAL,
+    regrow: Annotated[
+        bool,
+        typer.Option(
+            "--regrow", help="Keep swapping weights as GraNet does; otherwise masks stay.", rich_help_panel=_TRAINING
+        ),
+    ] = False,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help="Learning rate of a fine-tuning.  [default: the last one of the training]",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="How to train imported weights, of which nothing is known.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting that leaves the course of training alone, such as method.interval=100it with --regrow, or "
+            "data.workers=2. Can be repeated.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    keep_every: options.KeepEvery = None,
+    keep_last: options.KeepLast = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the data are now, when they moved.", rich_help_panel=_RUN),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the run, or of its rounds.  [default: runs/RECIPE-MODE, numbered when that exists]",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Go on with the rewind in DIR.", rich_help_panel=_RUN),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be trained and what it costs, and stop.", rich_help_panel=_RUN),
+    ] = False,
+    model: options.Confirmed = None,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    json: options.Json = False,
+) -> None:
+    """Prune a trained network further, or not at all, and recover its accuracy by rewinding.
+
+    Renda et al. 2020: prune the smallest weights, then retrain with the learning rate set back (lr), with the
+    weights set back too (weights), or neither (finetune). In one go, or in rounds. Ctrl-C loses nothing.
+
+    \b
+    Examples:
+      granet rewind runs/a/last.safetensors --mode lr --density 0.05 --out runs/b
+      granet rewind runs/a/last.safetensors --mode weights --to 10ep --density 0.05
+      granet rewind runs/a/last.safetensors --mode lr --rate 0.2 --density 0.1 --dry-run
+      granet rewind imported.safetensors --mode finetune --density 0.5 --data ./photos
+      granet rewind --resume runs/b
+    """
+    from granet import training
+    from granet.errors import Interrupted, UsageError
+    from granet.recipe import Recipe
+    from granet.training.rewinding import rounds as rewinding_rounds
+    from granet.training.rewinding.plan import Request
+    from granet.training.rewinding.preview import preview
+    from granet_cli import progress, rewind_tables, rewinding
+    from granet_cli.render import Screen, print_json, say
+
+    given = {
+        "--mode": mode,
+        "--to": to,
+        "--density": density,
+        "--rounds": rounds,
+        "--rate": rate,
+        "--scope": scope if scope != Scope.GLOBAL else None,
+        "--regrow": regrow,
+        "--lr": lr,
+        "--recipe": recipe,
+        "--set": assignments,
+        "--keep-every": keep_every,
+        "--keep-last": keep_last,
+        "--out": out,
+        "--dry-run": dry_run,
+        "--overwrite": overwrite,
+        "--model": model,
+    }
+    place = training.resolve_device(device)
+    screen = Screen(stderr=json)
+    planned = None
+    if resume is not None:
+        rewinding.check_nothing_else(file, given)
+        folder = resume
+        say(f"going on with {resume}")
+    else:
+        if file is None or mode is None:
+            what = "CKPT" if file is None else "--mode"
+            raise UsageError("this is missing", where=what, remedy="see granet rewind --help, or --resume a rewind")
+        asked = Request(
+            checkpoint=file,
+            mode=mode.value,
+            to=to,
+            density=density,
+            rounds=rounds,
+            rate=rate,
+            scope=scope.value,
+            regrow=regrow,
+            learning_rate=lr,
+            recipe=None if recipe is None else Recipe.load(recipe),
+            settings=rewinding.settings(assignments, keep_every, keep_last, data),
+        )
+        planned = rewinding.planned(asked, factory=model)
+        if dry_run:
+            plans = preview(planned.begun(place))
+            if json:
+                print_json(rewind_tables.plan_as_json(planned.recipe, plans))
+            else:
+                rewind_tables.show_plan(screen, plans)
+            return
+        folder = rewinding.folder(out, planned.recipe, overwrite=overwrite)
+        say(rewinding.headline(planned.recipe, folder))
+    try:
+        with training.stop_on_signals() as stop, progress.shown(screen, stopping=stop, device_asked=device) as watch:
+            if planned is None:
+                directory = None if data is None else data.absolute()
+                rows = rewinding_rounds.go_on(folder, place, directory=directory, watch=watch, stop=stop)
+            else:
+                rows = rewinding_rounds.rewind(
+                    planned.recipe,
+                    folder,
+                    place,
+                    dataset=planned.dataset,
+                    overwrite=overwrite,
+                    watch=watch,
+                    stop=stop,
+                )
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        where = getattr(stopped, "where", None)
+        message, command = rewinding.goodbye(folder, where, device=device, data=data, json=json)
+        say(message, command=command)
+        raise typer.Exit(130) from stopped
+    finally:
+        if out is None and resume is None:
+            rewinding.tidy(folder)
+    print_json(rewind_tables.as_json(folder, rows)) if json else rewind_tables.show(screen, folder, rows)
