@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from granet_cli.app import run
+from tests.commandline import Answer, Granet
+
 # Models here are tiny: threads cost more than they give, and more still where tests share the machine.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
@@ -26,3 +29,15 @@ def golden() -> Path:
 @pytest.fixture(autouse=True)
 def _global_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def granet(capfd: pytest.CaptureFixture[str]) -> Granet:
+    """The command line, in this process."""
+
+    def call(*arguments: object) -> Answer:
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        return Answer(code, *capfd.readouterr())
+
+    return call

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +26,7 @@ from granet_cli import names, render, runs
 from granet_cli.app import app, run
 from granet_cli.choices import gather
 from granet_cli.progress import shown
+from tests.commandline import Granet
 from tests.synthetic import write_image_folder
 
 RECIPE = """
@@ -52,28 +51,6 @@ RECIPE = """
     epochs = 2
     batch_size = 8
 """
-
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Granet = Callable[..., Answer]
-
-
-@pytest.fixture
-def granet(capfd: pytest.CaptureFixture[str]) -> Granet:
-    def call(*arguments: object) -> Answer:
-        capfd.readouterr()
-        code = run([str(argument) for argument in arguments])
-        return Answer(code, *capfd.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")
