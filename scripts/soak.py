@@ -4,7 +4,8 @@
 
 Each attempt is a process that goes on with the run and is killed (SIGKILL) after a random time, every other one at the
 next moment at which a checkpoint is being written. When a run reaches its end, its files must be those of the
-undisturbed run byte for byte, and the next run begins, with another method, until there were enough kills.
+undisturbed run byte for byte, and the next run begins, with another method or another rewind in rounds, until there
+were enough kills.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import itertools
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,11 +24,16 @@ from pathlib import Path
 
 import torch
 
+from granet.checkpoint import load_outline
 from granet.recipe import Recipe
-from granet.training import RunFolder, resume, train
+from granet.training import RunFolder, open_data, resume, train
+from granet.training.rewinding.plan import Request, course, plan
+from granet.training.rewinding.rounds import Rounds, go_on
 from tests.synthetic import write_image_folder
 
 METHODS = ("granet", "rigl", "snfs", "gmp")
+REWINDS = ("lr", "weights", "finetune")
+CPU = torch.device("cpu")
 
 
 def recipe(method: str, images: Path) -> Recipe:
@@ -43,10 +50,23 @@ def recipe(method: str, images: Path) -> Recipe:
     return Recipe.from_toml(base, where="soak")
 
 
+def prepared(subject: str, folder: Path, images: Path, parent: RunFolder) -> Callable[[], object]:
+    """Makes ``folder``, in which a run or a rewind is about to begin; what goes on with it."""
+    if subject in METHODS:
+        run = RunFolder(folder)
+        run.create(recipe(subject, images))
+        return lambda: resume(run, CPU)
+    outline = load_outline(parent.last)
+    asked = Request(checkpoint=parent.last, mode=subject, to="15it", density=0.05, rounds=3)  # type: ignore[arg-type]
+    how = course(asked, outline)
+    Rounds(folder).create(plan(asked, how, outline, open_data(how)))
+    return lambda: go_on(folder, CPU, watch=lambda _: None, stop=lambda: False)
+
+
 def life(work: Callable[[], object], seconds: float | None, saving: Path | None = None) -> bool:
     """Runs ``work`` in a process of its own, killed after ``seconds``; whether it came to its end.
 
-    With ``saving``, a temporary file, the kill waits for the next moment at which that file is there.
+    With ``saving``, a folder, the kill waits for the next moment at which a checkpoint is being written below it.
     """
     child = os.fork()
     if child == 0:
@@ -59,7 +79,7 @@ def life(work: Callable[[], object], seconds: float | None, saving: Path | None 
     if seconds is not None:
         time.sleep(seconds)
         done, status = os.waitpid(child, os.WNOHANG)
-        while saving is not None and not done and not saving.exists():
+        while saving is not None and not done and not in_a_save(saving):
             done, status = os.waitpid(child, os.WNOHANG)
         if not done:
             os.kill(child, signal.SIGKILL)
@@ -71,9 +91,15 @@ def life(work: Callable[[], object], seconds: float | None, saving: Path | None 
     return os.WIFEXITED(status)
 
 
-def contents(folder: RunFolder) -> dict[str, bytes]:
+def in_a_save(folder: Path) -> bool:
+    """Whether a checkpoint is being written, or was when the process died."""
+    return any(folder.rglob(".last.safetensors.tmp"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
     """Everything that must not depend on the kills: all files but the times in metrics.jsonl."""
-    return {path.name: path.read_bytes() for path in sorted(folder.path.iterdir()) if path.suffix != ".jsonl"}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".jsonl")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def main() -> None:
@@ -84,33 +110,34 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # processes are forked, and threads do not survive that
-    dice, cpu = random.Random(arguments.seed), torch.device("cpu")  # noqa: S311
+    dice = random.Random(arguments.seed)  # noqa: S311
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         images = write_image_folder(folder / "images", per_class=27)
-        undisturbed: dict[str, dict[str, bytes]] = {}
+        parent = RunFolder(folder / "parent")
+        life(lambda: train(recipe("granet", images), parent, CPU), None)
+        undisturbed: dict[str, tuple[float, dict[str, bytes]]] = {}
         kills = runs = saves = 0
-        for method in itertools.cycle(METHODS):
-            if method not in undisturbed:
-                whole = RunFolder(folder / f"{method}-undisturbed")
+        for subject in itertools.cycle((*METHODS, *REWINDS)):
+            place = folder / subject  # the same for both: rounds note where their parents lie
+            if subject not in undisturbed:
+                work = prepared(subject, place, images, parent)
                 begin = time.monotonic()
-                life(lambda m=method, w=whole: train(recipe(m, images), w, cpu), None)
-                span = time.monotonic() - begin
-                undisturbed[method] = contents(whole)
-            disturbed = RunFolder(folder / f"{method}-{runs}")
-            disturbed.create(recipe(method, images))
+                life(work, None)
+                undisturbed[subject] = time.monotonic() - begin, contents(place)
+            span, expected = undisturbed[subject]
+            shutil.rmtree(place)
+            work = prepared(subject, place, images, parent)
             through = False
             while not through:
                 budget = dice.uniform(0.0, 1.2 * span) if kills < arguments.kills else None
-                temporary_file = disturbed.path / ".last.safetensors.tmp"
-                aimed = temporary_file if kills % 2 else None
-                through = life(lambda d=disturbed: resume(d, cpu), budget, aimed)
+                through = life(work, budget, place if kills % 2 else None)
                 kills += not through
-                saves += not through and temporary_file.exists()
+                saves += not through and in_a_save(place)
             runs += 1
-            if contents(disturbed) != undisturbed[method]:
-                raise SystemExit(f"{method}: the end differs from the undisturbed run, in {disturbed.path}")
-            print(f"{method}: run {runs} through, {kills} kills so far, {saves} of them in a save", flush=True)
+            if contents(place) != expected:
+                raise SystemExit(f"{subject}: the end differs from that of the undisturbed run, in {place}")
+            print(f"{subject}: run {runs} through, {kills} kills so far, {saves} of them in a save", flush=True)
             if kills >= arguments.kills:
                 break
     print(f"{kills} kills, {runs} runs, {saves} kills in the middle of writing: every end byte-identical")
