@@ -1,6 +1,6 @@
 """Kills a run at random moments until it is through, and compares its end with one that was never disturbed.
 
-    python -m scripts.soak [--kills 200] [--seed 0] [--folder DIR]
+    python -m scripts.soak [--kills 200] [--seed 0] [--folder DIR] [--subjects granet lr ...]
 
 Each attempt is a process that goes on with the run and is killed (SIGKILL) after a random time, every other one at the
 next moment at which a checkpoint is being written. When a run reaches its end, its files must be those of the
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--subjects", nargs="+", default=[*METHODS, *REWINDS], choices=[*METHODS, *REWINDS])
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # processes are forked, and threads do not survive that
     dice = random.Random(arguments.seed)  # noqa: S311
@@ -118,7 +119,7 @@ def main() -> None:
         life(lambda: train(recipe("granet", images), parent, CPU), None)
         undisturbed: dict[str, tuple[float, dict[str, bytes]]] = {}
         kills = runs = saves = 0
-        for subject in itertools.cycle((*METHODS, *REWINDS)):
+        for subject in itertools.cycle(arguments.subjects):
             place = folder / subject  # the same for both: rounds note where their parents lie
             if subject not in undisturbed:
                 work = prepared(subject, place, images, parent)
