@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from granet_cli.commands import eval as eval_command
-from granet_cli.commands import export, import_, inspect, rewind, train, verify
+from granet_cli.commands import compare, export, import_, inspect, rewind, train, verify
 from granet_cli.commands import list as list_command
 from granet_cli.errors import report
 from granet_cli.help import CONTEXT, Command, Group
@@ -25,6 +25,7 @@ from granet_cli.render import ReaderGone, silence
 app = typer.Typer(cls=Group, context_settings=CONTEXT, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command("train", cls=Command, context_settings=CONTEXT)(train.train)
 app.command("rewind", cls=Command, context_settings=CONTEXT)(rewind.rewind)
+app.command("compare", cls=Command, context_settings=CONTEXT)(compare.compare)
 app.command("inspect", cls=Command, context_settings=CONTEXT)(inspect.inspect)
 app.command("eval", cls=Command, context_settings=CONTEXT)(eval_command.evaluate)
 app.command("export", cls=Command, context_settings=CONTEXT)(export.export)

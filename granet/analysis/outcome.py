@@ -1,0 +1,229 @@
+"""How a run came out, or how far it has come: read from the checkpoints in its folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from granet import lineage
+from granet.analysis.inspection import inspect
+from granet.analysis.run_folders import BEST, LAST, holds_run
+from granet.checkpoint import Checkpoint, load_outline
+from granet.errors import CheckpointError, UsageError
+from granet.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Images:
+    """What tells one set of images from another when both go by the same name."""
+
+    classes: tuple[str, ...]
+    channels: int
+    size: int
+    examples: tuple[tuple[str, str], ...]
+    """How many there are in each split."""
+
+    def __str__(self) -> str:
+        splits = ", ".join(f"{count} {split}" for split, count in self.examples)
+        return f"{len(self.classes)} classes, {self.channels} x {self.size} x {self.size}, {splits}"
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """How a checkpoint that a rewound run comes from was made, its seed and what depends on it left out."""
+
+    recipe: str
+    method: str
+    density: float | None
+    mode: str | None
+    round: int | None
+
+    def __str__(self) -> str:
+        how = self.method if self.mode is None else self.mode if self.round is None else f"{self.mode} {self.round}"
+        return how if self.density is None else f"{how} {self.density:.4f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One run.
+
+    Of a finished run everything is told of ``best.safetensors``, the checkpoint that met the test set; of another
+    one of its best epoch so far, or before there is one of the newest state.
+    """
+
+    path: Path
+    """The folder."""
+    recipe: Recipe
+    model: str
+    images: Images
+    ancestors: tuple[Ancestor, ...]
+    """Of a rewound run, the oldest first."""
+    checkpoint: str
+    """The file that the figures below are of."""
+    finished: bool
+    """Whether it was trained to its end and tested."""
+    step: int
+    """Optimizer steps done."""
+    total_steps: int | None
+    """Optimizer steps of the whole run; None when the checkpoint does not say."""
+    parameters: int
+    """Maskable weights; 0 for a network without masks."""
+    active: int
+    density: float
+    """Active over maskable weights, 0 to 1; 1 for a network without masks."""
+    total_parameters: int
+    """All parameters, those that no mask covers included."""
+    validation_accuracy: float | None
+    """0 to 1, of the best epoch at the final density, before there is one of the newest; None before the first."""
+    test_accuracy: float | None
+    """0 to 1; None before the end."""
+    flops: Mapping[str, float] | None
+    """``dense`` and ``active`` inference FLOPs of one image; None when the network could not be rebuilt."""
+    bytes: int
+    """Size of the file."""
+    notes: tuple[str, ...]
+    """What could not be told, and why."""
+
+    @property
+    def seed(self) -> int:
+        """The key of its randomness."""
+        return self.recipe.seed
+
+    @property
+    def mode(self) -> str | None:
+        """How it was rewound: lr, weights or finetune; None for a run that was not."""
+        return None if self.recipe.rewind is None else self.recipe.rewind.mode
+
+    @property
+    def round(self) -> int | None:
+        """Which round of its rewind it is, from 1."""
+        return None if self.recipe.rewind is None else self.recipe.rewind.round
+
+    @property
+    def rounds(self) -> int | None:
+        """Of how many."""
+        return None if self.recipe.rewind is None else len(self.recipe.rewind.densities)
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain dictionaries, lists and numbers."""
+        return {
+            "path": str(self.path),
+            "recipe": self.recipe.name,
+            "method": self.recipe.method.name,
+            "mode": self.mode,
+            "round": self.round,
+            "rounds": self.rounds,
+            "ancestors": [asdict(ancestor) for ancestor in self.ancestors],
+            "seed": self.seed,
+            "model": self.model,
+            "data": self.recipe.data.name,
+            "checkpoint": self.checkpoint,
+            "finished": self.finished,
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "density": self.density,
+            "active": self.active,
+            "parameters": self.parameters,
+            "total_parameters": self.total_parameters,
+            "validation_accuracy": self.validation_accuracy,
+            "test_accuracy": self.test_accuracy,
+            "flops": None if self.flops is None else dict(self.flops),
+            "bytes": self.bytes,
+            "notes": list(self.notes),
+        }
+
+
+def read(folder: Path, *, factory: str | None = None) -> Outcome:
+    """What the run in ``folder`` came to.
+
+    Args:
+        folder: of a run; its checkpoints are checked against their hashes.
+        factory: confirms the user's own network, ``package.module:factory``; see ``inspect``.
+
+    Raises:
+        UsageError: no run was begun here, or it has no checkpoint yet.
+        CheckpointError: a checkpoint is damaged, missing or not of this run.
+    """
+    if not holds_run(folder):
+        raise UsageError("no run here", where=folder)
+    if not os.path.lexists(folder / LAST):
+        raise UsageError("the run has no checkpoint yet", where=folder)
+    last = load_outline(folder / LAST)
+    if "steps_per_epoch" not in last.progress:
+        raise CheckpointError(
+            "these are weights, not the state of a run", where=folder / LAST, remedy="see granet inspect"
+        )
+    finished = "test" in last.metrics
+    file, shown, validation = folder / LAST, last, _newest_validation_accuracy(last)
+    if finished or os.path.lexists(folder / BEST):
+        file = folder / BEST
+        shown = load_outline(file)
+        _check_belongs(file, shown, last, tested=finished)
+        validation = _number(shown.metrics, "best", "accuracy")
+    report = inspect(shown, factory=factory)
+    return Outcome(
+        path=folder,
+        recipe=last.recipe,
+        model=last.network.name,
+        images=Images(
+            classes=last.network.classes,
+            channels=last.network.in_channels,
+            size=last.network.image_size,
+            examples=_examples(last),
+        ),
+        ancestors=tuple(_ancestor(note) for note in lineage.ancestors(last.metrics)),
+        checkpoint=file.name,
+        finished=finished,
+        step=last.step,
+        total_steps=report.total_steps,
+        parameters=report.parameters,
+        active=report.active,
+        density=report.density,
+        total_parameters=report.total_parameters,
+        validation_accuracy=validation,
+        test_accuracy=_number(last.metrics, "test", "accuracy"),
+        flops=report.flops,
+        bytes=file.stat().st_size,
+        notes=report.notes,
+    )
+
+
+def _check_belongs(file: Path, best: Checkpoint, last: Checkpoint, *, tested: bool) -> None:
+    """Raises CheckpointError unless the checkpoint is of the same run, and that which was tested if one was."""
+    if best.recipe != last.recipe:
+        raise CheckpointError(f"the checkpoint is of another run than {LAST}", where=file)
+    step = _number(last.metrics, "best", "step")
+    if tested and best.step != step:
+        raise CheckpointError("not the checkpoint that was tested", where=file, got=f"step {best.step}", expected=step)
+
+
+def _newest_validation_accuracy(checkpoint: Checkpoint) -> float | None:
+    epochs = checkpoint.metrics.get("epochs")
+    return _number(epochs[-1], "validation_accuracy") if isinstance(epochs, list) and epochs else None
+
+
+def _examples(checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
+    examples = checkpoint.progress.get("examples")
+    counts = examples.items() if isinstance(examples, dict) else ()
+    return tuple(sorted((split, str(count)) for split, count in counts))
+
+
+def _ancestor(note: Mapping[str, Any]) -> Ancestor:
+    number, mode = _number(note, "round"), note.get("mode")
+    return Ancestor(
+        recipe=str(note.get("recipe")),
+        method=str(note.get("method")),
+        density=_number(note, "density"),
+        mode=None if mode is None else str(mode),
+        round=None if number is None else int(number),
+    )
+
+
+def _number(document: object, *path: str) -> float | None:
+    """The number at ``path`` in a JSON document that can be anything, or None when there is no sensible one."""
+    for key in path:
+        document = document.get(key) if isinstance(document, Mapping) else None
+    return document if isinstance(document, int | float) and abs(document) < 2**53 else None
