@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from granet.checkpoint import Checkpoint
 from granet.masks import density
+from granet.recipe import Recipe
 
 KEY = "lineage"
 """Where in the metrics of a checkpoint its ancestors are noted."""
@@ -15,6 +18,7 @@ KEY = "lineage"
 def ancestor(parent: Checkpoint, content_hash: str) -> dict[str, Any]:
     """What a child notes of its parent: which file it was, how it came to be, and how well it did.
 
+    ``course`` is the same for trainings alike but for their seed.
     ``mode`` and ``round`` are there when the parent was itself rewound, accuracies (0 to 1) when they are known.
     """
     noted: dict[str, Any] = {
@@ -23,6 +27,7 @@ def ancestor(parent: Checkpoint, content_hash: str) -> dict[str, Any]:
         "method": parent.recipe.method.name,
         "step": parent.step,
         "density": density(parent.masks),
+        "course": course(parent.recipe),
     }
     if parent.recipe.rewind is not None:
         noted |= {"mode": parent.recipe.rewind.mode, "round": parent.recipe.rewind.round}
@@ -31,6 +36,23 @@ def ancestor(parent: Checkpoint, content_hash: str) -> dict[str, Any]:
         if isinstance(score, dict) and isinstance(score.get("accuracy"), int | float):
             noted[key] = score["accuracy"]
     return noted
+
+
+def course(recipe: Recipe) -> str:
+    """What two trainings have in common that differ in seed and places only: 64 hexadecimal digits.
+
+    Hashed are all settings but seed, words and where files lie.
+    """
+    settings = recipe.as_dict()
+    for key in ("seed", "name", "description"):
+        settings.pop(key, None)
+    settings["data"].pop("directory", None)
+    rewind = settings.get("rewind", {})
+    for key in ("parent", "parent_hash", "point", "point_hash"):
+        rewind.pop(key, None)
+    if rewind.get("mode") == "finetune":
+        del rewind["start"]  # where the training before it ended, which may have been its best epoch
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def ancestors(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

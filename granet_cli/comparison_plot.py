@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from granet_cli.comparison import told
-from granet_cli.targets import check_target
+from granet_cli.pictures import COLOURS as COLOURS
+from granet_cli.pictures import GRID, REMARK, save, styled
+from granet_cli.pictures import MARKERS as MARKERS
+from granet_cli.pictures import check_plot as check_plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from granet.analysis.comparison import Curve, Group
-
-SUFFIXES = (".svg", ".png")
-
-# The colours of Okabe and Ito, which colour-blind people can tell apart, without the yellow, which is too pale for
-# lines. There is one marker more than there are colours, so that 56 curves differ; those that repeat a colour are
-# dashed.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 _MODES = {"lr": "LR rewinding", "weights": "weight rewinding", "finetune": "fine-tuning"}
 _APART = 5.0
@@ -34,38 +27,6 @@ _MARGIN, _NARROWEST = 10.0, 250.0
 """Points left free at both ends of the axis, and about the least that it is long."""
 _LABEL = 40
 """Characters in a line of the legend."""
-
-_STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "granet",  # equal pictures are equal files
-    "text.parse_math": False,  # names of recipes may have dollars
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-
-
-def check_plot(file: Path, *, overwrite: bool) -> None:
-    """Refuses what cannot be drawn, before anything else is done.
-
-    Raises:
-        UsageError: no kind of picture, a file that is there without ``overwrite``, or matplotlib is not installed.
-    """
-    from granet.errors import UsageError
-
-    if file.suffix.lower() not in SUFFIXES:
-        raise UsageError(
-            "not a kind of picture that can be drawn", where="--plot", got=file, expected=" or ".join(SUFFIXES)
-        )
-    check_target(file, overwrite=overwrite)
-    try:
-        import matplotlib.figure  # noqa: F401  is it there?
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "drawing needs matplotlib, which is not installed",
-            where="--plot",
-            remedy="install it with granet's extra: pip install 'granet[plot]'",
-        ) from error
 
 
 def draw(file: Path, groups: Iterable[Group]) -> None:
@@ -76,7 +37,6 @@ def draw(file: Path, groups: Iterable[Group]) -> None:
         CheckpointError: the file cannot be written.
     """
     from granet.analysis.comparison import curves
-    from granet.checkpoint import files
     from granet.errors import UsageError
 
     tested = [group for group in groups if group.test_accuracy is not None]
@@ -89,15 +49,13 @@ def draw(file: Path, groups: Iterable[Group]) -> None:
                 where=group.first.path,
                 remedy="leave it out",
             )
-    files.write(file, _picture(curves(tested), file.suffix.lower().removeprefix(".")))
+    _draw(file, curves(tested))
 
 
-def _picture(curves: Sequence[Curve], kind: str) -> bytes:
-    import matplotlib as mpl
+def _draw(file: Path, curves: Sequence[Curve]) -> None:
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # of a name in a script that fonts lack
+    with styled():
         names = [textwrap.fill(label, _LABEL) for label in labels(curves)]
         lines = sum(name.count("\n") + 1 for name in names)
         figure = Figure(figsize=(7.2, max(4.0, 0.7 + 0.21 * lines)), layout="constrained")
@@ -107,18 +65,15 @@ def _picture(curves: Sequence[Curve], kind: str) -> bytes:
             _draw_curve(axes, curve, label, number, shift)
         _scale_density(axes, curves, room=max(map(abs, shifts)) + _MARGIN)
         _scale_accuracy(axes, curves)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.grid(axis="y", color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.set_title(_subject(curves), loc="left", fontsize=9)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         remarks = ["error bars: sample standard deviation over seeds"] if _has_deviation(curves) else []
         remarks += ["points of one density stand side by side"] if any(shifts) else []
         if remarks:
-            figure.supxlabel("; ".join(remarks), fontsize=7, color="#555555")
-        written = io.BytesIO()
-        # Without a date, so that equal pictures are equal files.
-        figure.savefig(written, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-    return written.getvalue()
+            figure.supxlabel("; ".join(remarks), fontsize=7, color=REMARK)
+        save(figure, file)
 
 
 def _draw_curve(axes: Axes, curve: Curve, label: str, number: int, shift: float) -> None:

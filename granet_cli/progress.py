@@ -15,6 +15,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from granet_cli import startup
 from granet_cli.render import FAINT, ReaderGone, Screen, bar, duration, percent, short
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def shown(screen: Screen, *, stopping: Callable[[], bool], device_asked: str) ->
     display = (_Live if screen.live else _Plain)(screen, stopping, device_asked)
 
     def tell(event: Event) -> None:
+        startup.over()  # whoever has something to tell has imported all it needs
         if not screen.quiet:
             try:
                 display.tell(event)

@@ -17,7 +17,6 @@ from granet.models import is_factory
 from granet.recipe import Recipe
 from granet.training import RunFolder, open_data
 from granet.training.rewinding.plan import Request, course, plan
-from granet.training.rewinding.rounds import Rounds
 from granet.training.state import Run, begin
 from granet_cli import runs
 from granet_cli.choices import check_network, gather
@@ -87,7 +86,7 @@ def folder(out: Path | None, recipe: Recipe, *, overwrite: bool) -> Path:
             raise UsageError(
                 "the folder holds the checkpoint that is rewound", where=out, got=source, remedy="choose another --out"
             )
-    Rounds(out).check_free(overwrite=overwrite)
+    RunFolder(out).check_free(overwrite=overwrite)
     return out
 
 
@@ -123,13 +122,15 @@ def check_nothing_else(file: Path | None, given: Mapping[str, object]) -> None:
     for option, value in named.items():
         if value not in (None, False):
             raise UsageError(
-                "a rewind that goes on has all its settings", where=option, remedy="leave it out, or --resume"
+                "a rewind that goes on has all its settings",
+                where=option,
+                remedy="leave this out, or leave out --resume",
             )
 
 
 def goodbye(path: Path, where: object, *, device: str, data: Path | None, json: bool) -> tuple[str, str | None]:
     """What to say of a rewind that was stopped, and the command that goes on with it."""
-    if not (RunFolder(path).holds_run() or Rounds(path).holds_rounds()):
+    if not (RunFolder(path).holds_run() or RunFolder(path).holds_rounds()):
         return "stopped before there was anything to save", None
     command = ["granet", "rewind", "--resume", str(path)]
     command += ["--device", device] if device != "auto" else []

@@ -48,6 +48,12 @@ def new(name: str | None, choices: Choices, out: Path | None, *, overwrite: bool
         raise UsageError("there is nothing to overwrite", where="--overwrite", remedy="name the run with --out")
     varied = vary(Recipe.load(DEFAULT if name is None else name), choices)
     recipe = varied.recipe
+    if recipe.rewind is not None and len(recipe.rewind.densities) > recipe.rewind.round == 1:
+        raise UsageError(
+            "this recipe is the first of several rounds of a rewind",
+            where=recipe.name,
+            remedy="begin them with granet rewind, or go on with granet rewind --resume DIR",
+        )
     if recipe.data.directory is None and recipe.data.name in DATASETS and recipe.data.name != EMBEDDED:
         options = "--data DIR" if choices.data is None else f"--data DIR --set data.name={recipe.data.name}"
         raise UsageError(f"dataset {recipe.data.name} lies in a folder, which is not named", remedy=f"add {options}")

@@ -28,7 +28,7 @@ from granet.checkpoint import load_outline
 from granet.recipe import Recipe
 from granet.training import RunFolder, open_data, resume, train
 from granet.training.rewinding.plan import Request, course, plan
-from granet.training.rewinding.rounds import Rounds, go_on
+from granet.training.rewinding.rounds import go_on
 from tests.synthetic import write_image_folder
 
 METHODS = ("granet", "rigl", "snfs", "gmp")
@@ -59,7 +59,8 @@ def prepared(subject: str, folder: Path, images: Path, parent: RunFolder) -> Cal
     outline = load_outline(parent.last)
     asked = Request(checkpoint=parent.last, mode=subject, to="15it", density=0.05, rounds=3)  # type: ignore[arg-type]
     how = course(asked, outline)
-    Rounds(folder).create(plan(asked, how, outline, open_data(how)))
+    folder.mkdir()
+    RunFolder(folder).rewind_file.write_text(plan(asked, how, outline, open_data(how)).to_toml())
     return lambda: go_on(folder, CPU, watch=lambda _: None, stop=lambda: False)
 
 

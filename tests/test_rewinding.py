@@ -26,7 +26,7 @@ from granet.training.learning_rate import learning_rate
 from granet.training.rewinding.plan import Request, course, densities, plan
 from granet.training.rewinding.points import step_of
 from granet.training.rewinding.preview import preview
-from granet.training.rewinding.rounds import Rounds, go_on, rewind
+from granet.training.rewinding.rounds import go_on, rewind
 from granet.training.rewinding.start import pruned, rewound
 from granet.training.state import begin
 from tests.synthetic import write_image_folder
@@ -170,6 +170,21 @@ def test_finetune_keeps_the_clock_and_the_last_learning_rate(trained: Callable[.
     assert learning_rate(planned(run, "finetune", learning_rate=0.5), TOTAL, STEPS) == 0.5
 
 
+def test_finetune_of_the_best_epoch_takes_the_last_learning_rate_too(trained: Callable[..., RunFolder]) -> None:
+    run = trained()
+    recipe = planned(run, "finetune", checkpoint=run.kept(5))
+    assert learning_rate(recipe, 5, STEPS) == pytest.approx(0.01 * 0.01)
+
+
+def test_the_learning_rates_of_the_schedule_are_those_that_were_trained_with(
+    trained: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    for mode, rates in (("lr", [0.01, 0.001, 0.0001]), ("weights", [0.01, 0.001, 0.0001]), ("finetune", [0.0001] * 3)):
+        folder = retrained(planned(trained(), mode, to="5it", density=0.2), tmp_path / mode)
+        epochs = load(folder / "last.safetensors").metrics["epochs"]
+        assert [entry["learning_rate"] for entry in epochs] == pytest.approx(rates), mode
+
+
 @pytest.mark.parametrize("mode", ["lr", "weights", "finetune"])
 @pytest.mark.parametrize("scope", ["global", "uniform"])
 def test_masks_lie_within_those_of_the_parent_at_the_density_asked_for(
@@ -280,7 +295,7 @@ def test_rounds_prune_in_equal_shares_and_their_masks_are_nested(
     run = trained()
     for mode, to in (("lr", "3ep"), ("weights", "15it"), ("finetune", "3ep")):
         folder = retrained(planned(run, mode, to=to, density=0.1, rate=0.5), tmp_path / mode)
-        ends = [load(run.last), *(load(runs.last) for runs in Rounds(folder).folders())]
+        ends = [load(run.last), *(load(runs.last) for runs in RunFolder(folder).rounds())]
         assert len(ends) == 3
         total = masking.size(ends[0].masks)
         assert [sum(masking.active(end.masks).values()) for end in ends] == [
@@ -442,7 +457,10 @@ def test_without_rewind_points_keeping_some_is_advised(trained: Callable[..., Ru
         ({"to": "4ep"}, "not before the end"),
         ({"to": "1.5"}, "not a time to go back to"),
         ({"to": "soon"}, "not a duration"),
+        ({"rate": 1e-17, "density": 0.1}, "too many rounds"),
         ({"learning_rate": 0.1}, "follows the schedule"),
+        ({"learning_rate": 0.0}, "--lr: out of range"),
+        ({"learning_rate": float("nan")}, "--lr: out of range"),
         ({"settings": {"training.epochs": "9"}}, "repeats the training as it was"),
         ({"settings": {"method.density": "0.1"}}, "not a setting of a rewind"),
         ({"regrow": True, "settings": {"method.interval": "100it"}}, "the interval yields no update"),
@@ -471,6 +489,80 @@ def test_nothing_is_written_over(trained: Callable[..., RunFolder], tmp_path: Pa
         assert files(tmp_path / folder) == before
     retrained(recipe, tmp_path / "rounds", overwrite=True)
     assert files(tmp_path / "rounds") == files(tmp_path / "run")
+
+
+@pytest.mark.parametrize("rounds", [None, 2])
+def test_a_rewind_that_cannot_start_leaves_what_it_was_to_replace(
+    trained: Callable[..., RunFolder], tmp_path: Path, rounds: int | None
+) -> None:
+    run = RunFolder(shutil.copytree(trained().path, tmp_path / "run"))
+    good = planned(run, "lr", to="3ep", density=0.1, rounds=rounds)
+    retrained(good, tmp_path / "out")
+    before = files(tmp_path / "out")
+    save(run.last, replace(load(run.last), metrics={}))
+    with pytest.raises(CheckpointError, match="changed since"):
+        retrained(good, tmp_path / "out", overwrite=True)
+    assert files(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("rounds", [None, 2])
+def test_another_process_at_work_is_never_overwritten(
+    trained: Callable[..., RunFolder], tmp_path: Path, rounds: int | None
+) -> None:
+    out = RunFolder(retrained(planned(trained(), "lr", to="3ep", density=0.1, rounds=rounds), tmp_path / "out"))
+    before = files(out.path)
+    for busy in (out, *out.rounds()):
+        with busy.claimed():
+            for again in (None, 2):
+                with pytest.raises(UsageError, match="another process"):
+                    retrained(planned(trained(), "lr", to="3ep", rounds=again, density=0.2), out.path, overwrite=True)
+    assert files(out.path) == before
+
+
+def test_a_run_does_not_go_into_a_folder_of_rounds(trained: Callable[..., RunFolder], tmp_path: Path) -> None:
+    folder = retrained(planned(trained(), "lr", to="3ep", density=0.1, rounds=2), tmp_path / "out")
+    with pytest.raises(UsageError, match="holds the rounds of a rewind"):
+        train(load(trained().last).recipe, RunFolder(folder), CPU)
+
+
+def test_a_round_of_something_else_is_not_taken_for_done(trained: Callable[..., RunFolder], tmp_path: Path) -> None:
+    folder = retrained(planned(trained(), "lr", to="3ep", density=0.1, rounds=2), tmp_path / "out")
+    shutil.rmtree(folder / "round-02")
+    shutil.copytree(trained().path, folder / "round-02")
+    with pytest.raises(CheckpointError, match="not a round of this rewind"):
+        go_on(folder, CPU, watch=lambda _: None, stop=never)
+    shutil.rmtree(folder / "round-02")
+    go_on(folder, CPU, watch=lambda _: None, stop=never)
+    (folder / "round-01" / "best.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"best\.safetensors"):
+        go_on(folder, CPU, watch=lambda _: None, stop=never)
+
+
+def test_points_of_other_runs_and_later_ones_are_refused(trained: Callable[..., RunFolder], tmp_path: Path) -> None:
+    run = RunFolder(shutil.copytree(trained().path, tmp_path / "run"))
+    shutil.copy(trained("granet", "adamw").kept(10), run.kept(10))
+    with pytest.raises(CheckpointError, match=r"of another run; got optimizer\.name differs"):
+        planned(run, "weights", to="10it")
+    shutil.copy(run.kept(5), run.kept(10))
+    with pytest.raises(CheckpointError, match="not of the step in its name"):
+        planned(run, "weights", to="10it")
+    with pytest.raises(UsageError, match="later than the checkpoint"):
+        planned(run, "weights", to="15it", checkpoint=run.kept(5))
+
+
+def test_layers_of_a_pruned_network_cannot_be_set_free(trained: Callable[..., RunFolder]) -> None:
+    with pytest.raises(UsageError, match="settled once a network is pruned"):
+        planned(trained(), "lr", settings={"method.dense": '["fc"]'})
+
+
+def test_the_recipe_of_a_rewind_is_repeated_and_not_varied(trained: Callable[..., RunFolder]) -> None:
+    recipe = planned(trained(), "lr", density=0.1)
+    with pytest.raises(RecipeError, match="not the density that the run is rewound to"):
+        recipe.override({"method.density": 0.3})
+    with pytest.raises(RecipeError, match="a rewound run keeps its density"):
+        recipe.with_method("granet", interval="4it", end="10it")
+    with pytest.raises(RecipeError, match="repeats a training as long as it was"):
+        recipe.stretched(50)
 
 
 def test_another_network_is_refused(trained: Callable[..., RunFolder], tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ class Kill(BaseException):
 
 
 def killed_at(step: int) -> Callable[[], bool]:
-    calls = 0
+    calls = -1  # the first question comes before the first step
 
     def stop() -> bool:
         nonlocal calls
@@ -105,7 +105,7 @@ def killed_at(step: int) -> Callable[[], bool]:
 
 
 def stopped_at(step: int) -> Callable[[], bool]:
-    asked = iter(range(1, 10_000))
+    asked = iter(range(10_000))
     return lambda: next(asked) >= step
 
 

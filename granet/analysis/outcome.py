@@ -40,10 +40,13 @@ class Ancestor:
     density: float | None
     mode: str | None
     round: int | None
+    course: str | None
+    """Hash of how it was trained, see ``granet.lineage.course``."""
 
     def __str__(self) -> str:
         how = self.method if self.mode is None else self.mode if self.round is None else f"{self.mode} {self.round}"
-        return how if self.density is None else f"{how} {self.density:.4f}"
+        how = how if self.density is None else f"{how} {self.density:.4f}"
+        return how if self.course is None else f"{how} ({self.course[:6]})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +222,7 @@ def _ancestor(note: Mapping[str, Any]) -> Ancestor:
         density=_number(note, "density"),
         mode=None if mode is None else str(mode),
         round=None if number is None else int(number),
+        course=None if note.get("course") is None else str(note["course"]),
     )
 
 

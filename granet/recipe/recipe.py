@@ -62,6 +62,22 @@ class Recipe(Section):
     rewind: RewindSection | None = None
 
     def _problems(self) -> Iterator[RecipeError]:
+        if self.rewind is not None and self.rewind.round <= len(self.rewind.densities):
+            if self.method.name not in ("static", "rigl-itop"):
+                yield RecipeError(
+                    "a rewound run keeps its density",
+                    where="method.name",
+                    got=self.method.name,
+                    expected="static or rigl-itop",
+                )
+            elif self.method.density != self.rewind.density:
+                yield RecipeError(
+                    "not the density that the run is rewound to",
+                    where="method.density",
+                    got=self.method.density,
+                    expected=self.rewind.density,
+                    remedy="use granet rewind",
+                )
         final, initial = self.schedule.final_learning_rate, self.optimizer.learning_rate
         if final > initial:
             yield RecipeError(
@@ -163,8 +179,10 @@ class Recipe(Section):
         learning-rate schedule are multiplied; iterations stay, and so do the periods of saving and keeping.
 
         Raises:
-            RecipeError: an impossible number of epochs.
+            RecipeError: an impossible number of epochs, or the recipe of a rewound run.
         """
+        if self.rewind is not None:
+            raise RecipeError("a rewound run repeats a training as long as it was", where=f"recipe {self.name}")
         longer = self.override({"training.epochs": epochs})
         factor = Fraction(longer.training.epochs, self.training.epochs)
         course: dict[str, object] = {}

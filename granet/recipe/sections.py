@@ -303,7 +303,7 @@ class TrainingSection(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the forward and backward pass; auto is bf16 on a GPU that has it and fp32 elsewhere."""
     compile: bool = False
-    """Whether the network goes through torch.compile."""
+    """Whether training puts the network through torch.compile, which needs a C++ compiler."""
     deterministic: bool = False
     """Whether a GPU is held to kernels that repeat bit for bit, which are slower; a CPU always repeats."""
     keep_every: WrittenDuration | None = None

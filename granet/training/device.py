@@ -60,6 +60,11 @@ def resolve_precision(asked: str, device: torch.device) -> Precision:
     return asked  # type: ignore[return-value]  # narrowed by the line above
 
 
+def reading_waits(device: torch.device) -> bool:
+    """Whether reading a number off ``device`` holds up the work queued there; on the CPU nothing is queued."""
+    return device.type != "cpu"
+
+
 def use_kernels(*, deterministic: bool) -> None:
     """Chooses, for the whole process, repeatable kernels or the fastest ones.
 
@@ -68,7 +73,8 @@ def use_kernels(*, deterministic: bool) -> None:
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic, warn_only=False)
+    if deterministic or torch.are_deterministic_algorithms_enabled():  # turning off what is off imports a compiler
+        torch.use_deterministic_algorithms(deterministic, warn_only=False)
     torch.backends.cudnn.benchmark = not deterministic
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True

@@ -5,7 +5,14 @@ last.safetensors     the newest state; training goes on from here
 best.safetensors     the best validation accuracy at the final density
 step-N.safetensors   states kept on the way, when asked for: rewind points
 metrics.jsonl        one line for each epoch, update and test, with times
+history.bin          every change of the masks, see ``granet.history``
 tensorboard/         when asked for
+
+A rewind in several rounds is a folder of such folders:
+
+rewind.toml            the recipe of the first round, which says all of the others too
+round-01, round-02 ... their runs
+rounds.json            a row for each round that is done
 """
 
 from __future__ import annotations
@@ -15,15 +22,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from granet import history
 from granet.checkpoint import Checkpoint, load
 from granet.errors import CheckpointError, UsageError
 from granet.recipe import Recipe
 
+_ROUND = re.compile(r"round-\d{2,}")
 _KEPT = re.compile(r"step-(\d{8,})\.safetensors")
 
 
@@ -54,6 +63,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def history(self) -> Path:
+        """Every change of the masks."""
+        return self.path / history.NAME
+
+    @property
     def tensorboard(self) -> Path:
         """Event files for TensorBoard."""
         return self.path / "tensorboard"
@@ -67,9 +81,37 @@ class RunFolder:
         names = (_KEPT.fullmatch(path.name) for path in self.path.glob("step-*.safetensors"))
         return sorted(int(name[1]) for name in names if name)
 
+    @property
+    def rewind_file(self) -> Path:
+        """The recipe of the first of several rounds."""
+        return self.path / "rewind.toml"
+
+    @property
+    def table_file(self) -> Path:
+        """The rows of the rounds that are done."""
+        return self.path / "rounds.json"
+
+    def round(self, number: int) -> RunFolder:
+        """The run of a round, from 1."""
+        return RunFolder(self.path / f"round-{number:02d}")
+
+    def rounds(self) -> list[RunFolder]:
+        """The runs of all rounds that were begun, in order."""
+        found = (path for path in self.path.glob("round-*") if _ROUND.fullmatch(path.name))
+        return [RunFolder(path) for path in sorted(found, key=lambda path: int(path.name.removeprefix("round-")))]
+
+    def forget(self, steps: Iterable[int]) -> None:
+        """Removes the checkpoints kept of ``steps``, which a kill may have left over."""
+        for step in steps:
+            self.kept(step).unlink(missing_ok=True)
+
     def holds_run(self) -> bool:
         """Whether a run was begun here."""
         return self.recipe_file.exists() or self.last.exists()
+
+    def holds_rounds(self) -> bool:
+        """Whether a rewind in several rounds was begun here."""
+        return self.rewind_file.exists() or any(folder.holds_run() for folder in self.rounds())
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -97,7 +139,14 @@ class RunFolder:
             os.close(descriptor)
 
     def check_free(self, *, overwrite: bool) -> None:
-        """Raises UsageError when a run is here that is not to be overwritten."""
+        """Raises UsageError when a run or a rewind is here that is not to be overwritten."""
+        if self.holds_rounds() and not overwrite:
+            raise UsageError(
+                "the folder already holds the rounds of a rewind",
+                where=self.path,
+                remedy=f"go on with them by granet rewind --resume {self.path}, replace them with --overwrite, or "
+                "choose another --out",
+            )
         if self.holds_run() and not overwrite:
             raise UsageError(
                 "the folder already holds a run",
@@ -119,9 +168,23 @@ class RunFolder:
             raise UsageError("cannot write a run here", where=self.path, got=error.strerror) from error
 
     def clear(self) -> None:
-        """Removes the run that is here, and nothing else."""
+        """Removes the run or the rounds that are here, and nothing else.
+
+        Raises:
+            UsageError: another process is at work in one of the rounds; nothing is removed then.
+        """
+        with ExitStack() as held:
+            rounds = self.rounds()
+            for folder in rounds:
+                held.enter_context(folder.claimed())
+            self.rewind_file.unlink(missing_ok=True)  # first, so that half of this is no rewind any more
+            self.table_file.unlink(missing_ok=True)
+            for folder in rounds:
+                folder.clear()
+                with suppress(OSError):
+                    folder.path.rmdir()  # unless somebody put something into it
         kept = [self.kept(step) for step in self.kept_steps()]
-        for file in (self.recipe_file, self.last, self.best, self.metrics_file, *kept):
+        for file in (self.recipe_file, self.last, self.best, self.metrics_file, self.history, *kept):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.tensorboard, ignore_errors=True)
 

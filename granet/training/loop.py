@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,12 @@ from granet.data import Dataset
 from granet.errors import DataError, Interrupted, TrainingError
 from granet.randomness import key
 from granet.recipe import Recipe
-from granet.training.device import describe_device, use_kernels
+from granet.training.compiling import compiled
+from granet.training.device import describe_device, reading_waits, use_kernels
 from granet.training.evaluate import Evaluation, autocast, evaluate
 from granet.training.events import EpochEnded, Event, Progressed, Saved, Started, Tested, Updated
 from granet.training.folder import RunFolder
+from granet.training.history import History
 from granet.training.learning_rate import learning_rate
 from granet.training.pace import Pace
 from granet.training.retention import Retention
@@ -61,7 +63,7 @@ def train(
         overwrite: replace a run that is there.
         download: fetch published data that are not there.
         watch: told of every event.
-        stop: asked after every step; True ends the run with the state saved.
+        stop: asked before the first step and after every one; True ends the run with the state saved.
 
     Returns:
         How the best epoch does on the test set.
@@ -124,6 +126,7 @@ def _go_on(
     else:
         _rewind(run)
     folder.rewind_metrics(step=run.step, epochs=run.epochs_done, tested="test" in run.metrics)
+    folder.forget(Retention.of(run.recipe, run.pipeline.steps_per_epoch).obsolete(folder.kept_steps(), run.step))
     watch(_started(run, folder))
     return Trainer(run, folder, watch, stop, saved=state is not None).finish()
 
@@ -141,13 +144,12 @@ class Trainer:
         self, run: Run, folder: RunFolder, watch: Watch, stop: Callable[[], bool], *, saved: bool = False
     ) -> None:
         self.run, self.folder, self.watch, self.stop = run, folder, watch, stop
-        self._forward: nn.Module = run.model
-        if run.recipe.training.compile:
-            self._forward = cast(nn.Module, torch.compile(run.model))
+        self._forward = compiled(run.model) if run.recipe.training.compile else run.model
         self._loss = nn.CrossEntropyLoss(label_smoothing=run.recipe.training.label_smoothing)
         self._saved_at = run.step if saved else None
         self._saver = Saver(run.device)
         self._retention = Retention.of(run.recipe, run.pipeline.steps_per_epoch)
+        self._history = History.of(folder.history, run, begun=saved)
         self._pace = Pace()
 
     def finish(self) -> Evaluation:
@@ -162,6 +164,7 @@ class Trainer:
         if self._saved_at is None:
             self._save(capture(run))
         try:
+            self._obey()
             while run.epochs_done < run.epochs:
                 boundary = min((run.epochs_done + 1) * run.pipeline.steps_per_epoch, run.total_steps)
                 if run.step < boundary:
@@ -176,7 +179,7 @@ class Trainer:
                 self._save(capture(run), keep=False)
             if isinstance(reason, Interrupted):
                 raise
-            raise Interrupted("stopped", where=f"step {run.step} of {run.total_steps}") from reason
+            raise self._interrupted() from reason
 
     def _train_to(self, boundary: int) -> None:
         run = self.run
@@ -187,10 +190,17 @@ class Trainer:
             self._step(images, labels)
             if run.step < boundary and self._retention.due(run.step):
                 self._save(capture(run))
-            if self.stop():
-                raise Interrupted("stopped", where=f"step {run.step} of {run.total_steps}")
+            self._obey()
             if run.step == boundary:  # the last epoch may be cut short
                 break
+
+    def _obey(self) -> None:
+        """Raises Interrupted when asked to stop."""
+        if self.stop():
+            raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted("stopped", where=f"step {self.run.step} of {self.run.total_steps}")
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         """One optimizer step, with whatever change of topology is due."""
@@ -210,7 +220,7 @@ class Trainer:
             run.scaler.scale(loss * (len(answers) / len(labels))).backward()
             correct = (logits.detach().argmax(1) == answers).sum()
             run.sums.add(loss.detach().double() * len(answers), correct, len(answers))
-        if run.device.type == "cpu" or run.sparsifier.method.due(run.step + 1, run.total_steps):
+        if not reading_waits(run.device) or run.sparsifier.method.due(run.step + 1, run.total_steps):
             self._check_finite()  # before anything is selected by magnitude, and at no cost where nothing waits
         self._saver.release()  # what a save under way may still be reading changes now
         run.scaler.step(run.optimizer)
@@ -247,6 +257,7 @@ class Trainer:
         self._check_loss(float(largest), "the largest weight")
 
     def _record_update(self, event: Updated) -> None:
+        self._history.add(event.update)
         totals = {"pruned": 0, "dropped": 0, "grown": 0}
         for counts in event.update.counts.values():
             for change in totals:
@@ -267,8 +278,7 @@ class Trainer:
     def _tell_progress(self, rate: float) -> None:
         run = self.run
         loss, accuracy = run.sums.means()
-        if run.device.type != "cpu":
-            self._check_finite()
+        self._check_loss(loss, "the loss")
         steps_per_second = self._pace.tell(run.step)
         left = run.total_steps - run.step
         self.watch(
@@ -343,7 +353,8 @@ class Trainer:
             for images, labels in self.run.pipeline.evaluation(split):
                 yield self._laid_out(images), labels
 
-        return evaluate(self._forward, batches(), precision=self.run.precision, stop=self.stop)
+        # Never compiled: `granet eval` computes the same numbers, and odd batches would each be compiled anew.
+        return evaluate(self.run.model, batches(), precision=self.run.precision, stop=self.stop)
 
     def _laid_out(self, images: Tensor) -> Tensor:
         """Channels last on a GPU, as its convolutions want it and as the weights are."""
@@ -358,6 +369,7 @@ class Trainer:
         if keep and self._retention.keeps(step):
             paths = (*paths, self.folder.kept(step))
         obsolete = [self.folder.kept(old) for old in self._retention.obsolete(kept, step)]
+        self._history.sync()  # it never lacks what a checkpoint has seen
         self._saver.submit(state, (*paths, self.folder.last), obsolete=obsolete)
         self._saved_at = step
         self.watch(Saved(path=self.folder.last, step=self.run.step))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that the loop asks."""
+"""Ctrl-C, SIGTERM and a closed terminal as a question that the loop asks."""
 
 from __future__ import annotations
 
@@ -10,23 +10,33 @@ from types import FrameType
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Yields a function that answers True once SIGINT or SIGTERM has come.
+    """Yields a function that answers True once SIGINT, SIGTERM or SIGHUP has come.
 
-    The first signal is only remembered, so that a step is finished and the state saved. A second SIGINT raises
-    KeyboardInterrupt at once; files are replaced atomically, so even that leaves the last checkpoint intact. Only the
-    main thread can use it.
+    Until it is asked for the first time nothing has begun that would have to be saved, and each of them raises
+    KeyboardInterrupt at once: nobody has to wait until data are opened. After that the first one is only remembered,
+    so that a step is finished and the state saved. A second SIGINT raises KeyboardInterrupt again; files are replaced
+    atomically, so even that leaves the last checkpoint intact. A SIGHUP that is ignored, as under nohup, stays so.
+    Only the main thread can use it.
     """
-    stopping = False
+    asked = stopping = False
 
     def remember(number: int, frame: FrameType | None) -> None:
         nonlocal stopping
-        if stopping and number == signal.SIGINT:
+        if not asked or (stopping and number == signal.SIGINT):
             signal.default_int_handler(number, frame)
         stopping = True
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    def stop() -> bool:
+        nonlocal asked
+        asked = True
+        return stopping
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, remember) for number in numbers}
     try:
-        yield lambda: stopping
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

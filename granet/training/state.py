@@ -19,9 +19,10 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from granet import models
 from granet.checkpoint import Checkpoint, Network
 from granet.data import Dataset, Pipeline, make_pipeline, open_dataset
-from granet.errors import CheckpointError
+from granet.errors import CheckpointError, UsageError
 from granet.recipe import Recipe
 from granet.sparsifier import Sparsifier
+from granet.training.compiling import check_compiler
 from granet.training.device import Precision, resolve_precision
 
 
@@ -114,6 +115,8 @@ def begin(recipe: Recipe, dataset: Dataset, device: torch.device) -> Run:
         ModelError: a network that cannot be built.
     """
     precision = resolve_precision(recipe.training.precision, device)
+    if recipe.training.compile:
+        check_compiler(device)
     pipeline = make_pipeline(
         dataset,
         batch_size=recipe.training.batch_size,
@@ -132,6 +135,7 @@ def begin(recipe: Recipe, dataset: Dataset, device: torch.device) -> Run:
     ).to(device)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+    _check_smallest_part(recipe, model, dataset)
     optimizer = build_optimizer(recipe, model, device)
     sparsifier = Sparsifier(
         model,
@@ -154,6 +158,29 @@ def begin(recipe: Recipe, dataset: Dataset, device: torch.device) -> Run:
         scaler=scaler,
         sums=EpochSums.zero(device),
     )
+
+
+def _check_smallest_part(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
+    """Raises UsageError when a network that normalises by batch is to train on a single image that leaves it one value.
+
+    Evaluation, in which the network was tried out, does not mind.
+    """
+    batch_size, parts = recipe.training.batch_size, recipe.training.accumulate
+    largest = -(-batch_size // parts)
+    if (batch_size % largest or largest) > 1:
+        return
+    like = next(model.parameters())
+    image = torch.zeros(1, dataset.channels, dataset.image_size, dataset.image_size, device=like.device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=()):
+            copy.deepcopy(model).train()(image)
+    except ValueError as error:
+        raise UsageError(
+            "the network cannot train on one image at a time",
+            where="training.batch_size" if parts == 1 else "training.accumulate",
+            got=f"{batch_size} images in parts of {largest}; {error}",
+            remedy="choose a larger batch" if parts == 1 else "choose fewer parts, of which none is a single image",
+        ) from error
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module, device: torch.device) -> Optimizer:

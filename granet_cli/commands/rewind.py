@@ -71,12 +71,13 @@ def rewind(
         ),
     ] = None,
     scope: Annotated[
-        Scope,
+        Scope | None,
         typer.Option(
-            help="global: the smallest weights wherever they are; uniform: the same share of each layer.",
+            help="global: the smallest weights wherever they are; uniform: the same share of each layer.  "
+            "[default: global]",
             rich_help_panel=_PRUNING,
         ),
-    ] = Scope.GLOBAL,
+    ] = None,
     regrow: Annotated[
         bool,
         typer.Option(
@@ -164,7 +165,7 @@ def rewind(
         "--density": density,
         "--rounds": rounds,
         "--rate": rate,
-        "--scope": scope if scope != Scope.GLOBAL else None,
+        "--scope": scope,
         "--regrow": regrow,
         "--lr": lr,
         "--recipe": recipe,
@@ -194,7 +195,7 @@ def rewind(
             density=density,
             rounds=rounds,
             rate=rate,
-            scope=scope.value,
+            scope="global" if scope is None else scope.value,
             regrow=regrow,
             learning_rate=lr,
             recipe=None if recipe is None else Recipe.load(recipe),

@@ -12,15 +12,19 @@ from granet.allocation import total_budget
 from granet.checkpoint import Checkpoint, content_hash, load_outline
 from granet.data import Dataset
 from granet.errors import CheckpointError, UsageError
-from granet.masks import active, density
+from granet.masks import density
 from granet.recipe import Recipe
 from granet.training.learning_rate import learning_rate
-from granet.training.rewinding.points import listed, point_at, points, step_of
+from granet.training.rewinding.points import Point, listed, point_at, points, step_of
 from granet.training.rewinding.start import Scope
 
 Mode = Literal["lr", "weights", "finetune"]
 
 MOST_ROUNDS = 1000
+
+_INCIDENTAL = ("description", "data.directory", "data.workers", "data.residency", "training.precision",
+               "training.compile", "training.deterministic", "training.keep", "training.save")  # fmt: skip
+"""Settings that two parts of one run may differ in."""
 
 SETTABLE = ("method.", "data.directory", "data.workers", "data.residency", "training.precision", "training.compile",
             "training.deterministic", "training.keep_every", "training.keep_last", "training.save_every")  # fmt: skip
@@ -89,12 +93,23 @@ def course(asked: Request, outline: Checkpoint) -> Recipe:
                 got=key,
                 expected=f"one of {', '.join(name + '*' if name.endswith('.') else name for name in allowed)}",
             )
+    if asked.recipe is not None and asked.recipe.rewind is not None:
+        raise UsageError("the recipe is itself that of a rewind", where="--recipe", got=asked.recipe.name)
+    if "method.dense" in asked.settings and density(outline.masks) < 1.0:
+        raise UsageError(
+            "which layers are masked is settled once a network is pruned",
+            where="--set",
+            got="method.dense",
+            remedy="leave it out; it is for dense networks",
+        )
     recipe = outline.recipe if asked.recipe is None else asked.recipe.override({"model.name": outline.network.name})
-    rest = {key: None for key in ("training.keep_every", "training.keep_last") if key not in asked.settings}
-    method, settings = _method(asked, outline, recipe)
-    data = {**method.model_dump(mode="json", exclude_none=True, exclude_unset=True)}
-    data.pop("rewind", None)
-    return Recipe.from_dict(data, where=f"recipe {recipe.name}").override({**settings, **rest})
+    fresh = recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    fresh.pop("rewind", None)
+    recipe = Recipe.from_dict(fresh, where=f"recipe {recipe.name}")
+    own = ("training.keep_every", "training.keep_last") if asked.recipe is None else ()
+    rest = {key: None for key in own if key not in asked.settings}  # the training's own rewind points are there
+    varied, settings = _method(asked, outline, recipe)
+    return varied.override({**settings, **rest})
 
 
 def _method(asked: Request, outline: Checkpoint, recipe: Recipe) -> tuple[Recipe, dict[str, object]]:
@@ -137,13 +152,15 @@ def plan(asked: Request, recipe: Recipe, outline: Checkpoint, dataset: Dataset) 
     timed = recipe if rewound_before is None else _with_rewind(recipe, rewound_before.model_dump(mode="json"))
     total = recipe.total_steps(steps_per_epoch)
     if asked.mode == "weights" and asked.to is None:
-        there = points(asked.checkpoint, outline.recipe)
+        there = points(asked.checkpoint, outline.recipe, total)
         raise UsageError(
             "the time to rewind the weights to is not said",
             where="--to",
             expected=f"one of {listed(there, steps_per_epoch)}" if there else None,
             remedy=None if there else "train with --keep-every to keep rewind points, or use --mode lr",
         )
+    if asked.learning_rate is not None and not 0 < asked.learning_rate <= 1000:
+        raise UsageError("out of range", where="--lr", got=asked.learning_rate, expected="above 0 and at most 1000")
     to = step_of("0it" if asked.to is None else asked.to, total, steps_per_epoch)
     section: dict[str, Any] = {
         "mode": asked.mode,
@@ -157,11 +174,11 @@ def plan(asked: Request, recipe: Recipe, outline: Checkpoint, dataset: Dataset) 
     for target in section["densities"]:
         total_budget({name: mask.shape for name, mask in outline.masks.items()}, target)
     if asked.mode == "weights":
-        point = point_at(asked.checkpoint, outline.recipe, to, steps_per_epoch)
-        _check_point(point.path, outline)
+        point = point_at(asked.checkpoint, outline.recipe, to, total, steps_per_epoch)
+        _check_point(point, outline)
         section |= {"point": str(point.path.absolute()), "point_hash": content_hash(point.path)}
     if asked.mode == "finetune":
-        last = total - 1 if asked.recipe is not None else max(outline.step - 1, 0)
+        last = timed.total_steps(steps_per_epoch) - 1
         rate = learning_rate(timed, last, steps_per_epoch) if asked.learning_rate is None else asked.learning_rate
         if rate <= 0:
             raise UsageError(
@@ -174,7 +191,7 @@ def plan(asked: Request, recipe: Recipe, outline: Checkpoint, dataset: Dataset) 
             where="--lr",
             remedy="leave it out, or use --mode finetune",
         )
-    planned = _with_rewind(recipe, section).override({"method.density": section["densities"][0]})
+    planned = _with_rewind(recipe, section)
     planned.build_method(steps_per_epoch)  # whatever lasts too long is told before anything is written
     return planned
 
@@ -191,7 +208,7 @@ def round_of(first: Recipe, number: int, parent: Path | None = None) -> Recipe:
         section |= {"parent": str(parent.absolute()), "parent_hash": content_hash(parent)}
     if first.rewind.mode == "finetune":
         section["start"] = first.rewind.start + (number - 1) * first.rewind.steps
-    return _with_rewind(first, section).override({"method.density": first.rewind.densities[number - 1]})
+    return _with_rewind(first, section)
 
 
 def densities(present: float, target: float | None, rounds: int | None, rate: float | None) -> list[float]:
@@ -233,17 +250,25 @@ def densities(present: float, target: float | None, rounds: int | None, rate: fl
         assert rate is not None  # noqa: S101  one of them is there
         # Counts are whole numbers, so that the present density is not quite a round one: a round that would prune
         # less than a hundredth of the others is none.
-        rounds = max(math.ceil(math.log(target / present) / math.log(1 - rate) - 0.01), 1)
-        if rounds > MOST_ROUNDS:
-            raise UsageError("too many rounds", where="--rate", got=f"{rate:g}, {rounds} rounds", expected=MOST_ROUNDS)
+        needed = math.log(target / present) / math.log1p(-rate) - 0.01
+        if needed > MOST_ROUNDS:
+            raise UsageError(
+                "too many rounds",
+                where="--rate",
+                got=f"{rate:g}, {needed:.3g} rounds",
+                expected=f"at most {MOST_ROUNDS}",
+            )
+        rounds = max(math.ceil(needed), 1)
         return [*(present * (1 - rate) ** number for number in range(1, rounds)), target]
     return [*(present * (target / present) ** (number / rounds) for number in range(1, rounds)), target]
 
 
 def _with_rewind(recipe: Recipe, section: Mapping[str, Any]) -> Recipe:
+    """The recipe with this section, and with the density of its round."""
     data = recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True)
     present = {key: value for key, value in section.items() if value is not None}
-    return Recipe.from_dict({**data, "rewind": present}, where=f"recipe {recipe.name}")
+    method = {**data["method"], "density": present["densities"][present.get("round", 1) - 1]}
+    return Recipe.from_dict({**data, "method": method, "rewind": present}, where=f"recipe {recipe.name}")
 
 
 def _check_data(asked: Request, outline: Checkpoint, dataset: Dataset, steps_per_epoch: int) -> None:
@@ -269,17 +294,27 @@ def _check_data(asked: Request, outline: Checkpoint, dataset: Dataset, steps_per
             )
 
 
-def _check_point(path: Path, outline: Checkpoint) -> None:
-    """A point that was trained otherwise, or of another network, is not of this run."""
-    point = load_outline(path)
-    mine = {name: tuple(weight.shape) for name, weight in outline.weights.items()}
-    theirs = {name: tuple(weight.shape) for name, weight in point.weights.items()}
-    if mine != theirs or point.recipe.seed != outline.recipe.seed:
-        raise CheckpointError("the rewind point is of another run", where=path, remedy="keep one run to a folder")
-
-
-def active_at(outline: Checkpoint, target: float) -> int:
-    """Active weights of the network of ``outline`` at density ``target``."""
-    if target == density(outline.masks):
-        return sum(active(outline.masks).values())
-    return total_budget({name: mask.shape for name, mask in outline.masks.items()}, target)
+def _check_point(point: Point, outline: Checkpoint) -> None:
+    """A point of another run, or of another training, is not to be mixed with this one's masks."""
+    found = load_outline(point.path)
+    other = [key for key, _, _ in found.recipe.differences(point.recipe) if not key.startswith(_INCIDENTAL)]
+    shapes = [{name: tuple(weight.shape) for name, weight in each.weights.items()} for each in (found, outline)]
+    data = [{key: each.progress.get(key) for key in ("steps_per_epoch", "examples")} for each in (found, outline)]
+    if shapes[0] != shapes[1] or data[0] != data[1] or other:
+        raise CheckpointError(
+            "the rewind point is of another run",
+            where=point.path,
+            got=f"{other[0]} differs" if other else "another network or other data",
+            remedy="keep one run to a folder",
+        )
+    if found.step != point.step:
+        raise CheckpointError(
+            "the rewind point is not of the step in its name", where=point.path, got=found.step, expected=point.step
+        )
+    if outline.recipe.rewind is None and point.step > outline.step:
+        raise UsageError(
+            "the rewind point is later than the checkpoint",
+            where="--to",
+            got=point.step,
+            expected=f"at most {outline.step}",
+        )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from granet.checkpoint import content_hash, load_outline
 from granet.durations import Duration
-from granet.errors import CheckpointError, GranetError, UsageError
+from granet.errors import GranetError, UsageError
 from granet.recipe import Recipe
 from granet.training.folder import RunFolder
 
@@ -20,10 +20,12 @@ class Point:
 
     step: int
     path: Path
+    recipe: Recipe
+    """Of the run that it lies beside."""
 
 
-def points(checkpoint: Path, recipe: Recipe) -> list[Point]:
-    """The rewind points for ``checkpoint``, whose recipe is ``recipe``, by step.
+def points(checkpoint: Path, recipe: Recipe, end: int) -> list[Point]:
+    """The rewind points before step ``end`` for ``checkpoint``, whose recipe is ``recipe``, by step.
 
     They lie beside it and, when it was itself rewound, beside its ancestors as long as these are where they were. Of
     two states of one step the nearer one counts.
@@ -35,18 +37,18 @@ def points(checkpoint: Path, recipe: Recipe) -> list[Point]:
         seen.add(path)
         folder = RunFolder(path.parent)
         for step in folder.kept_steps():
-            found.setdefault(step, Point(step=step, path=folder.kept(step)))
+            found.setdefault(step, Point(step=step, path=folder.kept(step), recipe=recipe))
         path, recipe = _parent(recipe)
-    return [found[step] for step in sorted(found)]
+    return [found[step] for step in sorted(found) if step < end]
 
 
-def point_at(checkpoint: Path, recipe: Recipe, step: int, steps_per_epoch: int) -> Point:
+def point_at(checkpoint: Path, recipe: Recipe, step: int, end: int, steps_per_epoch: int) -> Point:
     """The rewind point of exactly ``step``.
 
     Raises:
         UsageError: there is none; those that there are are listed.
     """
-    there = points(checkpoint, recipe)
+    there = points(checkpoint, recipe, end)
     for point in there:
         if point.step == step:
             return point
@@ -108,5 +110,5 @@ def _parent(recipe: Recipe) -> tuple[Path | None, Recipe]:
         if content_hash(path) != section.parent_hash:
             return None, recipe
         return path, load_outline(path).recipe
-    except (CheckpointError, GranetError):  # gone or damaged: its points are none of ours
+    except GranetError:  # gone or damaged: its points are none of ours
         return None, recipe

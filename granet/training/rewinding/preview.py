@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from granet import flops
 from granet.checkpoint import codec
-from granet.masks import active, density
+from granet.masks import Masks, active, density
+from granet.method import Method
 from granet.recipe import Recipe
 from granet.training.learning_rate import learning_rate
 from granet.training.retention import Retention
@@ -59,7 +62,11 @@ def preview(run: Run) -> list[RoundPlan]:
     shape = (run.dataset.channels, run.dataset.image_size, run.dataset.image_size)
     dense = flops.inference(run.model, shape)
     steps_per_epoch = run.pipeline.steps_per_epoch
-    masks, found = masks_for(parent, run.sparsifier.masks), []
+    masks: Masks = masks_for(parent, run.sparsifier.masks)
+    found: list[RoundPlan] = []
+    accumulators = capture(run).accumulators
+    last = len(first.densities)
+    encoded: dict[int, tuple[int, int]] = {}
     for number, target in enumerate(first.densities, 1):
         recipe = round_of(run.recipe, number)
         section = recipe.rewind
@@ -67,10 +74,12 @@ def preview(run: Run) -> list[RoundPlan]:
         masks = pruned(parent.weights, masks, target, section.scope)
         sparse = flops.inference(run.model, shape, {name: density({name: mask}) for name, mask in masks.items()})
         method, total = recipe.build_method(steps_per_epoch), section.start + section.steps
-        swaps = sum(method.needs_gradients(step, total) for step in range(section.start + 1, total + 1))
+        swaps = _dense_gradients(method, section.start, total)
         a_step = flops.training_step(sparse, dense)
         an_update = flops.training_step(sparse, dense, dense_gradient=True)
-        predicted = replace(state(parent, point, masks, section.parent_hash), accumulators=capture(run).accumulators)
+        if number in (1, last):
+            predicted = replace(state(parent, point, masks, section.parent_hash), accumulators=accumulators)
+            encoded[number] = sum(active(masks).values()), len(codec.encode(predicted))
         found.append(
             RoundPlan(
                 round=number,
@@ -81,10 +90,21 @@ def preview(run: Run) -> list[RoundPlan]:
                 first_learning_rate=learning_rate(recipe, section.start, steps_per_epoch),
                 last_learning_rate=learning_rate(recipe, total - 1, steps_per_epoch),
                 training_flops=recipe.training.batch_size * (a_step * (section.steps - swaps) + an_update * swaps),
-                bytes=_files(recipe, steps_per_epoch) * len(codec.encode(predicted)),
+                bytes=_files(recipe, steps_per_epoch),
             )
         )
-    return found
+    # The size of a checkpoint is about a straight line over its active weights; its two ends are enough.
+    counts, sizes = zip(*sorted(encoded.values()), strict=True)
+    return [replace(plan, bytes=plan.bytes * round(float(np.interp(plan.active, counts, sizes)))) for plan in found]
+
+
+def _dense_gradients(method: Method, start: int, total: int) -> int:
+    """How many updates between two steps look at dense gradients."""
+    interval = getattr(method, "interval", None)
+    if interval is None:
+        return 0
+    first = start - start % interval + interval
+    return sum(method.needs_gradients(step, total) for step in range(first, total + 1, interval))
 
 
 def _files(recipe: Recipe, steps_per_epoch: int) -> int:

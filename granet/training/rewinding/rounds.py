@@ -3,16 +3,11 @@
 One round is a run like any other, in the folder it is given. Several are one run each, in folders of their own below
 it: a round prunes what the round before it ended with. Which of them are done is read off the folders, so that a
 stop needs no memory of its own, as in ``granet.training.loop``.
-
-    rewind.toml            the recipe of the first round, which says all of the others too
-    round-01, round-02 ... their runs
-    rounds.json            a row for each round that is done
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cache, partial
@@ -22,80 +17,17 @@ import torch
 
 from granet.checkpoint import load_outline
 from granet.data import Dataset
-from granet.errors import UsageError
+from granet.errors import CheckpointError, UsageError
 from granet.masks import active, density, size
 from granet.recipe import Recipe
 from granet.training.events import Event, RoundEnded, RoundRow, RoundStarted
 from granet.training.folder import RunFolder, replace_text
 from granet.training.loop import resume, train
 from granet.training.rewinding.plan import round_of
-from granet.training.state import open_data
+from granet.training.rewinding.start import rewound
+from granet.training.state import begin, open_data, restore
 
 Watch = Callable[[Event], None]
-
-_ROUND = re.compile(r"round-\d{2,}")
-
-
-class Rounds:
-    """The folder of a rewind, of one round or of several."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def recipe_file(self) -> Path:
-        """The recipe of the first of several rounds."""
-        return self.path / "rewind.toml"
-
-    @property
-    def table_file(self) -> Path:
-        """The rows of the rounds that are done."""
-        return self.path / "rounds.json"
-
-    def holds_rounds(self) -> bool:
-        """Whether several rounds were begun here."""
-        return self.recipe_file.exists()
-
-    def folder(self, number: int) -> RunFolder:
-        """The run of a round."""
-        return RunFolder(self.path / f"round-{number:02d}")
-
-    def folders(self) -> list[RunFolder]:
-        """The runs of all rounds that were begun, in order."""
-        found = (path for path in self.path.glob("round-*") if _ROUND.fullmatch(path.name))
-        return [RunFolder(path) for path in sorted(found, key=lambda path: int(path.name.removeprefix("round-")))]
-
-    def check_free(self, *, overwrite: bool) -> None:
-        """Raises UsageError when a rewind or a run is here that is not to be overwritten."""
-        RunFolder(self.path).check_free(overwrite=overwrite)
-        if not overwrite and (self.holds_rounds() or any(folder.holds_run() for folder in self.folders())):
-            raise UsageError(
-                "the folder already holds the rounds of a rewind",
-                where=self.path,
-                remedy=f"go on with them by --resume {self.path}, replace them with --overwrite, or choose another "
-                "--out",
-            )
-
-    def clear(self) -> None:
-        """Removes the run or the rounds that are here, and nothing else."""
-        self.recipe_file.unlink(missing_ok=True)  # first, so that half of this is no rewind any more
-        self.table_file.unlink(missing_ok=True)
-        for folder in self.folders():
-            folder.clear()
-        RunFolder(self.path).clear()
-
-    def create(self, recipe: Recipe) -> None:
-        """Makes the folder for several rounds, without what was in it.
-
-        Raises:
-            UsageError: it cannot be made or written to.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.clear()
-            replace_text(self.recipe_file, recipe.to_toml())
-        except OSError as error:
-            raise UsageError("cannot write here", where=self.path, got=error.strerror) from error
 
 
 def rewind(
@@ -118,17 +50,21 @@ def rewind(
         Interrupted, TrainingError and others: as ``granet.training.train``.
     """
     assert recipe.rewind is not None  # noqa: S101  it came from ``plan``
-    rounds = Rounds(path)
-    rounds.check_free(overwrite=overwrite)
+    folder = RunFolder(path)
     if len(recipe.rewind.densities) == 1:
-        if overwrite:
-            rounds.clear()
-        train(recipe, RunFolder(path), device, dataset=dataset, overwrite=overwrite, watch=watch, stop=stop)
-        return [row(RunFolder(path))]
-    with RunFolder(path).claimed():
-        rounds.check_free(overwrite=overwrite)
-        rounds.create(recipe)
-        return list(_rounds(rounds, device, lambda _: dataset, watch, stop))
+        train(recipe, folder, device, dataset=dataset, overwrite=overwrite, watch=watch, stop=stop)
+        return [row(folder)]
+    folder.check_free(overwrite=overwrite)
+    run = begin(recipe, dataset, device)  # whatever cannot be is told before anything is written
+    restore(run, rewound(run))
+    with folder.claimed():
+        folder.check_free(overwrite=overwrite)
+        try:
+            folder.clear()
+            replace_text(folder.rewind_file, recipe.to_toml())
+        except OSError as error:
+            raise UsageError("cannot write here", where=path, got=error.strerror) from error
+        return list(_rounds(folder, device, lambda _: dataset, watch, stop))
 
 
 def go_on(
@@ -140,12 +76,11 @@ def go_on(
         UsageError: there is none.
         Otherwise as ``rewind``.
     """
-    rounds = Rounds(path)
-    if rounds.holds_rounds():
-        with RunFolder(path).claimed():
-            opened = cache(partial(open_data, directory=directory))
-            return list(_rounds(rounds, device, opened, watch, stop))
     folder = RunFolder(path)
+    if folder.rewind_file.exists():
+        with folder.claimed():
+            opened = cache(partial(open_data, directory=directory))
+            return list(_rounds(folder, device, opened, watch, stop))
     recipe = folder.open()[0]
     if recipe.rewind is None:
         raise UsageError(
@@ -156,28 +91,47 @@ def go_on(
 
 
 def _rounds(
-    rounds: Rounds, device: torch.device, data: Callable[[Recipe], Dataset], watch: Watch, stop: Callable[[], bool]
+    whole: RunFolder, device: torch.device, data: Callable[[Recipe], Dataset], watch: Watch, stop: Callable[[], bool]
 ) -> Iterator[RoundRow]:
     """Brings every round to its end, in order, and writes the table as it grows."""
-    first = Recipe.load(rounds.recipe_file)
+    first = Recipe.load(whole.rewind_file)
     if first.rewind is None:
-        raise UsageError("the recipe says nothing of rounds", where=rounds.recipe_file)
+        raise CheckpointError("the recipe says nothing of rounds", where=whole.rewind_file)
     total, rows = len(first.rewind.densities), []
     for number in range(1, total + 1):
-        folder = rounds.folder(number)
-        if not _done(folder):
+        folder = whole.round(number)
+        recipe = round_of(first, number, None if number == 1 else whole.round(number - 1).last)
+        begun = folder.holds_run()
+        if begun:
+            _check_round(folder, recipe)
+        if not (begun and _done(folder)):
             watch(
                 RoundStarted(round=number, rounds=total, density=first.rewind.densities[number - 1], folder=folder.path)
             )
-            if folder.holds_run():
+            if begun:
                 resume(folder, device, dataset=data(first), watch=watch, stop=stop)
             else:
-                recipe = round_of(first, number, None if number == 1 else rounds.folder(number - 1).last)
                 train(recipe, folder, device, dataset=data(first), watch=watch, stop=stop)
         rows.append(row(folder))
-        replace_text(rounds.table_file, json.dumps([asdict(entry) for entry in rows], indent=1) + "\n")
+        replace_text(whole.table_file, json.dumps([asdict(entry) for entry in rows], indent=1) + "\n")
         watch(RoundEnded(row=rows[-1], rounds=total))
         yield rows[-1]
+
+
+def _check_round(folder: RunFolder, expected: Recipe) -> None:
+    """Raises CheckpointError when the run in ``folder`` is not the round that ``expected`` is; files may have moved."""
+    found = folder.open()[0]
+    moved = {"rewind.parent", "rewind.point", "data.directory"}
+    other = [difference for difference in found.differences(expected) if difference[0] not in moved]
+    if other:
+        key, got, wanted = other[0]
+        raise CheckpointError(
+            f"not a round of this rewind: {key} differs",
+            where=folder.path,
+            got=got,
+            expected=wanted,
+            remedy="move the folder away to train this round again",
+        )
 
 
 def _done(folder: RunFolder) -> bool:
@@ -185,17 +139,23 @@ def _done(folder: RunFolder) -> bool:
 
 
 def row(folder: RunFolder) -> RoundRow:
-    """What the finished run in ``folder`` came to."""
-    last = load_outline(folder.last)
-    assert last.recipe.rewind is not None  # noqa: S101  only rounds are asked about
-    return RoundRow(
-        round=last.recipe.rewind.round,
-        folder=folder.path.name,
-        density=density(last.masks),
-        active=sum(active(last.masks).values()),
-        parameters=size(last.masks),
-        step=last.step,
-        validation_accuracy=last.metrics["best"]["accuracy"],
-        test_accuracy=last.metrics["test"]["accuracy"],
-        bytes=folder.best.stat().st_size,
-    )
+    """What the finished run in ``folder`` came to.
+
+    Raises:
+        CheckpointError: a checkpoint of it is gone, or is not of a rewind that came to its end.
+    """
+    last, best = load_outline(folder.last), load_outline(folder.best)
+    try:
+        return RoundRow(
+            round=last.recipe.rewind.round,  # type: ignore[union-attr]
+            folder=folder.path.name,
+            density=density(last.masks),
+            active=sum(active(last.masks).values()),
+            parameters=size(last.masks),
+            step=last.step,
+            validation_accuracy=best.metrics["best"]["accuracy"],
+            test_accuracy=last.metrics["test"]["accuracy"],
+            bytes=folder.best.stat().st_size,
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError("not the end of a rewind", where=folder.last, got=f"no {error}") from error

@@ -84,7 +84,7 @@ def state(parent: Checkpoint, point: Checkpoint, masks: Masks, parent_hash: str)
     )
 
 
-def pruned(weights: Mapping[str, Tensor], masks: Masks, target: float, scope: Scope) -> dict[str, Tensor]:
+def pruned(weights: Mapping[str, Tensor], masks: Masks, target: float, scope: Scope) -> Masks:
     """Masks within ``masks`` at density ``target``, keeping the weights that are largest in magnitude.
 
     Args:

@@ -1,0 +1,244 @@
+"""What the history of a run tells: how much moved when, what was explored, and how long weights stay.
+
+A weight is *lost* when it is active before an update and not after it, *gained* the other way round. A weight that an
+update prunes and grows again at once is neither: its mask is the same, though its value begins at zero again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from granet.analysis.replay import Replay
+from granet.history import changes
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateReport:
+    """One update, or the state before the first of them. Shares are from 0 to 1."""
+
+    step: int
+    epoch: float
+    """Epochs done."""
+    active: int
+    """Active weights after it."""
+    density: float
+    """Of all maskable weights."""
+    lost: int
+    gained: int
+    regrown: int
+    """How many of those gained had been active before, at some time since the history begins."""
+    churn: float
+    """Share of the active weights that were gained in this update."""
+    explored: float
+    """Share of the maskable weights that have been active at some time by then: R_s of 2102.02887."""
+    initial: float
+    """Share of the weights that were active when the history begins which have been active at every update since."""
+    layers: Mapping[str, int]
+    """Active weights of each layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerReport:
+    """One layer over the whole history."""
+
+    name: str
+    parameters: int
+    first_density: float
+    density: float
+    lost: int
+    """Over all updates; a weight that goes twice counts twice."""
+    gained: int
+    explored: float
+    initial: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survival:
+    """How many gained weights are still there after so many updates."""
+
+    updates: int
+    share: float
+    """0 to 1, as Kaplan and Meier (1958) estimate it: weights gained too late to tell count as long as they can."""
+    observed: int
+    """Gained weights that this rests on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """All that ``granet history`` shows."""
+
+    path: str
+    recipe: str
+    method: str
+    model: str
+    data: str
+    seed: int
+    finished: bool
+    step: int
+    total_steps: int
+    steps_per_epoch: int
+    begins_at: int
+    parameters: int
+    """Maskable weights."""
+    bytes: int
+    """Size of the file, up to the newest checkpoint."""
+    entropy_bytes: float
+    """What the changes cost at the least when nothing but their numbers in each layer is known."""
+    before: UpdateReport
+    """The state that the history begins with."""
+    updates: tuple[UpdateReport, ...]
+    layers: tuple[LayerReport, ...]
+    """In the order of the network."""
+    survival: tuple[Survival, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def end(self) -> UpdateReport:
+        """The state that it ends with."""
+        return self.updates[-1] if self.updates else self.before
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain dictionaries, lists and numbers."""
+        return asdict(self) | {
+            "updates": [asdict(update) for update in self.updates],
+            "layers": [asdict(layer) for layer in self.layers],
+            "survival": [asdict(point) for point in self.survival],
+            "notes": list(self.notes),
+        }
+
+
+def tell(replay: Replay) -> History:
+    """What a history tells; it is replayed once, with a few bytes of memory for each weight.
+
+    Raises:
+        CheckpointError: an update in the file is damaged.
+    """
+    tracker = _Tracker(replay)
+    before = tracker.report(replay.begins_at, {}, {})
+    updates, entropy = [], 0.0
+    for entry, moment in zip(replay.log.entries, replay.moments(), strict=True):
+        entropy += changes.entropy_bits(entry.change, moment.before) / 8
+        updates.append(tracker.follow(moment.step, moment.before, moment.after))
+    last = replay.last
+    return History(
+        path=str(replay.folder),
+        recipe=last.recipe.name,
+        method=last.recipe.method.name,
+        model=last.network.name,
+        data=last.recipe.data.name,
+        seed=last.recipe.seed,
+        finished=replay.finished,
+        step=last.step,
+        total_steps=last.progress["total_steps"],
+        steps_per_epoch=last.progress["steps_per_epoch"],
+        begins_at=replay.begins_at,
+        parameters=tracker.parameters,
+        bytes=replay.log.size,
+        entropy_bytes=entropy,
+        before=before,
+        updates=tuple(updates),
+        layers=tracker.layers(before),
+        survival=tracker.survival(),
+        notes=replay.notes,
+    )
+
+
+class _Tracker:
+    """What has to be remembered of every weight while updates go by.
+
+    ``born`` is the number of the update that a weight has been active since, 0 for the beginning, and -1 for one that
+    is not active now.
+    """
+
+    def __init__(self, replay: Replay) -> None:
+        self.steps_per_epoch = replay.last.progress["steps_per_epoch"]
+        self.explored = {name: mask.copy() for name, mask in replay.initial.items()}
+        self.born = {name: np.where(mask, 0, -1).astype(np.int32) for name, mask in replay.initial.items()}
+        self.active = {name: int(np.count_nonzero(mask)) for name, mask in replay.initial.items()}
+        self.explored_counts, self.first, self.initial = dict(self.active), dict(self.active), dict(self.active)
+        self.lost, self.gained = dict.fromkeys(self.active, 0), dict.fromkeys(self.active, 0)
+        self.parameters = sum(mask.size for mask in replay.initial.values())
+        self.number = 0
+        # Gained weights by the updates that they lasted.
+        self.ended: Counts = np.zeros(len(replay.log.entries) + 1, np.int64)
+
+    def follow(self, step: int, before: changes.FlatMasks, after: changes.FlatMasks) -> UpdateReport:
+        """Takes note of an update."""
+        self.number += 1
+        lost, gained, regrown = (dict.fromkeys(after, 0) for _ in range(3))
+        for name, new in after.items():
+            old = before[name]
+            if new is old:
+                continue
+            gone, come = np.flatnonzero(old & ~new), np.flatnonzero(new & ~old)
+            born = self.born[name][gone]
+            self.initial[name] -= int(np.count_nonzero(born == 0))
+            self.ended += np.bincount(self.number - born[born > 0], minlength=self.ended.size)
+            self.born[name][gone], self.born[name][come] = -1, self.number
+            regrown[name] = int(np.count_nonzero(self.explored[name][come]))
+            self.explored[name][come] = True
+            lost[name], gained[name] = gone.size, come.size
+            self.active[name] += come.size - gone.size
+            self.explored_counts[name] += come.size - regrown[name]
+            self.lost[name] += gone.size
+            self.gained[name] += come.size
+        return self.report(step, lost, gained, sum(regrown.values()))
+
+    def report(self, step: int, lost: Mapping[str, int], gained: Mapping[str, int], regrown: int = 0) -> UpdateReport:
+        """How things are now, after an update in which so many were lost and gained."""
+        active, come = sum(self.active.values()), sum(gained.values())
+        return UpdateReport(
+            step=step,
+            epoch=step / self.steps_per_epoch,
+            active=active,
+            density=active / self.parameters if self.parameters else 1.0,
+            lost=sum(lost.values()),
+            gained=come,
+            regrown=regrown,
+            churn=come / active if active else 0.0,
+            explored=sum(self.explored_counts.values()) / self.parameters if self.parameters else 1.0,
+            initial=_share(sum(self.initial.values()), sum(self.first.values())),
+            layers=dict(self.active),
+        )
+
+    def layers(self, before: UpdateReport) -> tuple[LayerReport, ...]:
+        """Each layer, over all updates so far."""
+        return tuple(
+            LayerReport(
+                name=name,
+                parameters=explored.size,
+                first_density=_share(before.layers[name], explored.size),
+                density=_share(self.active[name], explored.size),
+                lost=self.lost[name],
+                gained=self.gained[name],
+                explored=_share(self.explored_counts[name], explored.size),
+                initial=_share(self.initial[name], self.first[name]),
+            )
+            for name, explored in self.explored.items()
+        )
+
+    def survival(self) -> tuple[Survival, ...]:
+        """How long gained weights stay, for as many updates as any of them could be watched."""
+        lasting: Counts = np.zeros_like(self.ended)
+        for born in self.born.values():
+            lasting += np.bincount(self.number - born[born > 0], minlength=lasting.size)
+        watched = np.cumsum((self.ended + lasting)[::-1])[::-1]
+        points, share = [], 1.0
+        for updates in range(1, self.ended.size):
+            observed = int(watched[updates])
+            if observed == 0:
+                break
+            share *= 1.0 - int(self.ended[updates]) / observed
+            points.append(Survival(updates=updates, share=share, observed=observed))
+        return tuple(points)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 1.0

@@ -1,0 +1,16 @@
+"""The history of a run: every change of its masks, at about the cost of its entropy.
+
+``entropy`` codes symbols of known probability, ``subsets`` subsets of known size, ``changes`` what an update did to the
+masks, ``log`` the file that holds all updates of a run. ``docs/history.md`` is the specification. What writes the file
+is ``granet.training.history``, what replays it ``granet.analysis.history``.
+"""
+
+from __future__ import annotations
+
+from granet.history.changes import FlatMasks, flat
+from granet.history.log import Beginning, Entry, Log
+
+NAME = "history.bin"
+"""The file in the folder of a run."""
+
+__all__ = ["NAME", "Beginning", "Entry", "FlatMasks", "Log", "flat"]

@@ -1,0 +1,124 @@
+"""Keeps the history of a run: a frame is added to the file at every update, and nothing in it is ever changed.
+
+Whatever a checkpoint has seen is on disk before the checkpoint is. So a run that goes on finds in the file every
+update up to its step, cuts off what lies past it, which is going to happen again, and adds to it what an undisturbed
+run would have added.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from granet.checkpoint import files
+from granet.errors import CheckpointError
+from granet.history import Beginning, flat, log
+from granet.topology import TopologyUpdate
+from granet.training.state import Run
+
+_ANEW = "move it away: the run goes on without it, and its history then begins at this step"
+
+
+class History:
+    """The file of one run, open for more."""
+
+    def __init__(self, path: Path, step: int, chain: int) -> None:
+        self.path = path
+        self._step, self._chain = step, chain
+
+    @classmethod
+    def of(cls, path: Path, run: Run, *, begun: bool) -> History:
+        """That of a run which has ``begun`` before and goes on, or begins now; see the two below."""
+        return cls.go_on(path, run) if begun else cls.begin(path, run, drawn=run.recipe.rewind is None)
+
+    @classmethod
+    def begin(cls, path: Path, run: Run, *, drawn: bool) -> History:
+        """A new file, in place of whatever is there, for a run as it stands.
+
+        Args:
+            path: of the file.
+            run: where the history begins.
+            drawn: whether its masks are still those that its recipe draws, which then need not be stored.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        masks = run.sparsifier.masks
+        shapes = {name: tuple(mask.shape) for name, mask in masks.items()}
+        data, chain = log.begin(run.step, shapes, flat(masks), stored=not drawn)
+        files.write(path, data)
+        return cls(path, run.step, chain)
+
+    @classmethod
+    def go_on(cls, path: Path, run: Run) -> History:
+        """The file of a run that goes on, cut off at its step; a new one where an older granet kept none.
+
+        Raises:
+            CheckpointError: it is damaged, not of this run, or cannot be written.
+        """
+        if not os.path.lexists(path):
+            return cls.begin(path, run, drawn=False)
+        found = log.parse(files.read(path).tobytes(), str(path))
+        _check_shapes(found.beginning, run)
+        done = [entry for entry in found.entries if entry.step <= run.step]
+        updates = steps_after(found.beginning.step, run.metrics)
+        if found.beginning.step > run.step or [entry.step for entry in done] != updates:
+            raise CheckpointError(
+                "the history does not have the updates of this run",
+                where=path,
+                got=f"{len(done)} from step {found.beginning.step} to {run.step}",
+                expected=len(updates),
+                remedy=_ANEW,
+            )
+        end = done[-1].end if done else found.start
+        if end < found.size:
+            try:
+                os.truncate(path, end)
+            except OSError as error:
+                raise _cannot_write(path, error) from error
+        return cls(path, done[-1].step if done else found.beginning.step, found.chain[len(done)])
+
+    def add(self, update: TopologyUpdate) -> None:
+        """Adds an update. It survives the end of the process, and after ``sync`` a power cut.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        frame, chain = log.entry(update.step, self._step, flat(update.before), flat(update.masks), self._chain)
+        try:
+            with self.path.open("r+b") as file:  # no new one: it would have no beginning
+                file.seek(0, os.SEEK_END)
+                file.write(frame)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        self._step, self._chain = update.step, chain
+
+    def sync(self) -> None:
+        """Returns once all that was added is on disk.
+
+        Raises:
+            CheckpointError: that could not be done.
+        """
+        try:
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+
+def steps_after(step: int, metrics: Mapping[str, object]) -> list[int]:
+    """The steps of the updates past ``step`` that the metrics of a run tell of."""
+    updates = metrics["updates"]
+    assert isinstance(updates, list)  # noqa: S101  every run has them
+    return [update["step"] for update in updates if update["step"] > step]
+
+
+def _check_shapes(beginning: Beginning, run: Run) -> None:
+    mine = {name: tuple(mask.shape) for name, mask in run.sparsifier.masks.items()}
+    if list(beginning.shapes.items()) != list(mine.items()):
+        raise CheckpointError("the history is of another network", where="history", remedy=_ANEW)
+
+
+def _cannot_write(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError("cannot write the history", where=path, got=error.strerror)

@@ -1,0 +1,291 @@
+"""A run before it is made: densities, costs, sizes, time, and what to think about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from granet import flops, masks
+from granet.analysis.cautions import Caution, cautions
+from granet.analysis.course import Course, Stage, foresee
+from granet.checkpoint import Checkpoint, codec
+from granet.errors import UsageError
+from granet.recipe import Recipe
+from granet.training.device import use_kernels
+from granet.training.retention import Retention
+from granet.training.stand_in import Images, stand_in
+from granet.training.state import Run, begin, capture, open_data
+from granet.training.trial import Trial, attempt
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """One layer that can be masked, or that costs something without a mask."""
+
+    name: str
+    shape: tuple[int, ...]
+    masked: bool
+    parameters: int
+    active: tuple[int, ...]
+    """At each of the times of the plan."""
+    flops_share: float
+    """Share of the FLOPs of inference at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that ``granet plan`` shows."""
+
+    recipe: Recipe
+    examples: Mapping[str, int]
+    real_images: bool
+    """Whether the dataset is there; else its size is taken from elsewhere."""
+    steps_per_epoch: int
+    total_steps: int
+    total_parameters: int
+    """All parameters, those that no mask covers included."""
+    course: Course
+    times: tuple[Stage, ...]
+    """Some of the stages, from the start to the end."""
+    layers: tuple[LayerPlan, ...]
+    first_bytes: int
+    """Size of a checkpoint with the masks of the start, once the optimizer has its state."""
+    last_bytes: int
+    """Size of one at the end."""
+    checkpoints: int
+    """How many there are in the end."""
+    disk_bytes: float
+    """All of them together."""
+    trial: Trial | None
+    cautions: tuple[Caution, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole run: steps, updates and evaluations; None without a trial."""
+        if self.trial is None:
+            return None
+        epochs = -(-self.total_steps // self.steps_per_epoch)
+        return (
+            self.total_steps * self.trial.step_seconds
+            + epochs * self.trial.evaluation_seconds
+            + self.course.updates * self.trial.update_seconds
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain dictionaries, lists and numbers."""
+        course = self.course
+        trial = None if self.trial is None else asdict(self.trial)
+        return {
+            "recipe": self.recipe.as_dict(),
+            "examples": dict(self.examples),
+            "real_images": self.real_images,
+            "steps_per_epoch": self.steps_per_epoch,
+            "total_steps": self.total_steps,
+            "parameters": course.parameters,
+            "total_parameters": self.total_parameters,
+            "initial_density": course.first.density,
+            "density": course.last.density,
+            "active": course.last.active,
+            "updates": course.updates,
+            "prunes": [{"step": step, "active": active} for step, active in course.prunes],
+            "swaps": len(course.swaps),
+            "reach": course.reach,
+            "stages": [asdict(stage) for stage in course.stages],
+            "estimated": course.estimated or None,
+            "layers": [asdict(layer) | {"shape": list(layer.shape)} for layer in self.layers],
+            "times": [stage.step for stage in self.times],
+            "flops": {"dense": course.dense_flops, "first": course.first_flops, "active": course.active_flops},
+            "training_flops": {"dense": course.dense_training_flops, "active": course.training_flops},
+            "bytes": {
+                "first_checkpoint": self.first_bytes,
+                "last_checkpoint": self.last_bytes,
+                "checkpoints": self.checkpoints,
+                "disk": self.disk_bytes,
+                "history": course.history_bytes,
+            },
+            "trial": trial,
+            "seconds": self.seconds,
+            "cautions": [asdict(caution) for caution in self.cautions],
+        }
+
+
+def plan(recipe: Recipe, device: torch.device, *, images: Images | None = None, steps: int = 5) -> Plan:
+    """What a run of ``recipe`` is going to be, without writing anything.
+
+    Args:
+        recipe: not of a rewound run.
+        device: where to try it out.
+        images: plans without the dataset, of which nothing is opened then.
+        steps: how many steps to time at the most; 0 tries nothing out.
+
+    Raises:
+        UsageError: a recipe of a rewind, or settings that do not fit each other, the data or the device.
+        DataError, ModelError: as ``granet.training.train``.
+    """
+    if recipe.rewind is not None:
+        raise UsageError(
+            "this is the recipe of a rewind", where="rewind", remedy="see granet rewind --dry-run, which plans those"
+        )
+    use_kernels(deterministic=recipe.training.deterministic)
+    dataset = open_data(recipe) if images is None else stand_in(recipe, images)
+    run = begin(recipe, dataset, device)
+    method, per_epoch = run.sparsifier.method, run.pipeline.steps_per_epoch
+    parameters = dict(run.model.named_parameters())
+    costs = flops.layers(run.model, (dataset.channels, dataset.image_size, dataset.image_size))
+    course = foresee(
+        method,
+        {name: parameters[name].detach() for name in run.sparsifier.masks},
+        costs,
+        total_steps=run.total_steps,
+        batch_size=recipe.training.batch_size,
+        seed=recipe.seed,
+    )
+    trial = attempt(run, steps=steps, real_images=images is None) if steps else None
+    times = _times(course)
+    sizes = _sizes(run, course)
+    count, disk = _disk(recipe, per_epoch, course, sizes)
+    return Plan(
+        recipe=recipe,
+        examples={split: len(dataset.split(split)) for split in ("train", "validation", "test")},
+        real_images=images is None,
+        steps_per_epoch=per_epoch,
+        total_steps=run.total_steps,
+        total_parameters=sum(parameter.numel() for parameter in parameters.values()),
+        course=course,
+        times=times,
+        layers=_layers(parameters, course, costs, times),
+        first_bytes=sizes.first,
+        last_bytes=sizes.last,
+        checkpoints=count,
+        disk_bytes=disk,
+        trial=trial,
+        cautions=cautions(course, method, costs, steps_per_epoch=per_epoch),
+    )
+
+
+def _times(course: Course, most: int = 5) -> tuple[Stage, ...]:
+    """The first and the last stage, and those between whose densities lie best spread."""
+    stages = course.stages
+    if len(stages) <= most:
+        return stages
+    wanted = [
+        course.first.density + (course.last.density - course.first.density) * share
+        for share in (number / (most - 1) for number in range(1, most - 1))
+    ]
+    between = {min(stages[1:-1], key=lambda stage: abs(stage.density - density)).step for density in wanted}
+    chosen = {course.first.step, course.last.step, *between}
+    return tuple(stage for stage in stages if stage.step in chosen)
+
+
+def _layers(
+    parameters: Mapping[str, Tensor], course: Course, costs: Mapping[str, float], times: tuple[Stage, ...]
+) -> tuple[LayerPlan, ...]:
+    plans = []
+    for name, parameter in parameters.items():
+        masked = name in course.shapes
+        if not masked and name not in costs:
+            continue
+        size = prod(parameter.shape)
+        active = tuple(stage.layers[name] if masked else size for stage in times)
+        cost = costs.get(name, 0.0) * active[-1] / size
+        plans.append(
+            LayerPlan(
+                name=name,
+                shape=tuple(parameter.shape),
+                masked=masked,
+                parameters=size,
+                active=active,
+                flops_share=cost / course.active_flops if course.active_flops else 0.0,
+            )
+        )
+    return tuple(plans)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Bytes of checkpoints: before the first step, with the masks of the start, and at the end."""
+
+    new: int
+    first: int
+    last: int
+
+
+def _sizes(run: Run, course: Course) -> _Sizes:
+    _with_state(run)
+    nothing: dict[str, Any] = {"epochs": [], "updates": []}
+    first = _predicted(run, course.first, nothing, course.first.density)
+    last = _predicted(run, course.last, _metrics(run, course), course.reach)
+    states = (replace(first, optimizer={}), first, last)
+    return _Sizes(*(len(codec.encode(state)) for state in states))
+
+
+def _with_state(run: Run) -> None:
+    """Lets the optimizer make its state, if it has none yet, by a step without gradients."""
+    if not run.optimizer.state:
+        for group in run.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        run.optimizer.step()
+        run.sparsifier.step()
+
+
+def _predicted(run: Run, stage: Stage, metrics: dict[str, Any], reach: float) -> Checkpoint:
+    """The state of the run with as many active weights as at ``stage``, drawn anew."""
+    state = capture(run)
+    shapes = {name: tuple(mask.shape) for name, mask in state.masks.items()}
+    active = {name: mask.to(state.weights[name].device) for name, mask in _drawn(shapes, stage).items()}
+    explored = {
+        name: mask | (torch.rand(mask.shape, device=mask.device) < (reach if reach < 1.0 else 2.0))
+        for name, mask in active.items()
+    }
+
+    def within(name: str, value: Any) -> Any:
+        shaped = isinstance(value, Tensor) and name in active and value.shape == active[name].shape and value.dim()
+        return torch.where(active[name], value, value.new_zeros(())) if shaped else value
+
+    return replace(
+        state,
+        weights={name: within(name, weight) for name, weight in state.weights.items()},
+        masks=active,
+        explored=explored if reach > stage.density else active,
+        optimizer={
+            name: {slot: within(name, value) for slot, value in slots.items()}
+            for name, slots in state.optimizer.items()
+        },
+        metrics=metrics,
+    )
+
+
+def _drawn(shapes: Mapping[str, tuple[int, ...]], stage: Stage) -> dict[str, Tensor]:
+    return masks.random(shapes, stage.layers, seed=0)
+
+
+def _metrics(run: Run, course: Course) -> dict[str, Any]:
+    """As much as a run measures until its end; what it says is made up."""
+    share, loss = 0.8333333333333334, 0.5166666666666667
+    epochs = -(-run.total_steps // run.pipeline.steps_per_epoch)
+    an_epoch = {"epoch": epochs, "step": run.total_steps, "loss": loss, "accuracy": share, "validation_loss": loss,
+                "validation_accuracy": share, "density": share, "learning_rate": share}  # fmt: skip
+    an_update = {"step": run.total_steps, "density": share, "pruned": 0, "dropped": course.last.active // 10,
+                 "grown": course.last.active // 10, "exploration_rate": share}  # fmt: skip
+    best = {"epoch": epochs, "step": run.total_steps, "accuracy": share, "loss": loss}
+    return {"epochs": [an_epoch] * epochs, "updates": [an_update] * course.updates, "best": best, "test": best}
+
+
+def _disk(recipe: Recipe, steps_per_epoch: int, course: Course, sizes: _Sizes) -> tuple[int, float]:
+    """How many checkpoints there are in the end, and their bytes, in proportion to what is active."""
+    retention = Retention.of(recipe, steps_per_epoch)
+    steps = [course.total_steps] * (2 + (retention.keep_last or 0))
+    if retention.keep_every is not None:
+        steps += range(0, course.total_steps + 1, retention.keep_every)
+    fall, disk = course.first.active - course.last.active, 0.0
+    for step in steps:
+        active = next((kept for prune, kept in reversed(course.prunes) if prune <= step), course.first.active)
+        share = (active - course.last.active) / fall if fall else 0.0
+        disk += sizes.new if step == 0 else sizes.last + share * (sizes.first - sizes.last)
+    return len(steps), disk

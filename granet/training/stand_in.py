@@ -1,0 +1,76 @@
+"""A dataset that is not there: the sizes of its splits and images, for what needs no more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from granet.data import DATASETS, Dataset, Files
+from granet.data.catalog import PublishedSet
+from granet.errors import UsageError
+from granet.recipe import Recipe
+
+TRAINING_IMAGES: Mapping[str, int] = {"mnist": 60_000, "fashion-mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}
+"""The training images of published datasets, before a validation split is held out."""
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGENET_SIZE = 224
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Of which images a run is planned that are not there.
+
+    Attributes:
+        count: training images, before a validation split is held out; None is that of a published dataset.
+        classes: None is those of a published dataset.
+    """
+
+    count: int | None = None
+    classes: int | None = None
+
+
+def stand_in(recipe: Recipe, images: Images) -> Dataset:
+    """A dataset of the sizes of that of ``recipe``, without images.
+
+    Raises:
+        UsageError: a size that is not known, or known to be another one.
+    """
+    name = recipe.data.name
+    entry = DATASETS[name].open if name in DATASETS else None
+    published = entry if isinstance(entry, PublishedSet) else None
+    count = images.count if images.count is not None else TRAINING_IMAGES.get(name)
+    classes = images.classes if images.classes is not None else len(published.classes) if published else None
+    for option, known in (("--images", count), ("--classes", classes)):
+        if known is None:
+            raise UsageError(
+                f"how large dataset {name} is is not known",
+                where=option,
+                remedy="say it, or where the dataset lies with --data",
+            )
+        if known < 1:
+            raise UsageError("must be at least 1", where=option, got=known)
+    assert count is not None and classes is not None  # noqa: S101, PT018  or it was raised
+    held_out = max(round(recipe.data.validation * count), 1)
+    if held_out >= count:
+        raise UsageError("too few images to hold some out", where="--images", got=count)
+
+    def files(number: int) -> Files:
+        return Files((Path("nowhere"),) * number, torch.zeros(number, dtype=torch.int64))
+
+    size = published.image_size if published else recipe.data.image_size or _IMAGENET_SIZE
+    mean, std = (published.mean, published.std) if published else (_IMAGENET_MEAN, _IMAGENET_STD)
+    return Dataset(
+        name=name,
+        classes=published.classes if published else tuple(str(label) for label in range(classes)),
+        channels=len(mean),
+        image_size=size,
+        mean=mean,
+        std=std,
+        train=files(count - held_out),
+        validation=files(held_out),
+        test=files(1),
+    )

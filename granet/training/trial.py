@@ -1,0 +1,219 @@
+"""A few steps of a run that leave nothing behind: how long they take and what they need."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, count, repeat
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from granet.data import Arrays
+from granet.method import Snapshot
+from granet.training.compiling import compiled
+from granet.training.device import describe_device
+from granet.training.evaluate import autocast
+from granet.training.state import Run
+
+_SECONDS = 20.0
+"""After so long no further step is timed."""
+_EVALUATED = 256
+"""Images in a batch of an evaluation, as ``Pipeline.evaluation`` has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What was measured.
+
+    Attributes:
+        device: in words.
+        precision: of the arithmetic.
+        real_images: whether the steps had images of the dataset, read and augmented as in training, or noise.
+        steps: how many were timed, after one that was not.
+        step_seconds: the median of them.
+        spread_seconds: the fastest and the slowest.
+        evaluation_seconds: of the validation split, from one batch.
+        update_seconds: of a change of topology; 0 when none is due in the whole run.
+        memory: bytes by what they are for: weights, buffers, gradients, optimizer, masks, activations, images.
+        peak_memory: bytes that the GPU gave out at the most; None elsewhere.
+    """
+
+    device: str
+    precision: str
+    real_images: bool
+    steps: int
+    step_seconds: float
+    spread_seconds: tuple[float, float]
+    evaluation_seconds: float
+    update_seconds: float
+    memory: Mapping[str, int]
+    peak_memory: int | None
+
+
+def attempt(run: Run, *, steps: int, real_images: bool) -> Trial:
+    """Trains ``run``, which was just begun, for one step and then for up to ``steps`` more, timed.
+
+    Args:
+        run: is changed, and of no further use but for its shapes.
+        steps: at least 1; fewer are done when they take long.
+        real_images: False uses noise in the shape of the images, for data that are not there.
+    """
+    if run.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(run.device)
+    batches = _images(run) if real_images else _noise(run, run.recipe.training.batch_size)
+    forward: Callable[[Tensor], Tensor] = compiled(run.model) if run.recipe.training.compile else run.model
+    run.model.train()
+    saved: dict[int, int] = {}
+    images, labels = next(batches)
+    with torch.autograd.graph.saved_tensors_hooks(_noting(saved, run.model), _same):
+        _step(run, run.model, images, labels)
+    if run.recipe.training.compile:
+        _step(run, forward, images, labels)  # compiles
+    durations: list[float] = []
+    while len(durations) < steps and sum(durations) < _SECONDS:
+        begin = _now(run)
+        _step(run, forward, *next(batches))
+        durations.append(_now(run) - begin)
+    return Trial(
+        device=describe_device(run.device),
+        precision=run.precision,
+        real_images=real_images,
+        steps=len(durations),
+        step_seconds=statistics.median(durations),
+        spread_seconds=(min(durations), max(durations)),
+        evaluation_seconds=_evaluation(run, real_images=real_images),
+        update_seconds=_update(run),
+        memory=_memory(run, sum(saved.values())),
+        peak_memory=torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else None,
+    )
+
+
+def _step(run: Run, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> None:
+    """One step of training, as the loop does it."""
+    images = _laid_out(images)
+    loss_of = nn.CrossEntropyLoss(label_smoothing=run.recipe.training.label_smoothing)
+    run.optimizer.zero_grad(set_to_none=True)
+    parts = run.recipe.training.accumulate
+    for part, answers in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        with autocast(run.device, run.precision):
+            loss = loss_of(forward(part), answers)
+        run.scaler.scale(loss * (len(answers) / len(labels))).backward()
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.sparsifier.step()
+
+
+def _now(run: Run) -> float:
+    if run.device.type == "cuda":
+        torch.cuda.synchronize(run.device)
+    return time.perf_counter()
+
+
+def _images(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches without end: an epoch may be shorter than the trial."""
+    return chain.from_iterable(run.pipeline.batches(epoch) for epoch in count())
+
+
+def _noise(run: Run, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+    size = run.dataset.image_size
+    images = torch.rand(number, run.dataset.channels, size, size, device=run.device)
+    return repeat((images, torch.zeros(number, dtype=torch.int64, device=run.device)))
+
+
+def _laid_out(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images
+
+
+@torch.no_grad()
+def _evaluation(run: Run, *, real_images: bool) -> float:
+    examples = len(run.dataset.validation)
+    batches = run.pipeline.evaluation("validation") if real_images else _noise(run, min(examples, _EVALUATED))
+    run.model.eval()
+    begin = _now(run)
+    images, _ = next(iter(batches))
+    with autocast(run.device, run.precision):
+        run.model(_laid_out(images))
+    seconds = _now(run) - begin
+    run.model.train()
+    return seconds * examples / len(images)
+
+
+@torch.no_grad()
+def _update(run: Run) -> float:
+    """Seconds of the first update that is still to come, with the gradients of the last step."""
+    method, total = run.sparsifier.method, run.total_steps
+    due = next((step for step in range(run.step + 1, total + 1) if method.due(step, total)), None)
+    if due is None:
+        return 0.0
+    parameters = dict(run.model.named_parameters())
+    names = run.sparsifier.masks
+    gradients = {name: grad for name in names if (grad := parameters[name].grad) is not None}
+    begin = _now(run)
+    at = Snapshot(
+        step=due,
+        total_steps=total,
+        weights={name: parameters[name].detach() for name in names},
+        gradients=gradients if method.needs_gradients(due, total) else {},
+        momenta=run.sparsifier.momenta,
+        masks=run.sparsifier.masks,
+        seed=run.recipe.seed,
+    )
+    method.update(at)
+    return _now(run) - begin
+
+
+def _noting(saved: dict[int, int], model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Notes the bytes of everything that the backward pass needs, each piece of memory once, without the weights."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in chain(model.parameters(), model.buffers())}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    return note
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _memory(run: Run, activations: int) -> dict[str, int]:
+    weights = sum(parameter.nbytes for parameter in run.model.parameters())
+    trained = {id(p): p.nbytes for group in run.optimizer.param_groups for p in group["params"]}
+    images = (run.dataset.train, run.dataset.validation)
+    resident = sum(split.images.nbytes for split in images if isinstance(split, Arrays))
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in run.model.parameters()}
+    return {
+        "weights": weights,
+        "buffers": sum(buffer.nbytes for buffer in run.model.buffers()),
+        "gradients": sum(trained.values()),
+        "optimizer": sum(_storages(list(run.optimizer.state.values())).values()),
+        "masks": sum(n for where, n in _storages(vars(run.sparsifier)).items() if where not in parameters),
+        "activations": activations,
+        "images": resident,
+    }
+
+
+def _storages(value: Any, depth: int = 4) -> dict[int, int]:
+    """The memory of all tensors in nested containers and plain objects: where it is, and how many bytes it has."""
+    if isinstance(value, Tensor):
+        storage = value.untyped_storage()
+        return {storage.data_ptr(): storage.nbytes()}
+    if depth == 0 or isinstance(value, nn.Module | torch.optim.Optimizer):
+        return {}
+    if isinstance(value, dict):
+        items = list(value.values())
+    elif isinstance(value, list | tuple | set):
+        items = list(value)
+    else:
+        items = list(vars(value).values()) if hasattr(value, "__dict__") else []
+    found: dict[int, int] = {}
+    for item in items:
+        found |= _storages(item, depth - 1)
+    return found
