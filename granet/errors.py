@@ -9,6 +9,7 @@
     ├── DataError                   data that is missing, damaged or inconsistent
     ├── CheckpointError             a file that is not a sound granet checkpoint
     ├── TrainingError               training that cannot go on, such as a loss that is not finite
+    ├── BenchmarkError              a measurement that cannot be made or would not be believed
     └── Interrupted                 stopped by a signal, state saved       exit code 130
 
 An error says what is wrong, where, what was found, what was expected and what to do about it. Only the first
@@ -97,6 +98,10 @@ class CheckpointError(GranetError):
 
 class TrainingError(GranetError):
     """Training that cannot go on; the last good checkpoint is untouched."""
+
+
+class BenchmarkError(GranetError):
+    """A measurement that cannot be made, such as on a provider that is not there, or that nobody should believe."""
 
 
 class Interrupted(GranetError):  # noqa: N818  it is not an error of anybody's

@@ -19,7 +19,9 @@ from granet.randomness import key
 _TORCHVISION = "torchvision:"
 
 
-def build(name: str, *, in_channels: int, classes: int, image_size: int, seed: int = 0) -> nn.Module:
+def build(
+    name: str, *, in_channels: int, classes: int, image_size: int, seed: int = 0, trial: bool = True
+) -> nn.Module:
     """A freshly initialised network on the CPU, in training mode, that maps images to logits.
 
     Initialisation is a function of ``seed`` alone, given the name and the three sizes: it draws from torch's CPU
@@ -34,6 +36,7 @@ def build(name: str, *, in_channels: int, classes: int, image_size: int, seed: i
         classes: number of logits.
         image_size: height and width of the images in pixels.
         seed: key of the initialisation.
+        trial: False leaves the blank image out, for networks that take something else than one batch of images.
 
     Returns:
         A network that maps float [N, in_channels, image_size, image_size] to [N, classes].
@@ -45,7 +48,8 @@ def build(name: str, *, in_channels: int, classes: int, image_size: int, seed: i
     """
     with _keyed_generator(seed), torch.device("cpu"):
         network = _construct(name, in_channels, classes, image_size)
-        _try_out(network, name, (1, in_channels, image_size, image_size), classes)
+        if trial:
+            _try_out(network, name, (1, in_channels, image_size, image_size), classes)
     return network
 
 

@@ -17,22 +17,34 @@ from granet.errors import ModelError, UsageError, nearest
 
 
 def build_from_factory(spec: str, *, in_channels: int, classes: int, image_size: int) -> nn.Module:
-    """What the factory returns, called with those of the three keyword arguments that it accepts.
+    """The network that the factory returns; see :func:`call`, which this adds to.
+
+    Raises:
+        UsageError: ``spec`` is not of the form ``package.module:factory``.
+        ModelError: the module or the factory is not there, fails, or returns something else than a network.
+    """
+    network = call(spec, in_channels=in_channels, classes=classes, image_size=image_size)
+    if not isinstance(network, nn.Module):
+        raise ModelError("not a network", where=spec, got=type(network).__name__, expected="a torch.nn.Module")
+    return network
+
+
+def call(spec: str, **offered: int) -> Any:
+    """What the factory returns, called with those of the ``offered`` keyword arguments that it accepts.
 
     The module is looked for in the working directory first, then wherever Python looks. This runs the code that
     ``spec`` names: never pass on a name from a file of unknown origin.
 
     Raises:
         UsageError: ``spec`` is not of the form ``package.module:factory``.
-        ModelError: the module or the factory is not there, fails, or returns something else than a network.
+        ModelError: the module or the factory is not there, or fails.
     """
     module_name, factory_name = parse(spec)
-    offered = {"in_channels": in_channels, "classes": classes, "image_size": image_size}
     with _working_directory_on_path():
         factory = _find(spec, module_name, factory_name)
         arguments = _accepted(spec, factory, offered)
         try:
-            network = factory(**arguments)
+            return factory(**arguments)
         except (Exception, SystemExit) as error:
             raise ModelError(
                 "the factory failed",
@@ -40,9 +52,6 @@ def build_from_factory(spec: str, *, in_channels: int, classes: int, image_size:
                 got=f"{type(error).__name__}: {error}",
                 remedy=f"it was called with {', '.join(f'{k}={v}' for k, v in arguments.items()) or 'nothing'}",
             ) from error
-    if not isinstance(network, nn.Module):
-        raise ModelError("not a network", where=spec, got=type(network).__name__, expected="a torch.nn.Module")
-    return network
 
 
 def parse(spec: str) -> tuple[str, str]:

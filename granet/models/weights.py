@@ -32,13 +32,14 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], buffers: Mappi
             buffer.copy_(buffers[name])
 
 
-def from_checkpoint(checkpoint: Checkpoint, *, factory: str | None = None) -> nn.Module:
+def from_checkpoint(checkpoint: Checkpoint, *, factory: str | None = None, trial: bool = True) -> nn.Module:
     """The network of a checkpoint with its weights, on the CPU, in training mode.
 
     Args:
         checkpoint: may come from anybody.
         factory: when the network is ``package.module:factory``, that name again: building it runs code, and a file
             does not decide which.
+        trial: see :func:`granet.models.build`.
 
     Raises:
         ModelError: the network cannot be built or does not fit the weights, or its factory was not confirmed.
@@ -58,7 +59,7 @@ def from_checkpoint(checkpoint: Checkpoint, *, factory: str | None = None) -> nn
     }
     if not is_factory(network.name):  # sizes that the weights do not bear out must not become memory
         _check_fit(outline(network.name, **sizes), checkpoint.weights, checkpoint.buffers)
-    model = build(network.name, **sizes)
+    model = build(network.name, **sizes, trial=trial)
     load_weights(model, checkpoint.weights, checkpoint.buffers)
     return model
 

@@ -1,7 +1,8 @@
-"""``granet inspect``: a look inside a checkpoint."""
+"""``granet inspect``: a look inside a checkpoint, or inside an ONNX file."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,18 +11,24 @@ from granet_cli import options
 
 
 def _complete_order(incomplete: str) -> list[str]:
-    from granet_cli.layers import ORDERS
+    from granet_cli.layers import ONNX_ORDERS, ORDERS
 
-    return [name for name in ORDERS if name.startswith(incomplete)]
+    return [name for name in {**ORDERS, **ONNX_ORDERS} if name.startswith(incomplete)]
 
 
 def inspect(
-    file: options.File,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A checkpoint written by granet train, or any ONNX file.", show_default=False
+        ),
+    ],
     sort: Annotated[
         str,
         typer.Option(
             metavar="COLUMN",
-            help="order (of the network), name, parameters, active, density or flops; numbers from the largest down.",
+            help="order (of the network), name, parameters, active, density, flops (of a checkpoint) or bytes (in an "
+            "ONNX file); numbers from the largest down.",
             autocompletion=_complete_order,
         ),
     ] = "order",
@@ -32,21 +39,30 @@ def inspect(
     model: options.Confirmed = None,
     json: options.Json = False,
 ) -> None:
-    """Look inside a checkpoint.
+    """Look inside a checkpoint or an ONNX file.
 
-    It shows what made it, where it stands, and layer by layer what is active and what that costs.
+    Of a checkpoint it shows what made it, where it stands, and layer by layer what is active and what that costs. Of an
+    ONNX file, whoever wrote it, it shows which weights are not zero and how they are stored. The content decides which
+    of them a file is, not its name.
 
     \b
     Columns:
       weights   that can be masked, and how many of them are active
       dead      inputs/outputs of the layer without an active weight
       FLOPs     the layer's share of the sparse network's inference FLOPs
+      stored    how an ONNX file stores the weight, and its bytes there
     \b
     Examples:
       granet inspect runs/a/last.safetensors
       granet inspect runs/a/last.safetensors --sort density --layers 'layer3.*'
       granet inspect runs/a/last.safetensors --json | jq .density
+      granet inspect sparse.onnx --sort bytes
     """
+    from granet_cli.filetype import is_onnx
+
+    if is_onnx(file):
+        _inspect_onnx(file, sort=sort, layers=layers, model=model, json=json)
+        return
     from granet.analysis import inspection
     from granet.checkpoint import load_outline
     from granet_cli.choices import check_network
@@ -65,3 +81,23 @@ def inspect(
         print_json({**whole, "layers": [by_name[name] for name in chosen]})
         return
     show(Screen(), file, report, shown)
+
+
+def _inspect_onnx(file: Path, *, sort: str, layers: str | None, model: str | None, json: bool) -> None:
+    from exporters import storage
+    from exporters.onnx_inspection import inspect as look
+    from granet.errors import UsageError
+    from granet_cli.layers import ONNX_ORDERS, select
+    from granet_cli.onnx_inspection import show
+    from granet_cli.render import Screen, print_json
+
+    if model is not None:
+        raise UsageError("an ONNX file names no code to confirm", where="--model", got=model)
+    report = look(storage.read(file))
+    shown = select(report.layers, pattern=layers, order=sort, orders=ONNX_ORDERS)
+    if json:
+        whole = report.as_json()
+        by_name = {layer["name"]: layer for layer in whole["layers"]}
+        print_json({**whole, "bytes": storage.size(file), "layers": [by_name[layer.name] for layer in shown]})
+        return
+    show(Screen(), file, storage.size(file), report, shown)

@@ -1,0 +1,96 @@
+"""Showing that two networks compute the same: by running both."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from granet.errors import ModelError
+
+TOLERANCE = 1e-5
+"""The largest difference of an output, as a share of the largest absolute value in it."""
+
+Inputs = tuple[Tensor, ...]
+
+
+def trials(example: Inputs) -> list[Inputs]:
+    """What to run networks on: the example, and the same shapes filled with normal noise where they hold floats."""
+    source = torch.Generator().manual_seed(0)
+    noise = tuple(
+        torch.randn(tensor.shape, generator=source).to(tensor) if tensor.is_floating_point() else tensor
+        for tensor in example
+    )
+    return [example, noise]
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, inputs: Sequence[Inputs]) -> list[list[Tensor]]:
+    """For each of the inputs all tensors in what the network returns, as float64."""
+    return [[_real(leaf) for leaf in tree_leaves(model(*given)) if isinstance(leaf, Tensor)] for given in inputs]
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).double()
+
+
+def difference(expected: Sequence[Sequence[Tensor]], got: Sequence[Sequence[Tensor]]) -> float:
+    """The largest difference of any entry, as a share of the largest absolute value of its tensor in ``expected``.
+
+    Infinite where shapes or numbers of outputs differ or anything is not finite.
+    """
+    worst = 0.0
+    for one, other in zip(expected, got, strict=True):
+        if [tensor.shape for tensor in one] != [tensor.shape for tensor in other]:
+            return math.inf
+        for left, right in zip(one, other, strict=True):
+            if left.numel():
+                share = (left - right).abs().max().item() / (left.abs().max().item() or 1.0)
+                worst = max(worst, math.inf if math.isnan(share) else share)
+    return worst
+
+
+def prove(original: nn.Module, smaller: nn.Module, expected: list[list[Tensor]], inputs: Sequence[Inputs]) -> float:
+    """How far the smaller network, which is in evaluation mode, is from the original, see :func:`difference`.
+
+    Where that is too much, rounding may be to blame: sums of fewer terms are added up in another order. Then both are
+    run again in double precision, and that counts.
+
+    Args:
+        original: is left as it is.
+        smaller: likewise.
+        expected: what the original gives for ``inputs`` in evaluation mode.
+        inputs: what to run on.
+
+    Raises:
+        ModelError: they do not compute the same.
+    """
+    try:
+        found = difference(expected, outputs(smaller, inputs))
+    except Exception as error:
+        raise ModelError(
+            "the network does not run with fewer channels",
+            where=type(original).__name__,
+            got=f"{type(error).__name__}: {error}",
+            remedy="its forward pass may count on sizes that torch.export does not show; do without compaction",
+        ) from error
+    if found > TOLERANCE:
+        # Some networks insist on their precision; those have to do with it.
+        with contextlib.suppress(RuntimeError):
+            twice = [tuple(t.double() if t.is_floating_point() else t for t in given) for given in inputs]
+            exact = outputs(copy.deepcopy(original).eval().double(), twice)
+            found = difference(exact, outputs(copy.deepcopy(smaller).double(), twice))
+    if found > TOLERANCE:
+        raise ModelError(
+            "the network with fewer channels does not compute the same, and was thrown away",
+            where=type(original).__name__,
+            got=f"a difference of {found:.1e} of the largest output",
+            expected=f"at most {TOLERANCE:.0e}",
+            remedy="do without compaction",
+        )
+    return found

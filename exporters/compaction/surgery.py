@@ -1,0 +1,80 @@
+"""Doing it: tensors of a network are cut down, and its layers told their new sizes. The forward pass stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporters.compaction.plan import Plan
+
+
+@torch.no_grad()
+def shrink(model: nn.Module, plan: Plan) -> None:
+    """Does to ``model``, in place, what the plan says."""
+    tensors = named_tensors(model)
+    new: dict[str, Tensor] = {}
+    for fold in plan.folds:
+        weight = new.setdefault(fold.weight, tensors[fold.weight].detach().clone())
+        weight.index_fill_(fold.dimension, fold.columns.to(weight.device), 0.0)
+        if fold.into is not None:
+            shift = new.get(fold.into, tensors[fold.into].detach())
+            new[fold.into] = (shift.double() + fold.addition.to(shift.device)).to(shift.dtype)
+    for name, dimensions in plan.kept.items():
+        tensor = new.get(name, tensors[name].detach())
+        for dimension, indices in dimensions.items():
+            tensor = tensor.index_select(dimension, indices.to(tensor.device))
+        new[name] = tensor
+    replace(model, new)
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; one that has several goes by the first."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def replace(model: nn.Module, new: Mapping[str, Tensor]) -> None:
+    """Puts tensors of other shapes in the place of parameters and buffers of these names, wherever they are used.
+
+    Convolutions, linear layers, norms and PReLUs are told their new sizes.
+    """
+    old = named_tensors(model)
+    before = {module: tensor.shape for module in model.modules() if (tensor := _sized(module)) is not None}
+    places: dict[int, Tensor] = {}
+    for name, tensor in new.items():
+        was = old[name]
+        places[id(was)] = nn.Parameter(tensor, was.requires_grad) if isinstance(was, nn.Parameter) else tensor
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for key, value in tensors.items():
+                if id(value) in places:
+                    tensors[key] = places[id(value)]  # type: ignore[assignment]
+    for module, shape in before.items():
+        _resize(module, shape)
+
+
+def _sized(module: nn.Module) -> Tensor | None:
+    """The tensor that tells the size of a layer."""
+    weight = module._parameters.get("weight")
+    return module._buffers.get("running_mean") if weight is None else weight
+
+
+def _resize(module: Any, before: torch.Size) -> None:
+    """Tells a layer, whose tensor had the shape ``before``, its size by the tensor that it has now."""
+    now: torch.Size = _sized(module).shape  # type: ignore[union-attr]
+    if now == before:
+        return
+    if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        module.in_channels, module.out_channels = now[0], now[1] * module.groups
+    elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        if module.groups > 1:  # groups keep their size; there are fewer of them
+            module.groups = now[0] * module.groups // before[0]
+        module.in_channels, module.out_channels = now[1] * module.groups, now[0]
+    elif isinstance(module, nn.Linear):
+        module.in_features, module.out_features = now[1], now[0]
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = now[0]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = now[0]

@@ -1,0 +1,189 @@
+"""A network as the graph of ATen operators that its forward pass runs, by ``torch.export``.
+
+Nodes know their arguments and shapes, and the inputs of the graph that are parameters and buffers know their names.
+Shapes are those of the example: channels, not sizes of batches or images, are what is looked at.
+
+Operators may write into their arguments. The graph follows a tensor that is written to under its own name, but not
+when a view of it is written to. Where a value is read after that, everything that shares its memory is called
+opaque here, and nothing is concluded about it.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from granet.errors import ModelError
+
+# Operators that may hand back their argument or a view of it without saying so in their schema.
+_MAY_ALIAS = {
+    "alpha_dropout",
+    "contiguous",
+    "dropout",
+    "feature_alpha_dropout",
+    "feature_dropout",
+    "flatten",
+    "getitem",
+    "reshape",
+    "reshape_as",
+    "to",
+    "type_as",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """The operators of a network, in the order in which they run."""
+
+    nodes: tuple[Node, ...]
+    """All nodes of the graph, inputs and the output included."""
+    tensors: Mapping[str, Tensor]
+    """Parameters and buffers by name; one that has several goes by the first."""
+    names: Mapping[Node, str]
+    """The nodes that stand for a parameter or buffer, and its name."""
+    uses: Mapping[str, int]
+    """How many operators use a parameter or buffer."""
+    opaque: frozenset[Node]
+    """Nodes whose value may change after they were computed, and those that change it."""
+    layers: Mapping[Node, str]
+    """The layer that each operator belongs to: the name of the innermost module that was running."""
+    modules: Mapping[str, nn.Module]
+    """Modules by name."""
+
+    def shape(self, node: Node) -> tuple[int, ...]:
+        """The shape of a tensor in the run on the example."""
+        value = node.meta.get("val")
+        return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+    def dtype(self, node: Node) -> torch.dtype | None:
+        """The dtype of a tensor in that run."""
+        value = node.meta.get("val")
+        return value.dtype if isinstance(value, Tensor) else None
+
+
+def trace(model: nn.Module, example: tuple[Tensor, ...]) -> Trace:
+    """The graph of ``model``, which is in evaluation mode, on ``example``.
+
+    Raises:
+        ModelError: torch cannot export the network; its message is part of ours.
+    """
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # torch's own use of its own deprecated class, while it copies what it traced.
+            warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+            program = torch.export.export(model, example, strict=False)
+    except Exception as error:
+        raise ModelError(
+            "the forward pass cannot be traced",
+            where=type(model).__name__,
+            got=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+            remedy="torch.export has to take the network: let no branch depend on the values of tensors",
+        ) from error
+    nodes = tuple(program.graph.nodes)
+    aliases = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    first: dict[int, str] = {}
+    for name, tensor in aliases.items():
+        first.setdefault(id(tensor), name)
+    signature = program.graph_signature
+    inputs = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    names = {
+        node: first[id(aliases[inputs[node.name]])]
+        for node in nodes
+        if node.op == "placeholder" and node.name in inputs
+    }
+    uses: Counter[str] = Counter()
+    for node, name in names.items():
+        uses[name] += len(node.users)
+    return Trace(
+        nodes=nodes,
+        tensors={name: tensor for name, tensor in aliases.items() if first[id(tensor)] == name},
+        names=names,
+        uses=uses,
+        opaque=frozenset(_opaque(nodes)),
+        layers={node: _layer(node) for node in nodes},
+        modules=dict(model.named_modules(remove_duplicate=False)),
+    )
+
+
+def operation(node: Node) -> str:
+    """The name of an operator without its overload and the underscore of its variant in place: ``relu``, ``conv2d``."""
+    if node.target is operator.getitem:
+        return "getitem"
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace != "aten":
+        return str(node.target)
+    name = node.target._schema.name.removeprefix("aten::")
+    return name if name.endswith("__") else name.removesuffix("_")
+
+
+def overload(node: Node) -> str:
+    """The overload of an ATen operator: ``default``, ``Tensor``; empty for anything else."""
+    return node.target._overloadname if isinstance(node.target, torch._ops.OpOverload) else ""
+
+
+def arguments(node: Node) -> dict[str, Any]:
+    """The arguments of an ATen operator by name, defaults included."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip((argument.name for argument in schema), node.args, strict=False)) | node.kwargs
+    return {argument.name: given.get(argument.name, argument.default_value) for argument in schema}
+
+
+def _layer(node: Node) -> str:
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = stack[-1][0] if stack else ""
+    return re.sub(r"@\d+", "", path)  # which tells the calls of one layer apart
+
+
+def _opaque(nodes: tuple[Node, ...]) -> Iterator[Node]:
+    place = {node: index for index, node in enumerate(nodes)}
+    for node in nodes:
+        for written in _written(node):
+            family = _family(written)
+            late = (user for member in family if place[member] < place[node] for user in member.users)
+            if any(place[user] > place[node] for user in late):
+                yield from family
+
+
+def _written(node: Node) -> list[Node]:
+    """The arguments that an operator writes to."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return []
+    schema = node.target._schema
+    values = (
+        node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
+        for index, argument in enumerate(schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+    return [value for value in values if isinstance(value, Node)]
+
+
+def _family(node: Node) -> set[Node]:
+    """All nodes that may share memory with ``node``, itself included."""
+    family, todo = set(), [node]
+    while todo:
+        member = todo.pop()
+        if member not in family:
+            family.add(member)
+            todo += member.all_input_nodes if _may_alias(member) else []
+            todo += [user for user in member.users if _may_alias(user)]
+    return family
+
+
+def _may_alias(node: Node) -> bool:
+    if node.op != "call_function":
+        return False
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return True
+    returns = node.target._schema.returns
+    return operation(node) in _MAY_ALIAS or any(value.alias_info is not None for value in returns)

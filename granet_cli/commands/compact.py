@@ -1,0 +1,101 @@
+"""``granet compact``: a checkpoint as a smaller plain network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from granet_cli import options
+
+if TYPE_CHECKING:
+    from exporters.compaction import Compacted
+    from granet_cli.render import Screen
+
+
+def compact(
+    file: options.File,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="The file to write.", show_default=False)],
+    model: options.Confirmed = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Remove the channels of a network that cannot matter, exactly.
+
+    A channel goes when every weight that reads it is zero, or when it is constant and its readers can add that to
+    their bias. The outputs stay the same, which is checked; layers become smaller and faster on any device. OUT is
+    plain safetensors with the names of the network and smaller shapes.
+
+    \b
+    Examples:
+      granet compact runs/a/best.safetensors -o small.safetensors
+      granet compact runs/a/best.safetensors -o small.safetensors --json | jq .flops
+    \b
+    In PyTorch:
+      model = exporters.compaction.load("small.safetensors")
+    """
+    import torch
+
+    from exporters import compaction
+    from granet.checkpoint import load
+    from granet.models import from_checkpoint
+    from granet_cli.choices import check_network
+    from granet_cli.render import Screen, print_json
+    from granet_cli.targets import check_target
+
+    check_target(out, file, overwrite=overwrite)
+    checkpoint = load(file)
+    check_network(checkpoint, model)
+    network = checkpoint.network
+    # Two images, so that no size is 1 by chance.
+    example = torch.zeros(2, network.in_channels, network.image_size, network.image_size)
+    compacted = compaction.compact(from_checkpoint(checkpoint, factory=model), (example,))
+    compaction.write(out, compacted.model, network)
+    if json:
+        print_json({"out": str(out), "bytes": out.stat().st_size, **compacted.as_json()})
+        return
+    _show(Screen(), out, compacted)
+
+
+def _show(screen: Screen, out: Path, compacted: Compacted) -> None:
+    """What became smaller: totals, a table of the layers that did, and what stays."""
+    from rich.text import Text
+
+    from granet_cli.layers import stem
+    from granet_cli.render import FAINT, Column, printable, short, size, table
+
+    screen.print(Text(printable(out), style="bold").append(f"  {size(out.stat().st_size)}", style=f"not bold {FAINT}"))
+    outputs = sum(layer.outputs for layer in compacted.layers)
+    facts = [("channels", f"{compacted.removed:,} of {outputs:,} removed" if compacted.removed else "none to remove")]
+    if compacted.removed:
+        before, after = compacted.parameters_before, compacted.parameters_after
+        facts.append(("weights", f"{before:,} -> {after:,}, {after / before:.1%}"))
+        if compacted.flops_before and compacted.flops_after is not None:
+            share = compacted.flops_after / compacted.flops_before
+            spelled = f"{short(compacted.flops_before)} -> {short(compacted.flops_after)}"
+            facts.append(("FLOPs", f"{spelled} an image when dense, {share:.1%}"))
+        facts.append(("outputs", f"differ by {compacted.difference:.0e} of the largest, which is rounding"))
+    for name, value in facts:
+        screen.print(Text(f"{name:<10}", style=FAINT).append(value, style="default"))
+    if changed := [layer for layer in compacted.layers if layer.changed]:
+        columns = [Column("layer"), *(Column(title, right=True) for title in ("inputs", "outputs", "weights", "FLOPs"))]
+        rows = [
+            [
+                stem(layer.name),
+                _fell(layer.inputs, layer.inputs_kept),
+                _fell(layer.outputs, layer.outputs_kept),
+                f"{layer.parameters_kept / layer.parameters:.1%}",
+                "-" if not layer.flops or layer.flops_kept is None else f"{layer.flops_kept / layer.flops:.1%}",
+            ]
+            for layer in changed
+        ]
+        screen.print()
+        screen.print(table(columns, rows, width=None))
+        screen.print(Text(f"{len(changed)} of {len(compacted.layers)} layers became smaller", style=FAINT))
+    for note in compacted.notes:
+        screen.print(Text(f"note: {printable(note)}", style="yellow"))
+
+
+def _fell(before: int, after: int) -> str:
+    return f"{before:,}" if before == after else f"{before:,} -> {after:,}"

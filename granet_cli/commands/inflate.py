@@ -1,0 +1,46 @@
+"""``granet inflate``: an ONNX file with plain weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from granet_cli import options
+
+
+def inflate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX file.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="OUT", help="The ONNX file to write.", show_default=False)
+    ],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Write an ONNX file with plain weights instead of encoded ones.
+
+    For tools that want to see weights: quantisers, converters, simplifiers. The weights are those that ONNX Runtime
+    decodes, bit by bit, and everything else is kept. Sparse initializers and constants of the standard, whoever wrote
+    them, become plain too.
+
+    \b
+    Examples:
+      granet inflate sparse.onnx -o dense.onnx
+      granet inflate sparse.onnx -o dense.onnx --overwrite --json
+    """
+    from exporters import storage
+    from exporters.encoding import expand
+    from granet_cli.render import print_json, printable, size
+    from granet_cli.targets import check_target
+
+    check_target(out, file, overwrite=overwrite)
+    inflated = expand(storage.read(file))
+    storage.write(out, inflated.model)
+    before, after = storage.size(file), storage.size(out)
+    if json:
+        print_json({"out": str(out), "bytes": after, "source_bytes": before, "tensors": list(inflated.tensors)})
+        return
+    count = len(inflated.tensors)
+    what = f"{count} encoded tensor{'s' * (count != 1)} became plain" if count else "all weights were plain already"
+    typer.echo(printable(f"{out}: {size(after)}, from {size(before)}; {what}"))
