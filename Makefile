@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench bench-methods soak fuzz fuzz-guided clean
+.PHONY: setup demo test lint bench bench-methods bench-rewinding bench-itself bench-gpu older-runtime soak fuzz fuzz-guided clean
 
 setup: $(READY)
 
@@ -35,9 +35,27 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.checkpoint_time
 	$(BIN)/python -m benchmarks.checkpoint_memory
 	$(BIN)/python -m benchmarks.checkpoint_background
+	$(BIN)/python -m benchmarks.export_size
+	$(BIN)/python -m benchmarks.export_load
 
 bench-methods: $(READY)
 	$(BIN)/python -m benchmarks.methods
+
+# Three ways to retrain a pruned network, three seeds. Some minutes; --data DIR takes an image folder instead.
+bench-rewinding: $(READY)
+	$(BIN)/python -m benchmarks.rewinding
+
+# 25 measurements that show whether granet bench can be believed here. About ten minutes.
+bench-itself: $(READY)
+	$(BIN)/python -m benchmarks.bench_against_itself
+
+# Everything that a machine with a GPU can tell, with the Python that is there; installs nothing.
+bench-gpu:
+	$(PYTHON) -m benchmarks.gpu --json runs/gpu.json
+
+# A fresh export opened by an older ONNX Runtime, in an environment of its own.
+older-runtime: $(READY)
+	$(BIN)/python -m scripts.open_in_older_runtime
 
 # 100,000 damaged and forged checkpoints: each must be refused, or be what it was before. Some minutes.
 fuzz: $(READY)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Measurement, environment, interleaved, report, save
+from benchmarks.measure import Measurement, heading, interleaved, report, save
 from benchmarks.states import resnet50, sparse
 from granet.checkpoint import save as save_now
 from granet.training.saving import Saver
@@ -53,6 +53,7 @@ def measure(name: str, step: Callable[[], object], rounds: int) -> Measurement:
         {"a save by itself": save_itself, "the loop": alone, "the loop with a save": with_save},
         rounds=rounds,
         warmup=1,
+        control="the loop",
     )
 
 
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    print(environment())
+    print(heading())
     matrix = torch.randn(1200, 1200)
 
     def compute() -> None:
@@ -80,7 +81,7 @@ def main() -> None:
         measure(f"computing {arguments.step_ms:g} ms on all cores", compute, arguments.rounds),
     ]
     for measurement in measurements:
-        report(measurement, control="the loop")
+        report(measurement)
         lost = measurement.median("the loop with a save") - measurement.median("the loop")
         share = lost / measurement.median("a save by itself")
         print(f"  lost to the save: {1e3 * lost:.1f} ms, {100 * share:.0f} % of a save's time (limit 5 %)")

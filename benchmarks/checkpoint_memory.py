@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import states
-from benchmarks.measure import environment
+from benchmarks.measure import write
 from granet import checkpoint
 from granet.checkpoint import Checkpoint
 
@@ -98,8 +98,8 @@ def main() -> None:
             row = (results[task][key] / 1e6 for key in ("result", "peak", "limit"))
             print("  {:20} {:10.1f} {:10.1f}  <= {:.1f}".format(task, *row))
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps({"environment": environment(), "results": results}, indent=1) + "\n")
+        rows = [{"benchmark": "peak memory, bytes", "model": task, **row} for task, row in results.items()]
+        write(arguments.json, rows)
 
 
 if __name__ == "__main__":

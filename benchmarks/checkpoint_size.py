@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import states
-from benchmarks.measure import environment
+from benchmarks.measure import write
 from granet.checkpoint import codec
 
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.5)
@@ -66,9 +65,8 @@ def main() -> None:
     print(f"  checkpoint {whole['sparse']:,} bytes, torch.save of the dense state {whole['dense']:,} bytes")
     print(f"  {whole['ratio']:.2f} times smaller  limit >= {RATIO_LIMIT}")
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        document = {"environment": environment(), "weights": rows, "state": whole}
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+        bits = [{"benchmark": "weights, bits each", **row} for row in rows]
+        write(arguments.json, [*bits, {"benchmark": "training state, bytes", **whole}])
 
 
 if __name__ == "__main__":

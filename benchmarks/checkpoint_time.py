@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks import states
-from benchmarks.measure import Measurement, environment, interleaved, report, save
+from benchmarks.measure import Measurement, heading, interleaved, report, save
 from granet.checkpoint import codec, load, load_outline, verify
 from granet.checkpoint import save as save_checkpoint
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write; the default is the present folder's disk")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    print(environment())
+    print(heading())
     with tempfile.TemporaryDirectory(dir=arguments.folder or Path.cwd()) as folder:
         measurements = measure(Path(folder), arguments.rounds)
     for measurement in measurements:

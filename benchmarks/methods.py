@@ -6,7 +6,6 @@ python -m benchmarks.methods [--recipe NAME] [--methods NAME ...] [--seeds 3] [-
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import environment
+from benchmarks.measure import heading, write
 from granet.analysis.inspection import inspect
 from granet.checkpoint import load
 from granet.recipe import Recipe
@@ -57,7 +56,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     base = Recipe.load(arguments.recipe)
-    print(environment())
+    print(heading())
     print(f"\n| {base.name} | density | test accuracy, {arguments.seeds} seeds | FLOPs | checkpoint | seconds |")
     print("|---|---|---|---|---|---|")
     results = {}
@@ -73,9 +72,8 @@ def main() -> None:
         )
         results[method] = runs
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        document = {"environment": environment(), "recipe": base.as_dict(), "results": results}
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+        rows = [{"method": method, **entry} for method, runs in results.items() for entry in runs]
+        write(arguments.json, rows, recipe=base.as_dict())
 
 
 if __name__ == "__main__":

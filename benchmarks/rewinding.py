@@ -10,7 +10,6 @@ ways for as long as from ``--to`` to the end. Without ``--data`` the images are 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import environment
+from benchmarks.measure import environment, write
 from granet.checkpoint import load_outline
 from granet.recipe import Recipe
 from granet.training import RunFolder, open_data, resolve_device, train
@@ -112,9 +111,7 @@ def main() -> None:
             steps = "-" if density is None else chosen[0]["steps"]
             print(f"| {mode} | {chosen[0]['density']:.4f} | {accuracy.mean():.2f} ± {deviation:.2f} % | {steps} |")
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        document = {"environment": environment(), "recipe": recipe.as_dict(), "results": entries}
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+        write(arguments.json, entries, recipe=recipe.as_dict())
 
 
 if __name__ == "__main__":

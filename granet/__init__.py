@@ -2,12 +2,21 @@
 
 The doors: ``Sparsifier`` with a method of ``methods`` for a loop of your own; ``load_checkpoint`` and
 ``load_weights`` for what ``granet train`` wrote. ``allocation``, ``schedules`` and ``topology`` are the parts.
+
+Each door is opened when somebody first asks for it: a loop of one's own needs torch and nothing else, and loads neither
+recipes nor checkpoints nor the libraries behind them.
 """
 
-from granet import allocation, methods, schedules, topology
-from granet.checkpoint import Checkpoint, load_weights
-from granet.checkpoint import load as load_checkpoint
-from granet.sparsifier import Sparsifier
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from granet import allocation, methods, schedules, topology
+    from granet.checkpoint import Checkpoint, load_weights
+    from granet.checkpoint import load as load_checkpoint
+    from granet.sparsifier import Sparsifier
 
 __all__ = [
     "Checkpoint",
@@ -19,3 +28,23 @@ __all__ = [
     "schedules",
     "topology",
 ]
+
+_DOORS = {
+    "Checkpoint": ("granet.checkpoint", "Checkpoint"),
+    "Sparsifier": ("granet.sparsifier", "Sparsifier"),
+    "load_checkpoint": ("granet.checkpoint", "load"),
+    "load_weights": ("granet.checkpoint", "load_weights"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DOORS:
+        module, attribute = _DOORS[name]
+        return getattr(import_module(module), attribute)
+    if name in __all__:
+        return import_module(f"granet.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

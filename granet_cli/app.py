@@ -9,14 +9,28 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from granet_cli import startup
+from granet_cli.commands import (
+    bench,
+    compact,
+    compare,
+    diff,
+    export,
+    history,
+    import_,
+    inflate,
+    inspect,
+    plan,
+    rewind,
+    train,
+    verify,
+)
 from granet_cli.commands import eval as eval_command
-from granet_cli.commands import compare, export, import_, inspect, rewind, train, verify
 from granet_cli.commands import list as list_command
 from granet_cli.errors import report
 from granet_cli.help import CONTEXT, Command, Group
@@ -25,10 +39,16 @@ from granet_cli.render import ReaderGone, silence
 app = typer.Typer(cls=Group, context_settings=CONTEXT, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command("train", cls=Command, context_settings=CONTEXT)(train.train)
 app.command("rewind", cls=Command, context_settings=CONTEXT)(rewind.rewind)
+app.command("plan", cls=Command, context_settings=CONTEXT)(plan.plan)
 app.command("compare", cls=Command, context_settings=CONTEXT)(compare.compare)
 app.command("inspect", cls=Command, context_settings=CONTEXT)(inspect.inspect)
+app.command("history", cls=Command, context_settings=CONTEXT)(history.history)
+app.command("diff", cls=Command, context_settings=CONTEXT)(diff.diff)
 app.command("eval", cls=Command, context_settings=CONTEXT)(eval_command.evaluate)
 app.command("export", cls=Command, context_settings=CONTEXT)(export.export)
+app.command("compact", cls=Command, context_settings=CONTEXT)(compact.compact)
+app.command("inflate", cls=Command, context_settings=CONTEXT)(inflate.inflate)
+app.command("bench", cls=bench.Command, context_settings=CONTEXT)(bench.bench)
 app.command("import", cls=Command, context_settings=CONTEXT)(import_.import_weights)
 app.command("verify", cls=Command, context_settings=CONTEXT)(verify.verify)
 app.command("list", cls=Command, context_settings=CONTEXT)(list_command.list_names)
@@ -36,6 +56,8 @@ app.command("list", cls=Command, context_settings=CONTEXT)(list_command.list_nam
 
 def _version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version  # which reads mail headers, and takes a tenth of the time of --help
+
         typer.echo(f"granet {version('granet')}")
         raise typer.Exit
 
@@ -84,4 +106,5 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """The entry point ``granet``."""
+    startup.hurry()
     sys.exit(run())

@@ -1,4 +1,4 @@
-"""What ``make demo`` runs: train on the data that come along, look inside, evaluate, export.
+"""What ``make demo`` runs: train on the data that come along, look inside, evaluate, export, measure inference.
 
 Stops at the first command that fails, with its exit code.
 """
@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 
 BEST = "runs/demo/best.safetensors"
+SPARSE = "runs/demo/sparse.onnx"
 COMMANDS = (
     "granet train --recipe quickstart --out runs/demo --overwrite",
     f"granet inspect {BEST}",
     f"granet eval {BEST}",
-    f"granet export --safetensors {BEST} -o runs/demo/model.safetensors --overwrite",
+    f"granet export --onnx {BEST} -o {SPARSE} --twin --overwrite",
+    f"granet bench {SPARSE} --batch 1,32 --time-limit 10",
 )
 
 

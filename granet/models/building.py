@@ -79,7 +79,7 @@ def _construct(name: str, in_channels: int, classes: int, image_size: int) -> nn
             return build_torchvision(name.removeprefix(_TORCHVISION), in_channels=in_channels, classes=classes)
         if name in CATALOG:
             return CATALOG[name].build(in_channels, classes, image_size)
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, TypeError, OverflowError) as error:  # torch's words for too large vary
         raise ModelError(
             "the network cannot be built for these sizes",
             where=name,

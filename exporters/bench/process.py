@@ -1,0 +1,144 @@
+"""A worker as its owner sees it: started, asked with a time limit, and gone for certain afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, cast
+
+import exporters
+from exporters.bench.protocol import Opened, Spec, write
+from granet.errors import BenchmarkError, GranetError, ModelError, UsageError
+
+_LONGEST_ANSWER = 64_000_000
+
+
+class DoesNotFitError(BenchmarkError):
+    """The batch needs more memory than there is. Others may fit."""
+
+
+class Worker:
+    """A process that owns one session. Use it as a context manager: it is killed on leaving, whatever happened."""
+
+    def __init__(self, *, surroundings: Mapping[str, str] | None = None, where: str = "worker") -> None:
+        self.where = where
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
+        root = str(Path(exporters.__file__).parents[1])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            # -P: a file called like a library in the present folder is not that library.
+            [sys.executable, "-P", "-m", "exporters.bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, **(surroundings or {}), "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is for us, not for it
+        )
+        questions, answers = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
+        self._questions = open(questions.fileno(), "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        self._answers = answers.fileno()
+        os.set_blocking(self._answers, False)
+        self._rest = b""
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
+    def open(self, spec: Spec, *, limit: float) -> Opened:
+        """Has it make its session and run it once, within ``limit`` seconds.
+
+        Raises:
+            DoesNotFitError: memory is not enough.
+            GranetError: anything else that goes wrong, the process's death and silence included.
+        """
+        answer = self.ask({"do": "open", "spec": spec.plain()}, limit=limit)
+        return Opened(answer["create_s"], answer["first_run_s"], answer["provider"], answer["options"])
+
+    def burst(self, runs: int, *, drop: int, limit: float) -> list[float]:
+        """Seconds of each of ``runs`` runs, after ``drop`` runs that do not count. Errors are those of ``open``."""
+        answer = self.ask({"do": "burst", "runs": runs, "drop": drop}, limit=limit)
+        times = [float(nanoseconds) / 1e9 for nanoseconds in answer["times"]]
+        if len(times) != runs or not all(seconds > 0 for seconds in times):
+            raise BenchmarkError("the clock did not move during a run", where=self.where)
+        return times
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes resident at the peak, and before the session was made. Errors are those of ``open``."""
+        answer = self.ask({"do": "memory"}, limit=60.0)
+        return int(answer["peak"]), int(answer["before"])
+
+    def ask(self, question: Mapping[str, Any], *, limit: float) -> dict[str, Any]:
+        """The answer to any question. Errors are those of ``open``."""
+        try:
+            write(self._questions, question)
+        except OSError as error:
+            raise self._dead() from error
+        answer = json.loads(self._line(limit))
+        if "error" in answer:
+            raise self._translated(answer)
+        return dict(answer)
+
+    def close(self) -> None:
+        """Ends the process and waits until it is gone."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                try:
+                    stream.close()
+                except OSError:  # a pipe whose reader is gone
+                    continue
+
+    def _line(self, limit: float) -> bytes:
+        end = time.monotonic() + limit
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._answers, selectors.EVENT_READ)
+            while b"\n" not in self._rest:
+                left = end - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    raise BenchmarkError("no answer in time", where=self.where, expected=f"within {limit:.0f} s")
+                data = os.read(self._answers, 1 << 20)
+                if not data:
+                    raise self._dead()
+                self._rest += data
+                if len(self._rest) > _LONGEST_ANSWER:
+                    raise BenchmarkError("an answer without end", where=self.where)
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def _dead(self) -> GranetError:
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return DoesNotFitError("the process was killed, most likely for want of memory", where=self.where)
+        self._errors.seek(0)
+        last = self._errors.read()[-4000:].decode(errors="replace").strip().splitlines()
+        reason = f"by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return BenchmarkError(
+            "the process died while it measured", where=self.where, got="; ".join([reason, *last[-1:]])
+        )
+
+    def _translated(self, answer: Mapping[str, Any]) -> GranetError:
+        kind, text = str(answer.get("kind")), str(answer["error"])
+        if kind == "memory":
+            return DoesNotFitError("out of memory", where=self.where, got=text)
+        known = {error.__name__: error for error in (UsageError, ModelError)}.get(kind, BenchmarkError)
+        return known(text, **{"where": self.where, **answer.get("details", {})})

@@ -1,0 +1,142 @@
+"""Providers as they are asked for: names, number formats, options, and the packages that bring them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from importlib.util import find_spec
+
+from granet.errors import BenchmarkError, UnknownNameError, UsageError
+
+PRECISIONS: Mapping[str, tuple[str, ...]] = {
+    "cpu": ("fp32",),
+    "cuda": ("fp32", "tf32"),
+    "tensorrt": ("fp32", "tf32", "fp16"),
+}
+"""Provider -> formats that it can be told to compute in what a file holds as fp32; the first is the default."""
+
+_RUNTIMES = frozenset(
+    {
+        *("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-rocm"),
+        *("onnxruntime-migraphx", "onnxruntime-qnn", "onnxruntime-training", "onnxruntime-silicon"),
+        *("ort-nightly", "ort-nightly-gpu"),
+    }
+)
+
+_MANAGED = frozenset(
+    {
+        *("device_id", "user_compute_stream", "has_user_compute_stream", "enable_cuda_graph", "use_tf32"),
+        *("trt_cuda_graph_enable", "trt_fp16_enable", "trt_sparsity_enable", "trt_engine_cache_enable"),
+        *("trt_engine_cache_path", "trt_timing_cache_enable", "trt_timing_cache_path"),
+    }
+)
+
+
+def check_name(name: str) -> None:
+    """Refuses what is no provider.
+
+    Raises:
+        UnknownNameError: with the nearest one.
+    """
+    choices = (*PRECISIONS, "auto")
+    if name not in choices:
+        raise UnknownNameError("provider", name, choices, where="--provider")
+
+
+def check_packages() -> str:
+    """The one package of ONNX Runtime that is installed, with its version.
+
+    Raises:
+        BenchmarkError: there is none; or several, of which the one installed last has overwritten the others.
+    """
+    found = {(item.metadata["Name"] or "").lower().replace("_", "-"): item.version for item in metadata.distributions()}
+    runtimes = sorted(_RUNTIMES & found.keys())
+    if len(runtimes) > 1:
+        raise BenchmarkError(
+            "several packages of ONNX Runtime are installed over one another, and nobody can say which one runs",
+            got=" and ".join(runtimes),
+            remedy="uninstall all of them, then install one",
+        )
+    if find_spec("onnxruntime") is None:
+        raise BenchmarkError("ONNX Runtime is not installed", remedy="install onnxruntime-gpu, or onnxruntime")
+    return f"{runtimes[0]} {found[runtimes[0]]}" if runtimes else "onnxruntime, not installed as a package"
+
+
+def check_present(provider: str, lacking: Sequence[str]) -> None:
+    """Refuses a provider that cannot be had here.
+
+    Raises:
+        BenchmarkError: names every library that is missing, and what it is part of.
+    """
+    if lacking:
+        raise BenchmarkError(
+            f"ONNX Runtime cannot run on {provider} here",
+            where=f"--provider {provider}",
+            got=f"missing: {', '.join(lacking)}",
+            remedy="install what is missing, or choose --provider cpu. It is not replaced by the CPU silently",
+        )
+
+
+def precision(provider: str, asked: str) -> str:
+    """``asked``, if the provider has it.
+
+    Raises:
+        UnknownNameError: no such format.
+        UsageError: the provider does not choose it.
+    """
+    every = tuple(dict.fromkeys(name for names in PRECISIONS.values() for name in names))
+    if asked not in every:
+        raise UnknownNameError("precision", asked, every, where="--precision")
+    if asked not in PRECISIONS[provider]:
+        raise UsageError(
+            f"the provider {provider} has no such choice: it computes in the formats that the file holds",
+            where="--precision",
+            got=asked,
+            expected=" or ".join(PRECISIONS[provider]),
+            remedy="export the model with --compute fp16 and measure that file" if asked == "fp16" else None,
+        )
+    return asked
+
+
+def options(provider: str, precision: str, extra: Mapping[str, str], *, graph: bool) -> dict[str, str]:
+    """What the provider is told, as it spells it. All of it is in the report.
+
+    Args:
+        provider: cpu, cuda or tensorrt.
+        precision: of those that it has.
+        extra: what the user wants besides.
+        graph: whether runs are captured as a CUDA graph and replayed.
+
+    Raises:
+        UsageError: an option for a provider without any, or one that is set here.
+    """
+    for name in extra:
+        if provider == "cpu" or name in _MANAGED:
+            reason = "the provider cpu takes no options" if provider == "cpu" else "this option is set by granet itself"
+            raise UsageError(reason, where=f"--option {name}")
+    chosen: dict[str, str] = {}
+    if provider == "cuda":
+        chosen = {
+            "device_id": "0",
+            "cudnn_conv_algo_search": "EXHAUSTIVE",
+            "cudnn_conv_use_max_workspace": "1",
+            "use_tf32": str(int(precision == "tf32")),
+            "arena_extend_strategy": "kSameAsRequested",  # else memory grows in powers of two, and tells nothing
+            "enable_cuda_graph": str(int(graph)),
+        }
+    if provider == "tensorrt":
+        chosen = {
+            "device_id": "0",
+            "trt_fp16_enable": str(int(precision == "fp16")),
+            "trt_cuda_graph_enable": str(int(graph)),
+            "trt_sparsity_enable": "0",
+        }
+    return chosen | dict(extra)
+
+
+def surroundings(provider: str, precision: str) -> dict[str, str]:
+    """Environment variables of a worker, for what no option says."""
+    chosen = {"OMP_WAIT_POLICY": "PASSIVE"}
+    if provider == "tensorrt" and precision == "fp32":  # TensorRT uses TF32 unless it is told so
+        chosen["NVIDIA_TF32_OVERRIDE"] = "0"
+    return chosen

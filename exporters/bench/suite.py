@@ -1,0 +1,105 @@
+"""The files that a sweep over a run measures: each density that it kept, in each encoding, and one control for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporters.bench.report import Skipped
+from granet.analysis import run_folders
+from granet.checkpoint import Checkpoint, content_hash, load
+from granet.errors import CheckpointError, UnknownNameError, UsageError
+from granet.masks import density
+
+COMPACT = "compact"
+"""Besides the encodings: plain weights, with the channels removed that cannot matter."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What was exported.
+
+    Attributes:
+        models: files, from the densest checkpoint to the sparsest.
+        control: the densest checkpoint with plain weights. All have its graph, but for compacted ones.
+        skipped: what there is no file of, and why.
+    """
+
+    models: list[Path]
+    control: Path
+    skipped: list[Skipped]
+
+
+def export_suite(
+    run: Path,
+    encodings: Sequence[str],
+    *,
+    confirmed: str | None = None,
+    say: Callable[[str], object] = lambda _: None,
+) -> Suite:
+    """Exports the checkpoints of the run in the folder ``run``, or of the runs in its folders, into ``run/bench``.
+
+    Files there of an earlier sweep are replaced where their names are the same.
+
+    Args:
+        run: what ``granet train --out`` made, or a folder of such folders.
+        encodings: those of ``granet export``, and ``compact``.
+        confirmed: the network's factory, when checkpoints name code of the user's.
+        say: is told of every file.
+
+    Raises:
+        UnknownNameError: no such encoding.
+        UsageError: no run there.
+        CheckpointError: a checkpoint that is not sound, or the folder cannot be written.
+        ModelError: a network that cannot be exported.
+    """
+    from exporters.encoding import ENCODINGS
+    from exporters.onnx_export import Settings, export
+
+    for encoding in encodings:
+        if encoding not in (*ENCODINGS, COMPACT):
+            raise UnknownNameError("encoding", encoding, (*ENCODINGS, COMPACT), where="--encodings")
+    checkpoints = sorted(_checkpoints(run), key=lambda found: -density(found[1].masks))
+    folder = run / "bench"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise CheckpointError("the folder cannot be made", where=folder, got=error.strerror) from error
+    control = folder / "control.onnx"
+    wanted = [(*checkpoints[0], "dense", control)]
+    for path, checkpoint in checkpoints:
+        stem = f"density-{density(checkpoint.masks):.4f}"
+        wanted += [(path, checkpoint, encoding, folder / f"{stem}.{encoding}.onnx") for encoding in encodings]
+    models, skipped = [], []
+    for path, checkpoint, encoding, target in wanted:
+        say(f"{target}: exporting {path}")
+        compact = encoding == COMPACT
+        settings = Settings(encoding="dense" if compact else encoding, compact=compact)
+        report = export(checkpoint, target, settings, content_hash=content_hash(path), factory=confirmed)
+        if report.compaction is not None and not report.compaction.removed:
+            target.unlink()
+            skipped.append(Skipped(target.name, "no channel can be removed without changing what the network computes"))
+        elif target != control:
+            models.append(target)
+    return Suite(models, control, skipped)
+
+
+def _checkpoints(run: Path) -> list[tuple[Path, Checkpoint]]:
+    """One for each density that is there: the best of each run, and those that were kept on the way."""
+    folders, problems = run_folders.find([str(run)])
+    if not folders:
+        raise UsageError(
+            "no run is there",
+            where=run,
+            got=problems[0].message if problems else None,
+            expected="the folder that granet train --out made, or one that holds such folders",
+        )
+    found: dict[int, tuple[Path, Checkpoint]] = {}
+    for folder in folders:
+        best, last = folder / run_folders.BEST, folder / run_folders.LAST
+        names = [best if best.exists() else last, *sorted(folder.glob("step-*.safetensors"), reverse=True)]
+        for path in names:
+            checkpoint = load(path)
+            found.setdefault(sum(int(mask.sum()) for mask in checkpoint.masks.values()), (path, checkpoint))
+    return list(found.values())

@@ -1,0 +1,496 @@
+"""Measurements: statistics that hold what they promise, fair turns, and controls that are the right ones."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exporters.bench import doubts, inputs, planning, providers, statistics
+from exporters.bench.clocks import Gpu, Sample, summarise
+from exporters.bench.comparison import Entry, Outcome, compare
+from exporters.bench.controls import Subject, assign
+from exporters.bench.libraries import dependencies
+from exporters.bench.placement import check
+from exporters.bench.planning import Planner, Scenario
+from exporters.bench.process import DoesNotFitError
+from exporters.bench.protocol import Opened, Spec
+from exporters.bench.refusal import Refusal
+from exporters.bench.settings import Settings
+from exporters.bench.statistics import Ratio
+from exporters.bench.verdict import Facts, judge
+from granet.errors import BenchmarkError, ModelError, UnknownNameError, UsageError
+from granet_cli.commands.bench import spelled_out
+from tests.bench_networks import Machine, write_network
+
+SPEC = Spec(engine="onnx", path="a.onnx", provider="cpu")
+A, B = Entry("a", SPEC, "control"), Entry("control", SPEC, None)
+
+
+def simulate(machine: Machine, ratio: float, *, seed: int = 0, **settings: float) -> Outcome:
+    machine.latency = {"a": 0.002 * ratio, "control": 0.002}
+    chosen = Settings(provider="cpu", time_limit=15.0, seed=seed, blocks=4, burst=0.02, **settings)
+    return compare([A, B], chosen, start=machine.start, clock=machine.clock)
+
+
+def found(outcome: Outcome) -> Ratio:
+    ratio = outcome.tracks["a"].ratio()
+    assert ratio is not None
+    return ratio
+
+
+# What an interval promises
+
+
+def test_an_interval_of_equals_holds_one() -> None:
+    results = [found(simulate(Machine(seed=seed), 1.0, seed=seed)) for seed in range(20)]
+    assert sum(not result.differs for result in results) >= 19
+    assert all(result.width < 0.1 for result in results)
+
+
+def test_a_slower_model_is_told_apart() -> None:
+    results = [found(simulate(Machine(seed=seed), 1.10, seed=seed)) for seed in range(10)]
+    assert all(result.low > 1.0 and result.low <= 1.10 <= result.high for result in results)
+
+
+def test_drift_over_the_measurement_is_not_a_difference() -> None:
+    for seed in range(5):
+        result = found(simulate(Machine(seed=seed, layout=0.0, noise=0.0, drift=0.05), 1.0, seed=seed))
+        assert result.value == pytest.approx(1.0, abs=2e-3)
+        assert not result.differs
+
+
+def test_an_even_drift_cancels_within_a_block() -> None:
+    assert statistics.block([1.0, 1.3], [1.1, 1.2]) == pytest.approx(0.0, abs=0.01)
+
+
+def test_processes_count_and_not_runs() -> None:
+    # A thousand blocks of two processes that disagree say less than ten of ten that agree.
+    apart = statistics.ratio([[0.05] * 500, [-0.05] * 500])
+    alike = statistics.ratio([[0.05]] * 5 + [[0.049]] * 5)
+    assert apart.width > 1.0
+    assert not apart.differs
+    assert alike.differs
+
+
+def test_one_block_tells_no_interval() -> None:
+    result = statistics.ratio([[0.1]])
+    assert (result.low, result.high) == (0.0, math.inf)
+    assert not result.differs
+
+
+def test_without_blocks_there_is_no_ratio() -> None:
+    with pytest.raises(ValueError, match="no block"):
+        statistics.ratio([[], []])
+
+
+@pytest.mark.parametrize(("freedom", "level", "quantile"), [(1, 0.95, 12.706), (4, 0.99, 4.604), (30, 0.95, 2.042)])
+def test_quantiles_of_student(freedom: int, level: float, quantile: float) -> None:
+    assert statistics._student(freedom, level) == pytest.approx(quantile, abs=2e-3)
+
+
+def test_the_same_blocks_give_the_same_interval() -> None:
+    blocks = [list(np.random.default_rng(n).normal(0, 0.1, 5)) for n in range(4)]
+    assert statistics.ratio(blocks) == statistics.ratio(blocks)
+
+
+def test_quantiles_of_runs() -> None:
+    summary = statistics.summarise([float(n) for n in range(1, 102)])
+    assert (summary.median, summary.mean, summary.p90, summary.p99) == (51.0, 51.0, 91.0, 100.0)
+    assert summary.samples == 101
+    assert statistics.summarise([2.0]).deviation == 0.0
+
+
+# Turns
+
+
+def test_every_process_is_closed_and_fresh() -> None:
+    machine = Machine(seed=0)
+    outcome = simulate(machine, 1.0)
+    assert machine.alive == 0
+    assert outcome.generations >= 5
+    assert len(outcome.tracks["a"].opened) == outcome.generations
+
+
+def test_measuring_stops_when_the_interval_is_narrow() -> None:
+    quick = simulate(Machine(seed=0, layout=0.0, noise=0.001), 1.0)
+    noisy = simulate(Machine(seed=0, layout=0.03, noise=0.1), 1.0)
+    assert quick.generations == 5
+    assert found(quick).width < 0.01
+    assert noisy.generations > 5
+
+
+def test_time_up_is_a_reason_for_doubt() -> None:
+    machine = Machine(seed=0)
+    machine.latency = {"a": 0.5, "control": 0.5}
+    settings = Settings(provider="cpu", time_limit=5.0)
+    outcome = compare([A, B], settings, start=machine.start, clock=machine.clock)
+    assert outcome.generations == 5  # time or not
+    warnings = doubts.after(outcome, settings, "batch 1")
+    assert any("time was up" in warning for warning in warnings)
+    assert any("too few" in warning for warning in warnings)
+
+
+def test_a_model_that_fails_leaves_the_others() -> None:
+    machine = Machine(seed=0)
+    machine.latency = {"a": 0.002, "b": 0.002, "control": 0.002}
+    machine.fails = {"b": DoesNotFitError("out of memory", where="b")}
+    entries = [A, Entry("b", SPEC, "control"), B]
+    outcome = compare(entries, Settings(provider="cpu"), start=machine.start, clock=machine.clock)
+    assert "out of memory" in str(outcome.tracks["b"].failure)
+    assert found(outcome).processes >= 5
+    assert machine.alive == 0
+
+
+def test_without_its_control_a_model_has_times_and_no_ratio() -> None:
+    machine = Machine(seed=0)
+    machine.fails = {"control": BenchmarkError("broken")}
+    outcome = simulate(machine, 1.0)
+    assert outcome.tracks["a"].ratio() is None
+    assert outcome.tracks["a"].times
+
+
+def test_an_interrupt_keeps_what_was_measured() -> None:
+    machine = Machine(seed=0)
+    machine.interrupt_at = 60
+    outcome = simulate(machine, 1.0)
+    assert outcome.interrupted
+    assert outcome.tracks["a"].times
+    assert machine.alive == 0
+
+
+# What is compared with what
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a", "b", "b.dense"):
+        write_network(tmp_path / f"{name}.onnx")
+    return tmp_path
+
+
+def test_a_twin_beside_the_model_is_its_control(folder: Path) -> None:
+    model, control = assign([folder / "b.onnx"], None, folder)
+    assert model.control == control.label == str(folder / "b.dense.onnx")
+    assert control.origin == "found beside the model"
+
+
+def test_a_given_control_is_that_of_all(folder: Path) -> None:
+    subjects = assign([folder / "a.onnx", folder / "b.onnx"], folder / "b.dense.onnx", folder)
+    assert [subject.control for subject in subjects] == [str(folder / "b.dense.onnx")] * 2 + [None]
+
+
+def test_a_single_model_is_compared_with_itself(folder: Path) -> None:
+    model, control = assign([folder / "a.onnx"], None, folder)
+    assert model.path == control.path
+    assert model.control == control.label != model.label
+
+
+def test_plain_models_are_compared_with_the_first(folder: Path) -> None:
+    write_network(folder / "c.onnx")
+    model, control = assign([folder / "a.onnx", folder / "c.onnx"], None, folder)
+    assert model.path == folder / "c.onnx"
+    assert control.path == folder / "a.onnx"
+
+
+def test_a_model_that_is_also_a_control_runs_once(folder: Path) -> None:
+    subjects = assign([folder / "b.onnx", folder / "b.dense.onnx"], None, folder)
+    assert [subject.path.name for subject in subjects] == ["b.onnx", "b.dense.onnx"]
+
+
+# Providers
+
+
+def test_a_provider_that_is_none_gets_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="id you mean 'cuda'"):
+        Settings(provider="cdua")
+
+
+def test_two_packages_of_onnx_runtime_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Installed:
+        def __init__(self, name: str) -> None:
+            self.metadata, self.version = {"Name": name}, "1.0"
+
+    monkeypatch.setattr(metadata, "distributions", lambda: [Installed("onnxruntime"), Installed("onnxruntime_gpu")])
+    with pytest.raises(BenchmarkError, match="onnxruntime and onnxruntime-gpu"):
+        providers.check_packages()
+
+
+def test_precisions_belong_to_providers() -> None:
+    assert providers.precision("tensorrt", "fp16") == "fp16"
+    with pytest.raises(UsageError, match="--compute fp16"):
+        providers.precision("cuda", "fp16")
+    with pytest.raises(UnknownNameError, match="fp16"):
+        providers.precision("cpu", "fp17")
+
+
+def test_options_say_what_is_chosen() -> None:
+    chosen = providers.options("cuda", "fp32", {"prefer_nhwc": "1"}, graph=True)
+    assert chosen["use_tf32"] == "0"
+    assert chosen["enable_cuda_graph"] == "1"
+    assert chosen["prefer_nhwc"] == "1"
+    assert chosen["cudnn_conv_algo_search"] == "EXHAUSTIVE"
+    with pytest.raises(UsageError, match="set by granet"):
+        providers.options("cuda", "fp32", {"use_tf32": "1"}, graph=False)
+    with pytest.raises(UsageError, match="no options"):
+        providers.options("cpu", "fp32", {"use_arena": "1"}, graph=False)
+
+
+def test_libraries_that_a_library_needs_are_read_off_it() -> None:
+    runtime = Path(pytest.importorskip("onnxruntime").__file__).parent / "capi"
+    (binding,) = runtime.glob("onnxruntime_pybind11_state*.so")
+    assert any(name.startswith("libc.so") for name in dependencies(binding))
+    assert dependencies(Path(__file__)) == []
+
+
+def test_a_node_elsewhere_is_named() -> None:
+    nodes = [
+        {"provider": "CUDAExecutionProvider", "op": "Conv", "count": 5},
+        {"provider": "CPUExecutionProvider", "op": "Gather", "count": 2},
+    ]
+    with pytest.raises(BenchmarkError, match="2 nodes on CPUExecutionProvider: Gather"):
+        check(["CUDAExecutionProvider", "CPUExecutionProvider"], nodes, "cuda", "a.onnx")
+    assert check(["CUDAExecutionProvider"], nodes[:1], "cuda", "a.onnx") == {"CUDAExecutionProvider": {"Conv": 5}}
+
+
+def test_a_session_on_another_provider_is_refused() -> None:
+    nodes = [{"provider": "CPUExecutionProvider", "op": "Conv", "count": 1}]
+    with pytest.raises(BenchmarkError, match="not all of the graph runs on cuda"):
+        check(["CPUExecutionProvider"], nodes, "cuda", "a.onnx")
+    with pytest.raises(ModelError, match="no node"):
+        check(["CPUExecutionProvider"], [], "cpu", "a.onnx")
+
+
+class Opening:
+    """A process that opens anything but what ``refuses``, and leaves an engine behind where one is to be built."""
+
+    refuses: str | None = None
+
+    def __init__(self, **_: object) -> None: ...
+
+    def __enter__(self) -> Opening:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def open(self, spec: Spec, *, limit: float) -> Opened:
+        if self.refuses and spec.options.get(self.refuses) == "1":
+            raise ModelError("it cannot be captured")
+        if folder := spec.options.get("trt_engine_cache_path"):
+            (Path(folder) / "x.engine").touch()
+        return Opened(2.0, 1.0, "", {})
+
+
+def planner(folder: Path, provider: str, monkeypatch: pytest.MonkeyPatch) -> Planner:
+    monkeypatch.setattr(planning, "Worker", Opening)
+    settings = Settings(provider=provider, cache=folder)
+    subjects = [Subject("a", folder / "a.onnx", "b"), Subject("b", folder / "b.onnx", None)]
+    taken = {"a": (), "b": ()}
+    return Planner(settings, subjects, taken, {"a": "1", "b": "2"}, "H100")
+
+
+def test_cuda_graphs_are_for_all_models_or_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = Scenario("cuda", "fp32", 8)
+    able = planner(tmp_path, "cuda", monkeypatch).rehearse(scenario)
+    assert able.refused is None
+    assert all(entry.spec.options["enable_cuda_graph"] == "1" for entry in able.entries)
+    monkeypatch.setattr(Opening, "refuses", "enable_cuda_graph")
+    unable = planner(tmp_path, "cuda", monkeypatch).rehearse(scenario)
+    assert unable.refused is not None
+    assert "a cannot be captured" in unable.refused
+    assert [entry.spec.options["enable_cuda_graph"] for entry in unable.entries] == ["0", "0"]
+    assert not unable.failures
+
+
+def test_tensorrt_runs_each_model_with_and_without_sparse_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = Scenario("tensorrt", "fp16", 8)
+    plan = planner(tmp_path, "tensorrt", monkeypatch)
+    entries = plan.rehearse(scenario).entries
+    assert [(entry.label, entry.control, entry.spec.options["trt_sparsity_enable"]) for entry in entries] == [
+        ("a", "b", "0"),
+        ("a (2:4 kernels)", "b", "1"),
+        ("b", None, "0"),
+    ]
+    assert all(entry.spec.options["trt_fp16_enable"] == "1" for entry in entries)
+    assert len({entry.spec.options["trt_engine_cache_path"] for entry in entries}) == 3
+    assert plan.built["a", scenario] == 3.0
+    again = planner(tmp_path, "tensorrt", monkeypatch)
+    again.rehearse(scenario)
+    assert again.built == {}  # the engines are in the cache
+
+
+# Inputs
+
+
+def test_open_sizes_are_filled_and_fixed_ones_hold() -> None:
+    assert inputs.resolve(["batch", 3, 8, 8], batch=4, shape=(), where="x") == (4, 3, 8, 8)
+    assert inputs.resolve(["batch", 3, "h", None], batch=4, shape=(3, 8, 9), where="x") == (4, 3, 8, 9)
+    for sizes, shape, problem in (
+        ([1, 3, 8, 8], (), "fixed batch"),
+        (["batch", 3, "h", "w"], (), "sizes are open"),
+        (["batch", 3, 8, 8], (1, 8, 8), "another size"),
+        (["batch", 3, 8, 8], (8, 8), "number of dimensions"),
+    ):
+        with pytest.raises(Refusal, match=problem):
+            inputs.resolve(sizes, batch=4, shape=shape, where="x")
+
+
+def test_inputs_are_the_same_for_all() -> None:
+    first, again = (inputs.draw("tensor(float16)", (2, 3), key=0, where="x") for _ in range(2))
+    assert first.dtype == np.float16
+    assert np.array_equal(first, again)
+    assert set(inputs.draw("tensor(int64)", (50,), key=0, where="x")) == {0, 1}
+    with pytest.raises(Refusal, match="cannot be made up"):
+        inputs.draw("tensor(string)", (1,), key=0, where="x")
+
+
+# Verdicts
+
+
+def verdict(low: float, value: float, high: float, **facts: object) -> str:
+    return judge(Ratio(value, low, high, 0.99, 5, 40), Facts(provider="ONNX Runtime's CPU provider", **facts))[1]  # type: ignore[arg-type]
+
+
+def test_a_verdict_says_what_and_why() -> None:
+    assert verdict(0.99, 1.0, 1.02, active=0.1) == (
+        "no difference that could be measured, and one of 2.0 % would have shown: the same operations on weights of "
+        "which 90.0 % are zero, and unstructured zeros bring no time in ONNX Runtime's CPU provider"
+    )
+    assert verdict(0.5, 0.6, 0.7, flops=0.55).startswith(
+        "faster: 0.600 of the control's time, 0.500 to 0.700; it has 55"
+    )
+    assert "too little" in verdict(0.8, 1.0, 1.3, active=0.1)
+    assert "4 nodes that only compute constants" in verdict(1.2, 1.3, 1.4, unfolded=4)
+    assert "repeat it before you believe it" in verdict(1.2, 1.3, 1.4)
+    assert "the same file" in verdict(0.99, 1.0, 1.01, itself=True)
+    assert "no weight has the 2:4 pattern" in verdict(0.99, 1.0, 1.01, sparse_kernels=True)
+    assert judge(None, Facts(provider="cpu"))[0] == "not compared"
+
+
+# The command line
+
+
+def test_json_takes_a_file_only_when_it_is_called_like_one() -> None:
+    assert spelled_out(["a.onnx", "--json"]) == ["a.onnx", "--json", "-"]
+    assert spelled_out(["--json", "a.onnx"]) == ["--json", "-", "a.onnx"]
+    assert spelled_out(["--json", "out.json", "a.onnx"]) == ["--json", "out.json", "a.onnx"]
+    assert spelled_out(["--json=out", "a.onnx"]) == ["--json=out", "a.onnx"]
+    assert spelled_out(["--", "--json"]) == ["--", "--json"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batches": (0,)},
+        {"batches": ()},
+        {"batches": (1, 1)},
+        {"threads": 0},
+        {"time_limit": 0.0},
+        {"time_limit": math.nan},
+        {"processes": 2},
+        {"width": 0.0},
+        {"shape": (3, 0, 8)},
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        Settings(**settings)  # type: ignore[arg-type]
+
+
+def test_workers_are_light() -> None:
+    """Torch in a fresh process would take seconds, and its memory would be measured with the model's."""
+    pytest.importorskip("onnxruntime")
+    script = (
+        "import sys, exporters.bench.worker, exporters.bench.onnx_engine, exporters.bench.libraries;"
+        "print(*{'torch', 'granet', 'onnx', 'typer', 'rich'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_benchmarks_write_the_same_shape(tmp_path: Path) -> None:
+    from benchmarks.measure import Measurement, save
+
+    save(tmp_path / "out.json", [Measurement("saving", {"theirs": [1.0, 1.1, 1.2], "ours": [0.5, 0.55, 0.6]})])
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert document["environment"]["packages"]["numpy"]
+    ours = document["results"][1]
+    assert (ours["benchmark"], ours["model"], ours["control"], ours["median_ms"]) == ("saving", "ours", "theirs", 550.0)
+    assert ours["ratio"] == pytest.approx(0.5)
+    assert ours["ratio_low"] <= 0.5 <= ours["ratio_high"]
+
+
+# The GPU's instruments, by a stand-in for the driver's library
+
+
+class Nvml:
+    """A card at 1980 MHz, 61 degrees, held down by heat, with somebody else on it."""
+
+    def nvmlInit_v2(self) -> int:  # noqa: N802
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index: object, handle: object) -> int:  # noqa: N802
+        return 0
+
+    def nvmlDeviceGetName(self, handle: object, text: object, size: object) -> int:  # noqa: N802
+        text.value = b"NVIDIA Made Up"  # type: ignore[attr-defined]
+        return 0
+
+    def nvmlDeviceGetClockInfo(self, handle: object, kind: object, value: object) -> int:  # noqa: N802
+        value._obj.value = 1980  # type: ignore[attr-defined]
+        return 0
+
+    def nvmlDeviceGetTemperature(self, handle: object, kind: object, value: object) -> int:  # noqa: N802
+        value._obj.value = 61  # type: ignore[attr-defined]
+        return 0
+
+    def nvmlDeviceGetPowerUsage(self, handle: object, value: object) -> int:  # noqa: N802
+        return 3  # not supported
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: object, value: object) -> int:  # noqa: N802
+        value._obj.value = 0x20  # type: ignore[attr-defined]
+        return 0
+
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: object, count: object, table: object) -> int:  # noqa: N802
+        count._obj.value = 1  # type: ignore[attr-defined]
+        table[0].pid = 4711  # type: ignore[index]
+        return 0
+
+    def nvmlSystemGetProcessName(self, pid: object, text: object, size: object) -> int:  # noqa: N802
+        text.value = b"python train.py"  # type: ignore[attr-defined]
+        return 0
+
+
+def test_instruments_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    gpu = Gpu.open(lambda _: Nvml())
+    assert gpu is not None
+    assert gpu.name() == "NVIDIA Made Up"
+    assert gpu.sample() == Sample(1980, 1980, 61, None, True)
+    assert gpu.driver() is None
+    assert any("python train.py (4711)" in warning for warning in doubts.before(gpu))
+    looks = summarise([gpu.sample(), gpu.sample()])
+    assert looks is not None
+    assert (looks.samples, looks.sm_mhz_low, looks.celsius_high, looks.watts_high, looks.throttled) == (
+        2,
+        1980,
+        61,
+        None,
+        2,
+    )
+
+
+def test_without_a_driver_there_are_no_instruments() -> None:
+    def load(_: str) -> object:
+        raise OSError
+
+    assert Gpu.open(load) is None
+    assert summarise([]) is None

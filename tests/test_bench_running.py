@@ -1,0 +1,268 @@
+"""Measurements of real files in real processes, on the CPU: structure, proofs, refusals and interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from exporters.bench.process import DoesNotFitError, Worker
+from exporters.bench.protocol import Spec
+from exporters.bench.report import Report, Result
+from exporters.bench.runner import measure
+from exporters.bench.settings import Settings
+from granet.errors import BenchmarkError, GranetError, ModelError, UsageError
+from granet_cli.app import run
+from tests.bench_networks import write_network
+
+QUICK: dict[str, Any] = {
+    "provider": "cpu",
+    "threads": 1,
+    "time_limit": 0.5,
+    "processes": 3,
+    "blocks": 3,
+    "burst": 0.01,
+    "warm_up": 0.01,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, its twin, and one that has much more to do."""
+    folder = tmp_path_factory.mktemp("models")
+    write_network(folder / "sparse.onnx", density=0.1)
+    write_network(folder / "dense.onnx")
+    write_network(folder / "slow.onnx", layers=12)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> Report:
+    """Two models against one control, on two batch sizes, one of which is beyond all memory."""
+    settings = Settings(**{**QUICK, "batches": (2, 10**9)})
+    return measure([folder / "sparse.onnx", folder / "slow.onnx"], settings, control=folder / "dense.onnx")
+
+
+def result(report: Report, name: str) -> Result:
+    (found,) = (each for each in report.results if Path(each.model).name == name)
+    return found
+
+
+def test_a_slowed_twin_is_told_apart(report: Report) -> None:
+    slow = result(report, "slow.onnx")
+    assert slow.ratio is not None
+    assert slow.ratio.value > 3.0
+    assert slow.ratio.low > 1.0
+    assert slow.outcome == "slower"
+    assert "times the control's FLOPs" in slow.verdict
+
+
+def test_zeros_are_counted_and_bring_nothing(report: Report) -> None:
+    sparse = result(report, "sparse.onnx")
+    assert sparse.flops == 2 * 2 * 12 * 12 * 8 * 3 * 9
+    assert sparse.active_flops is not None
+    assert 0.03 < sparse.active_flops / sparse.flops < 0.2
+    assert sparse.ratio is not None
+    assert sparse.ratio.value < 3.0
+
+
+def test_every_figure_is_in_the_json(report: Report) -> None:
+    document = json.loads(json.dumps(report.as_json(), allow_nan=False))
+    assert {"environment", "method", "results", "failures", "models", "warnings"} <= document.keys()
+    assert document["environment"]["onnxruntime"]["package"].startswith("onnxruntime")
+    for entry in document["results"]:
+        assert entry["provider"] == "cpu"
+        assert entry["batch"] == 2
+        assert 0 < entry["median_ms"] <= entry["p90_ms"] <= entry["p95_ms"] <= entry["p99_ms"]
+        assert entry["images_per_s"] == pytest.approx(2e3 / entry["median_ms"])
+        assert entry["ratio_low"] <= entry["ratio"] <= entry["ratio_high"]
+        assert entry["processes"] >= 3
+        assert entry["samples"] > 0
+        assert entry["mean_ms"] > 0
+        assert entry["peak_memory_bytes"] > 10**7
+        assert entry["bytes"] == Path(entry["model"]).stat().st_size
+        assert entry["verdict"]
+    assert [entry["role"] for entry in document["results"]] == ["model", "model", "control"]
+
+
+def test_the_profile_shows_where_nodes_ran(report: Report) -> None:
+    for model in report.models:
+        assert model.nodes.keys() == {"CPUExecutionProvider"}
+        assert model.operators["CPUExecutionProvider"]["Conv"] >= 1
+        assert len(model.sha256) == 64
+
+
+def test_a_batch_that_does_not_fit_is_reported_and_the_others_go_on(report: Report) -> None:
+    assert {failure.batch for failure in report.failures} == {10**9}
+    assert len(report.failures) == 3
+    assert all("memory" in failure.error for failure in report.failures)
+
+
+def test_models_with_other_inputs_are_refused(folder: Path) -> None:
+    write_network(folder / "larger.onnx", size=16)
+    with pytest.raises(UsageError, match="different inputs"):
+        measure([folder / "larger.onnx"], Settings(**QUICK), control=folder / "dense.onnx")
+
+
+def test_a_fixed_batch_is_said(folder: Path) -> None:
+    fixed = write_network(folder / "fixed.onnx", batch=1)
+    with pytest.raises(UsageError, match=r"fixed batch size.*--batch 1"):
+        measure([fixed], Settings(**QUICK, batches=(1, 8)), control=fixed)
+
+
+def test_a_file_that_onnx_runtime_rejects_is_named(folder: Path) -> None:
+    unknown = write_network(folder / "unknown.onnx", operator="NoSuchOperator")
+    for path in (unknown, folder / "nothing.onnx"):
+        with pytest.raises(GranetError, match=path.name) as caught:
+            measure([path], Settings(**QUICK), control=folder / "dense.onnx")
+        assert caught.value.exit_code == 1
+
+
+def test_data_outside_the_folder_are_not_touched(folder: Path) -> None:
+    path = write_network(folder / "escaping.onnx")
+    model = onnx.load(path)
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../secret")
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="outside the model's folder"):
+        measure([path], Settings(**QUICK), control=folder / "dense.onnx")
+
+
+def test_a_session_fails_alone() -> None:
+    with Worker(where="x.onnx") as worker, pytest.raises(ModelError, match="rejects the file"):
+        worker.open(Spec(engine="onnx", path="x.onnx", provider="cpu"), limit=60)
+
+
+def test_a_process_that_dies_or_is_silent_is_an_error(folder: Path) -> None:
+    with Worker(where="x") as worker:
+        os.kill(worker.pid, signal.SIGTERM)
+        with pytest.raises(BenchmarkError, match=r"died.*SIGTERM"):
+            worker.ask({"do": "memory"}, limit=60)
+    with Worker(where="x") as worker:
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(DoesNotFitError, match="killed"):
+            worker.ask({"do": "memory"}, limit=60)
+    with Worker(where="x") as worker:
+        os.kill(worker.pid, signal.SIGSTOP)
+        with pytest.raises(BenchmarkError, match="no answer in time"):
+            worker.ask({"do": "memory"}, limit=0.1)
+
+
+def test_work_is_that_of_a_graph_counted_by_hand(tmp_path: Path) -> None:
+    work = pytest.importorskip("exporters.bench.work")
+    half = np.array([[1, 0, 2, 0], [0, 1, 0, 2]], np.float32)
+    weights = {"w": np.ones((4, 2, 3, 3), np.float32), "t": np.ones((4, 2, 2, 2), np.float32), "g": half}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], group=2, pads=[1, 1, 1, 1]),
+        helper.make_node("ConvTranspose", ["a", "t"], ["b"], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["a"], ["c"]),
+        helper.make_node("Flatten", ["c"], ["d"]),
+        helper.make_node("Gemm", ["d", "g"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 4, 5, 5])],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("y", "b")],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "g.onnx")
+    found = work.measure(tmp_path / "g.onnx")
+    conv, transposed, gemm = 2 * 4 * 25 * 2 * 9, 2 * 4 * 25 * 2 * 4, 2 * 2 * 4
+    assert found.flops == 2 * (conv + transposed + gemm)
+    assert found.active_flops == 2 * (conv + transposed + gemm / 2)
+    assert (found.two_of_four, found.unfolded) == (1, 0)
+
+
+def test_cuda_that_is_not_there_is_an_error_with_the_library(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    assert run(["bench", str(folder / "dense.onnx"), "--provider", "cuda"]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "libcuda.so.1 (the NVIDIA driver)" in err or "CUDAExecutionProvider (not in this build" in err
+    assert "onnxruntime:" not in err  # none of its own chatter
+
+
+def test_the_command_writes_json_a_picture_and_a_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    out, picture, model = folder / "out.json", folder / "out.svg", str(folder / "dense.onnx")
+    arguments = ["bench", model, "--control", model, "--threads", "1", "--time-limit", "0.5", "--processes", "3"]
+    assert run([*arguments, "--json", str(out), "--plot", str(picture)]) == 0
+    table, told = capfd.readouterr()
+    assert "median ms" in table
+    assert "no difference" in table or "same file" in table
+    assert "--provider auto takes" in told
+    document = json.loads(out.read_text())
+    assert document["results"][0]["control"] == f"{model} (2)"
+    assert "images/s" in picture.read_text()
+    assert run([*arguments, "--json", str(out)]) == 2  # it is there already
+    assert "--overwrite" in capfd.readouterr().err
+    assert run([*arguments, f"--json={model}", "--overwrite"]) == 2
+    assert onnx.load(model).graph.node
+
+
+def test_mistakes_are_told_before_anything_runs(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = str(folder / "dense.onnx")
+    for arguments, problem in (
+        ([], "no model was given"),
+        ([model, "--batch", "1,x"], "list of numbers"),
+        ([model, "--provider", "cdua"], "mean 'cuda'"),
+        ([model, "--precision", "fp16", "--provider", "cpu"], "--compute fp16"),
+        ([model, "--option", "a"], "KEY=VALUE"),
+        ([model, "--json", "nowhere/out.json"], "no such folder"),
+        ([model, "--encodings", "gaps8"], "--encodings: there is nothing"),
+        ([model, "--overwrite"], "--overwrite: there is nothing"),
+        (["best.safetensors"], "--torch best.safetensors"),
+    ):
+        assert run(["bench", *arguments]) == 2, arguments
+        assert problem in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+def test_ctrl_c_prints_what_there_is_and_leaves_nobody(folder: Path) -> None:
+    mark = uuid.uuid4().hex
+    command = [sys.executable, "-m", "granet_cli", "bench", str(folder / "dense.onnx"), "--json", "--threads", "1"]
+    command += ["--control", str(folder / "dense.onnx"), "--time-limit", "300", "--width", "0.000001"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "MARK": mark}
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "process 1 of each" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    document = json.loads(out)
+    assert document["interrupted"]
+    assert document["results"][0]["samples"] > 0
+    end = time.monotonic() + 10
+    while (left := _marked(mark)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert left == []
+
+
+def _marked(mark: str) -> list[str]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
