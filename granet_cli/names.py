@@ -21,6 +21,9 @@ MODELS = (
 DATASETS = ("fashion-mnist-subset", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SPLITS = ("train", "validation", "test")
+ENCODINGS = ("auto", "gaps8", "gaps4", "bitmask", "coo", "dense")
+VALUE_PRECISIONS = ("fp32", "fp16", "int8")
+COMPUTES = ("fp32", "fp16")
 
 
 def recipes() -> list[str]:
@@ -63,6 +66,21 @@ def complete_precision(incomplete: str) -> list[str]:
 def complete_split(incomplete: str) -> list[str]:
     """Splits of a dataset."""
     return _starting(incomplete, SPLITS)
+
+
+def complete_encoding(incomplete: str) -> list[str]:
+    """Encodings of exported weights."""
+    return _starting(incomplete, ENCODINGS)
+
+
+def complete_value_precision(incomplete: str) -> list[str]:
+    """Number formats of exported weights."""
+    return _starting(incomplete, VALUE_PRECISIONS)
+
+
+def complete_compute(incomplete: str) -> list[str]:
+    """Number formats that an exported model may compute in."""
+    return _starting(incomplete, COMPUTES)
 
 
 def _starting(incomplete: str, names: Iterable[str]) -> list[str]:

@@ -37,13 +37,14 @@ ARROWS: dict[str, set[str]] = {
     "data": {"errors", "randomness"},
     "recipe": {*CORE, "durations"},
     "checkpoint": {"errors", "masks", "recipe", "sparse_codec"},
-    "lineage": {"masks", "checkpoint"},
+    "lineage": {"masks", "recipe", "checkpoint"},
+    "history": {"errors", "sparse_codec", "checkpoint"},
     "importing": {"errors", "masks", "layers", "models", "data", "recipe", "sparse_codec", "checkpoint"},
-    "analysis": {*CORE, "checkpoint", "lineage", "flops", "layers", "models", "recipe"},
+    "analysis": {*CORE, "checkpoint", "history", "lineage", "sparse_codec", "flops", "layers", "models", "recipe"},
     "training": {
         *CORE,
         *("layers", "sparsifier", "durations", "flops", "models", "data"),
-        *("recipe", "checkpoint", "analysis", "lineage"),
+        *("recipe", "checkpoint", "analysis", "history", "lineage"),
     },
 }
 

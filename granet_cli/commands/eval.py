@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +11,14 @@ from granet_cli import names, options
 
 
 def evaluate(
-    file: options.File,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A checkpoint written by granet train, or NAME.onnx of granet export.",
+            show_default=False,
+        ),
+    ],
     data: Annotated[
         str | None,
         typer.Option(
@@ -33,36 +41,33 @@ def evaluate(
     model: options.Confirmed = None,
     json: options.Json = False,
 ) -> None:
-    """Measure accuracy and loss of a checkpoint.
+    """Measure accuracy and loss of a checkpoint, or of an ONNX model that granet export wrote.
+
+    An ONNX model runs in ONNX Runtime, on the CPU unless --device names another place.
 
     \b
     Examples:
       granet eval runs/a/best.safetensors
       granet eval runs/a/best.safetensors --split validation --json
       granet eval runs/a/best.safetensors --data ./more-photos
+      granet eval sparse.onnx
     """
-    from granet.checkpoint import load
     from granet.errors import UnknownNameError
-    from granet.training import open_data, resolve_device
-    from granet.training.scoring import score
-    from granet_cli.choices import check_network, evaluated_on
+    from granet_cli import evaluating
     from granet_cli.render import Screen, percent, print_json
 
     if split not in names.SPLITS:
         raise UnknownNameError("split", split, names.SPLITS, where="--split")
-    place = resolve_device(device)
-    checkpoint = load(file)
-    check_network(checkpoint, model)
-    dataset = open_data(evaluated_on(checkpoint, data))
-    result = score(checkpoint, dataset, split, device=place, batch_size=batch_size, factory=model)
+    kind = evaluating.onnx if file.suffix.lower() == ".onnx" else evaluating.checkpoint
+    result = kind(file, data=data, split=split, batch_size=batch_size, device=device, model=model)
     if json:
         print_json(
             {"accuracy": result.accuracy, "loss": result.loss, "split": split, "examples": result.examples}
-            | {"data": dataset.name, "step": checkpoint.step}
+            | {"data": result.data, "step": result.step}
         )
         return
     screen = Screen()
     right = round(result.accuracy * result.examples)
     screen.print(f"accuracy  {percent(result.accuracy)}  ({right:,} of {result.examples:,})")
     screen.print(f"loss      {result.loss:.4f}")
-    screen.print(f"data      {dataset.name}, {split} split")
+    screen.print(f"data      {result.data}, {split} split")

@@ -1,0 +1,76 @@
+"""What an export is tried on: made-up inputs, and images of the kind that the network was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from exporters.tracing import Example
+from granet.checkpoint import Network
+from granet.data import Dataset, make_pipeline
+from granet.randomness import generator
+
+_ELEMENTS = 2**20
+"""Numbers that a batch may hold: 128 small images, 8 of 224 pixels square."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of the network, all with the same batch size.
+
+    Attributes:
+        inputs: one tensor for each input.
+        source: where they are from, in words; ``random`` for made-up ones.
+    """
+
+    inputs: Example
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+
+def made_up(example: Example) -> Batch:
+    """Inputs shaped like ``example`` but for the batch size, the same in every export.
+
+    Floating-point numbers are drawn from a standard normal distribution; of anything else, such as indices, nobody but
+    the example knows which values can be, so its own rows are repeated.
+    """
+    count = _count(sum(tensor[0].numel() for tensor in example))
+    rows = torch.arange(count) % len(example[0])
+    random = generator(0, "export", "examples")
+    return Batch(
+        tuple(
+            torch.randn(count, *tensor.shape[1:], generator=random).to(tensor.dtype)
+            if tensor.is_floating_point()
+            else tensor[rows]
+            for tensor in example
+        ),
+        "random",
+    )
+
+
+def fits(dataset: Dataset, network: Network) -> bool:
+    """Whether the images of ``dataset`` are of a kind that ``network`` takes."""
+    return (dataset.channels, dataset.image_size) == (network.in_channels, network.image_size)
+
+
+def real(dataset: Dataset, network: Network) -> Batch:
+    """Images of the validation split, spread over all of it, normalised as the network wants them.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    split = dataset.validation
+    count = min(len(split), _count(network.in_channels * network.image_size**2))
+    chosen = split.select(torch.linspace(0, len(split) - 1, count).long())
+    few = replace(dataset, validation=chosen, mean=network.mean, std=network.std)
+    pipeline = make_pipeline(few, batch_size=1, device=torch.device("cpu"), seed=0, augment="none")
+    images: list[Tensor] = [images for images, _ in pipeline.evaluation("validation", count)]
+    return Batch((torch.cat(images),), f"{dataset.name}, validation split")
+
+
+def _count(size: int) -> int:
+    return max(8, min(128, _ELEMENTS // max(size, 1)))

@@ -1,0 +1,270 @@
+"""That a file computes what the checkpoint's network computes.
+
+A chain of comparisons, each as strict as it can be:
+
+    torch network  ~  graph in fp32, in ONNX Runtime     within the rounding of fp32
+    its weights    ~  weights that the file decodes to   within the stored precision, value by value (``tensors``)
+    dense twin     =  the file, in ONNX Runtime          bit by bit, at two levels of optimisation
+    torch network  ~  the file, in ONNX Runtime          within a tolerance for its precision
+
+The dense twin is the file's own graph with the decoded weights as plain initializers. And no decoder may be left in the
+graph that runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from exporters import halving, runtime, storage, tracing
+from exporters.examples import Batch
+from exporters.runtime import Level, Session
+from granet.errors import ModelError
+
+Outputs = list[list[NDArray[Any]]]
+"""For each part of each batch, the outputs of the model."""
+
+LEVELS: tuple[Level, ...] = ("basic", "all")
+
+TOLERANCES = {"fp32": 2.0**-13, "fp16": 0.05, "int8": 0.5}
+"""The largest difference between torch and the file, over the largest output of torch, by the coarsest number format.
+
+fp32: torch and ONNX Runtime add products in different orders, and batch norms are folded. The error of a sum of n terms
+grows like sqrt(n) units of 2^-23, that of k layers like sqrt(k) of those; with n = 4608 and k = 50 that is some 500
+units, and 1024 are allowed.
+
+fp16: rounding a weight errs by at most 2^-11 of it; 50 layers of independent errors make 0.0035 of the output, and
+activations in fp16 as much again. int8: a step is 1/127 of the largest weight of a channel, about 0.01 of the output of
+a layer and 0.07 of that of 50. Both get about ten times that: networks amplify, and how much depends on the network.
+They tell a model that is broken from one that is coarse; what the precision costs is for the reported figures to say.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What was compared, and what came of it.
+
+    Attributes:
+        random: made-up inputs.
+        real: real ones.
+        source: where the real ones are from; None when there are none.
+        max_abs_error: the largest difference between an output of torch and of the file.
+        max_rel_error: that over the largest output of torch.
+        tolerance: what ``max_rel_error`` was held against.
+        argmax_agreement: the share of inputs for which the largest logit is the same one; None when the first output is
+            not a row of logits.
+        bit_identical: levels of optimisation at which the file and its dense twin gave the same bits.
+        unfolded: nodes of decoders that are left in the graph that runs, over all levels.
+    """
+
+    random: int
+    real: int
+    source: str | None
+    max_abs_error: float
+    max_rel_error: float
+    tolerance: float
+    argmax_agreement: float | None
+    bit_identical: tuple[str, ...]
+    unfolded: int
+
+
+def reference(model: nn.Module, batches: Sequence[Batch], where: str) -> Outputs:
+    """What the torch network answers, on the CPU, in parts: a batch of one, and the rest.
+
+    Raises:
+        ModelError: it fails, answers the same question in different ways, or with numbers that are not finite.
+    """
+    parts = [part for batch in batches for part in _parts(batch)]
+    answers = [[output.detach().numpy() for output in tracing.run(model, part, where)] for part in parts]
+    again = [output.detach().numpy() for output in tracing.run(model, parts[0], where)]
+    if not _identical([again], answers[:1]):
+        raise ModelError(
+            "the torch network answers differently every time",
+            where=where,
+            remedy="let it draw no random numbers in evaluation mode, such as in a functional dropout",
+        )
+    for answer in answers:
+        if not all(np.isfinite(output).all() for output in answer if output.dtype.kind == "f"):
+            raise ModelError(
+                "the torch network gives numbers that are not finite, so that nothing can be proved",
+                where=where,
+                remedy="granet verify finds weights that are not finite",
+            )
+    return answers
+
+
+def answers(session: Session, batches: Sequence[Batch]) -> Outputs:
+    """What a session answers, in the same parts."""
+    return [session.run([tensor.numpy() for tensor in part]) for batch in batches for part in _parts(batch)]
+
+
+def check_graph(path: Path, batches: Sequence[Batch], expected: Outputs) -> None:
+    """The graph with its weights in fp32, whatever precision they will have, against torch.
+
+    Raises:
+        ModelError: it computes something else.
+    """
+    given = answers(runtime.open_session(path), batches)
+    _check_error(_error(given, expected), TOLERANCES["fp32"], "the exported graph")
+
+
+def check_range(probe: Path, batches: Sequence[Batch]) -> None:
+    """That no value on the way is beyond fp16, from a graph in fp32 that gives them all.
+
+    ONNX Runtime computes fp16 graphs in fp32 on the CPU, where nothing overflows that does on a GPU.
+
+    Raises:
+        ModelError: one is; it is named.
+    """
+    session = runtime.open_session(probe)
+    for batch in batches:
+        for start in range(0, len(batch), 2):  # every value in the network takes some memory
+            outputs = session.run([tensor[start : start + 2].numpy() for tensor in batch.inputs])
+            for name, output in zip(session.outputs, outputs, strict=True):
+                if output.dtype == np.float32 and not (largest := np.abs(output).max(initial=0)) <= halving.LARGEST:
+                    raise ModelError(
+                        "a value on the way through the network is beyond the range of fp16",
+                        where=name,
+                        got=f"{largest:g} on {batch.source}",
+                        expected=f"at most {halving.LARGEST:g}",
+                        remedy="compute in fp32; --precision fp16 alone stores values in fp16",
+                    )
+
+
+def prove(
+    path: Path, twin: Path, batches: Sequence[Batch], expected: Outputs, *, precision: str, scratch: Path
+) -> tuple[Proof, Outputs]:
+    """Runs the file against its twin and against torch.
+
+    Args:
+        path: the file.
+        twin: its dense twin.
+        batches: inputs.
+        expected: what torch answers.
+        precision: the coarsest number format: ``fp32``, ``fp16`` or ``int8``.
+        scratch: a folder for optimised graphs, which are removed again.
+
+    Returns:
+        The proof, and what the file answers at the highest level.
+
+    Raises:
+        ModelError: it does not hold.
+    """
+    unfolded = 0
+    for level in LEVELS:
+        given, left = _run(path, level, batches, scratch)
+        control, twin_left = _run(twin, level, batches, scratch)
+        # What the twin cannot fold either is the network's own.
+        unfolded += sum((left - twin_left).values())
+        if left - twin_left:
+            raise ModelError(
+                "ONNX Runtime does not fold the decoders of the weights",
+                where=f"optimisation {level}",
+                got=", ".join(sorted((left - twin_left).elements())[:5]),
+                remedy="choose another --encoding",
+            )
+        if not _identical(given, control):
+            raise ModelError(
+                "the file and its dense twin give different results",
+                where=f"optimisation {level}",
+                got=f"a difference of {_error(given, control)[0]:g}",
+                expected="the same bits",
+            )
+    error = _error(given, expected)
+    _check_error(error, TOLERANCES[precision], "the exported file")
+    real = [batch for batch in batches if batch.source != "random"]
+    proof = Proof(
+        random=sum(len(batch) for batch in batches if batch.source == "random"),
+        real=sum(map(len, real)),
+        source=real[0].source if real else None,
+        max_abs_error=error[0],
+        max_rel_error=error[1],
+        tolerance=TOLERANCES[precision],
+        argmax_agreement=_agreement(given, expected),
+        bit_identical=LEVELS,
+        unfolded=unfolded,
+    )
+    return proof, given
+
+
+def check_again(path: Path, batches: Sequence[Batch], given: Outputs) -> None:
+    """The final bytes, metadata and all: they open, and answer as they did.
+
+    Raises:
+        ModelError: they do not.
+    """
+    if not _identical(answers(runtime.open_session(path), batches), given):
+        raise ModelError("the finished file gives other results than the one that was proved", where=path.name)
+
+
+def _parts(batch: Batch) -> list[tuple[torch.Tensor, ...]]:
+    """Two batch sizes, of which the network was traced with neither."""
+    return [tuple(tensor[:1] for tensor in batch.inputs), tuple(tensor[1:] for tensor in batch.inputs)]
+
+
+def _run(path: Path, level: Level, batches: Sequence[Batch], scratch: Path) -> tuple[Outputs, Counter[str]]:
+    """The answers, and by operator the constants that the optimised graph computes anew in every run."""
+    optimised = scratch / "optimised.onnx"
+    try:
+        given = answers(runtime.open_session(path, level=level, optimised=optimised), batches)
+        graph = storage.read(optimised, external=False).graph
+    finally:
+        for file in scratch.glob("optimised.onnx*"):
+            file.unlink()
+    return given, Counter(node.partition(" ")[0] for node in runtime.unfolded(graph))
+
+
+def _identical(left: Outputs, right: Outputs) -> bool:
+    return all(
+        a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        for ours, theirs in zip(left, right, strict=True)
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def _error(given: Outputs, expected: Outputs) -> tuple[float, float]:
+    """The largest difference, and the largest over the greatest magnitude of the same output of the model.
+
+    Both are infinite where shapes differ or something is not a number.
+    """
+    differences: dict[int, float] = {}
+    magnitudes: dict[int, float] = {}
+    for ours, theirs in zip(given, expected, strict=True):
+        for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            if a.shape != b.shape:
+                return math.inf, math.inf
+            wide = b.astype(np.float64)
+            difference = float(np.abs(a.astype(np.float64) - wide).max(initial=0.0))
+            differences[index] = max(differences.get(index, 0.0), math.inf if math.isnan(difference) else difference)
+            magnitudes[index] = max(magnitudes.get(index, 0.0), float(np.abs(wide).max(initial=0.0)))
+    relative = [
+        0.0 if not difference else difference / magnitudes[index] if magnitudes[index] else math.inf
+        for index, difference in differences.items()
+    ]
+    return max(differences.values(), default=0.0), max(relative, default=0.0)
+
+
+def _check_error(error: tuple[float, float], tolerance: float, what: str) -> None:
+    if not error[1] <= tolerance:
+        raise ModelError(
+            f"{what} does not compute what the torch network computes",
+            got=f"a difference of {error[0]:g}, {error[1]:g} of the largest output",
+            expected=f"at most {tolerance:g} of it",
+        )
+
+
+def _agreement(given: Outputs, expected: Outputs) -> float | None:
+    pairs = [(ours[0], theirs[0]) for ours, theirs in zip(given, expected, strict=True)]
+    if any(theirs.ndim != 2 for _, theirs in pairs):
+        return None
+    same = [bool(flag) for ours, theirs in pairs for flag in ours.argmax(1) == theirs.argmax(1)]
+    return sum(same) / len(same)

@@ -1,0 +1,79 @@
+"""How an exported file does on a split of a dataset, in ONNX Runtime: what ``granet eval`` says of checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from exporters.examples import fits
+from exporters.runtime import Session
+from granet.checkpoint import Network
+from granet.data import Dataset, make_pipeline
+from granet.errors import DataError, ModelError
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy in nats, share of correct answers in [0, 1], and over how many examples."""
+
+    loss: float
+    accuracy: float
+    examples: int
+
+
+def score(session: Session, network: Network, dataset: Dataset, split: str, *, batch_size: int = 256) -> Score:
+    """Loss and accuracy over every example of a split, once, unchanged, normalised as in training.
+
+    Args:
+        session: the opened file.
+        network: what it expects and means, from its metadata.
+        dataset: has its classes, channels and image size.
+        split: "train", "validation" or "test".
+        batch_size: images at a time.
+
+    Raises:
+        DataError: the dataset is not one that this network can be asked about, or has no example.
+        UnknownNameError: no such split.
+        ModelError: the model does not take images, or does not answer with a logit for each class.
+    """
+    loss, correct, examples = 0.0, 0, 0
+    for logits, labels in answers(session, network, dataset, split, batch_size=batch_size):
+        loss += float(F.cross_entropy(logits, labels, reduction="sum").double())
+        correct += int((logits.argmax(1) == labels).sum())
+        examples += len(labels)
+    if not examples:
+        raise DataError("there is nothing to evaluate", expected="a split with at least one example")
+    return Score(loss / examples, correct / examples, examples)
+
+
+def answers(
+    session: Session, network: Network, dataset: Dataset, split: str, *, batch_size: int = 256
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits, float32 [B, classes], and labels, int64 [B], batch after batch; arguments and errors as for score."""
+    if not fits(dataset, network) or dataset.classes != network.classes:
+        raise DataError(
+            "the data are not of the kind that the network was trained on",
+            where=dataset.name,
+            got=_kind(dataset.classes, dataset.channels, dataset.image_size),
+            expected=_kind(network.classes, network.in_channels, network.image_size),
+        )
+    dataset = replace(dataset, mean=network.mean, std=network.std)
+    pipeline = make_pipeline(dataset, batch_size=1, device=torch.device("cpu"), seed=0, augment="none")
+    for images, labels in pipeline.evaluation(split, batch_size):
+        logits = torch.from_numpy(session.run([images.contiguous().numpy()])[0])
+        if logits.shape != (len(labels), len(network.classes)):
+            raise ModelError(
+                "the model does not give one logit for each class",
+                got=tuple(logits.shape),
+                expected=(len(labels), len(network.classes)),
+            )
+        yield logits.float(), labels
+
+
+def _kind(classes: tuple[str, ...], channels: int, size: int) -> str:
+    names = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+    return f"{channels} x {size} x {size} images of {len(classes)} classes ({names})"

@@ -1,0 +1,168 @@
+"""Which initializers of a graph are weights of the checkpoint, and whether they still have its zeros.
+
+The mask is the truth: an exported weight may be zero where it is active, and must be where it is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from granet.errors import ModelError
+
+Array = NDArray[Any]
+
+_FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight of the network as the graph has it.
+
+    Attributes:
+        name: the parameter's.
+        tensor: the initializer's; the parameter's too, unless the exporter stored another layout of it.
+        parameters: how many weights it has.
+        active: how many of them the mask leaves, all without a mask.
+        nonzero: how many are not zero, at most ``active``.
+        masked: whether it has a mask.
+    """
+
+    name: str
+    tensor: str
+    parameters: int
+    active: int
+    nonzero: int
+    masked: bool
+
+
+def match(
+    graph: onnx.GraphProto, model: nn.Module, masks: Mapping[str, Tensor], unused: Collection[str]
+) -> tuple[Weight, ...]:
+    """Finds the network's weights of two and more dimensions in the graph, and holds them against their masks.
+
+    A weight is the initializer of its name and shape. The exporter may store one transposed and nameless; that is
+    found by its shape and by where its zeros are.
+
+    Args:
+        graph: what torch exported, batch norms folded.
+        model: what was exported.
+        masks: what is active, by parameter name; parameters without a mask are active throughout.
+        unused: parameters that the graph does without.
+
+    Raises:
+        ModelError: a masked weight that is not in the graph, or not zero where it is inactive.
+    """
+    stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type in _FLOATS}
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    found = []
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2 or name in unused:
+            continue
+        values, mask = parameter.detach(), masks.get(name)
+        support = _array(values != 0 if mask is None else mask)
+        place = _find(stored, names[id(parameter)], _array(values), support)
+        if place is None and mask is None:
+            continue
+        if place is None:
+            raise ModelError(
+                "a masked weight is not in the exported graph",
+                where=name,
+                remedy="the network computes something from it that the exporter replaced by its result; let the layer "
+                "use its weight as it is",
+            )
+        tensor, exported, allowed = place
+        nonzero = int(np.count_nonzero(exported))
+        if mask is not None and (stray := np.count_nonzero(exported[~allowed])):
+            raise ModelError(
+                "an exported weight is not zero where it is inactive",
+                where=name,
+                got=f"{nonzero} weights that are not zero, {stray} of them inactive",
+                expected=f"at most the {np.count_nonzero(allowed)} active ones",
+            )
+        active = values.numel() if mask is None else int(np.count_nonzero(support))
+        found.append(Weight(name, tensor, values.numel(), active, nonzero, mask is not None))
+    return tuple(found)
+
+
+def nonzero(graph: onnx.GraphProto, names: Collection[str]) -> int:
+    """How many values of the initializers ``names`` are not zero."""
+    found = (numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in names)
+    return sum(int(np.count_nonzero(values)) for values in found)
+
+
+def check_stored(exact: onnx.GraphProto, stored: onnx.GraphProto, precision: str) -> None:
+    """Holds the weights that a file decodes to against those that were to be stored.
+
+    In fp32 they are the same bits. In fp16 each is within half a unit in the last place, 2^-11 of its magnitude or,
+    below the normal numbers, 2^-25. In int8 each is within half a step, 1/254 of the largest of its channel and so of
+    its tensor, and rounding.
+
+    Raises:
+        ModelError: one is not, or is not zero where the exact one is, or is missing.
+    """
+    decoded = {tensor.name: tensor for tensor in stored.initializer}
+    for tensor in exact.initializer:
+        values = numpy_helper.to_array(tensor)
+        again = numpy_helper.to_array(decoded[tensor.name]) if tensor.name in decoded else None
+        if again is None or again.dtype != values.dtype or again.shape != values.shape:
+            raise ModelError("a tensor was lost in encoding", where=tensor.name)
+        if values.tobytes() == again.tobytes():
+            continue
+        bits = np.dtype(f"u{values.itemsize}")
+        wrong: NDArray[np.bool_] = values.view(bits) != again.view(bits)
+        if precision != "fp32" and tensor.data_type in _FLOATS:
+            wide, wide_again = values.astype(np.float64), again.astype(np.float64)
+            rounding = np.abs(wide) * float(np.finfo(values.dtype).eps)
+            int8, fp16 = np.abs(wide).max() / 254 + rounding, np.maximum(np.abs(wide) * 2.0**-11, 2.0**-25)
+            bound = int8 if precision == "int8" else fp16
+            wrong = ~(np.abs(wide - wide_again) <= bound) | ((wide == 0) & (wide_again != 0))
+        if wrong.any():
+            raise ModelError(
+                f"values that do not come back within the precision of {precision}",
+                where=tensor.name,
+                got=f"{np.count_nonzero(wrong)} of {values.size}",
+            )
+
+
+def _array(tensor: Tensor) -> Array:
+    tensor = tensor.detach().cpu()
+    array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array
+
+
+def _find(
+    stored: Mapping[str, onnx.TensorProto], names: Collection[str], values: Array, support: Array
+) -> tuple[str, Array, Array] | None:
+    """The initializer that holds a weight: its name, its values, and ``support`` in its layout."""
+    for name in names:
+        if name in stored and tuple(stored[name].dims) == values.shape:
+            return name, numpy_helper.to_array(stored[name]), support
+    for name, tensor in stored.items():
+        if math.prod(tensor.dims) != values.size:
+            continue
+        candidate = numpy_helper.to_array(tensor)
+        for axes in _layouts(values.shape, candidate.shape):
+            if np.array_equal(candidate, values.transpose(axes).reshape(candidate.shape)):
+                return name, candidate, support.transpose(axes).reshape(candidate.shape)
+    return None
+
+
+def _layouts(shape: tuple[int, ...], other: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Orders of the axes of ``shape`` that give ``other``, dimensions of size one apart."""
+    squeezed = [size for size in other if size != 1]
+    for axes in permutations(range(len(shape))):
+        if [shape[axis] for axis in axes if shape[axis] != 1] == squeezed:
+            yield axes

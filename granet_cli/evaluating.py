@@ -1,0 +1,71 @@
+"""``granet eval``: a checkpoint in torch, an exported model in ONNX Runtime, the same figures of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured, on which dataset, after how many steps of training."""
+
+    accuracy: float
+    loss: float
+    examples: int
+    data: str
+    step: int
+
+
+def checkpoint(file: Path, *, data: str | None, split: str, batch_size: int, device: str, model: str | None) -> Result:
+    """A checkpoint on a split of its dataset, or of the one that ``data`` names."""
+    from granet.checkpoint import load
+    from granet.training import open_data, resolve_device
+    from granet.training.scoring import score
+    from granet_cli.choices import check_network, evaluated_on
+
+    place = resolve_device(device)
+    state = load(file)
+    check_network(state, model)
+    dataset = open_data(evaluated_on(state, data))
+    result = score(state, dataset, split, device=place, batch_size=batch_size, factory=model)
+    return Result(result.accuracy, result.loss, result.examples, dataset.name, state.step)
+
+
+def onnx(file: Path, *, data: str | None, split: str, batch_size: int, device: str, model: str | None) -> Result:
+    """An exported model likewise; what it was trained on stands in its metadata."""
+    from exporters import metadata, runtime, storage
+    from exporters.scoring import score
+    from granet.data import open_dataset
+    from granet.errors import UsageError
+    from granet_cli.choices import data_settings
+
+    if model is not None:
+        raise UsageError("an ONNX model needs no code to be confirmed", where="--model", remedy="leave it out")
+    provider, options = _provider(device)
+    origin = metadata.read_origin(storage.read(file, external=False), where=str(file))
+    settings = {} if data is None else data_settings(data, origin.data, {})
+    name, folder = str(settings.get("data.name", origin.data)), settings.get("data.directory")
+    dataset = open_dataset(
+        name,
+        directory=Path(str(folder)) if folder is not None else None,
+        validation=origin.validation,
+        seed=origin.seed,
+        image_size=origin.network.image_size if name == "image-folder" else None,
+    )
+    session = runtime.open_session(file, provider=provider, options=options)
+    result = score(session, origin.network, dataset, split, batch_size=batch_size)
+    return Result(result.accuracy, result.loss, result.examples, dataset.name, origin.step)
+
+
+def _provider(device: str) -> tuple[str, dict[str, str]]:
+    """Where ONNX Runtime is to run."""
+    from exporters import runtime
+    from granet.errors import DeviceError
+
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise DeviceError("unknown device", where="device", got=repr(device), expected="auto, cpu, cuda or cuda:N")
+    if kind != "cuda":
+        return runtime.CPU, {}
+    return "CUDAExecutionProvider", {"device_id": index} if index else {}
