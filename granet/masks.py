@@ -1,18 +1,21 @@
 """Masks: which weights of a network are active.
 
 ``Masks`` maps the name of a parameter to a bool tensor of its shape; True means active. A mask is data, never
-inferred from ``weight != 0``: a weight that was just regrown is active and zero.
+inferred from ``weight != 0``: a weight that was just regrown is active and zero. ``granet.packed.PackedMasks`` are
+masks at one bit a weight.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
 
 from granet.errors import UsageError
+from granet.packed import PackedMasks
 from granet.randomness import generator
 from granet.selection import top_k
 
@@ -23,13 +26,22 @@ def active(masks: Masks) -> dict[str, int]:
     """The number of active weights of each layer. One device synchronisation for all layers together."""
     if not masks:
         return {}
+    if isinstance(masks, PackedMasks):
+        return dict(masks.counts)
     counts = torch.stack([mask.count_nonzero() for mask in masks.values()]).tolist()
     return dict(zip(masks, counts, strict=True))
 
 
+def shapes(masks: Masks) -> dict[str, tuple[int, ...]]:
+    """The shapes of the masked parameters."""
+    if isinstance(masks, PackedMasks):
+        return masks.shapes
+    return {name: tuple(mask.shape) for name, mask in masks.items()}
+
+
 def size(masks: Masks) -> int:
     """The number of weights that the masks cover, active or not."""
-    return sum(mask.numel() for mask in masks.values())
+    return sum(map(prod, shapes(masks).values()))
 
 
 def density(masks: Masks) -> float:

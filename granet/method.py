@@ -7,22 +7,23 @@ done, from 1; an update at step s happens after the s-th optimizer step and sees
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from granet import schedules
-from granet.allocation import Allocation, Shapes, sizes, total_budget
-from granet.errors import UnknownNameError, UsageError
-from granet.masks import Masks, active
+from granet.allocation import Shapes, sizes, total_budget
+from granet.errors import UsageError
+from granet.masks import Masks, active, shapes
+from granet.method_settings import Decay, Growth
+from granet.method_settings import check_setting as check_setting
 from granet.randomness import generator
+from granet.selection import largest
 from granet.topology import Counts, Tensors, TopologyUpdate, swap
-
-Decay = Literal["cosine", "linear", "constant"]
-Growth = Literal["gradient", "momentum", "random"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +51,7 @@ class Snapshot:
     @property
     def shapes(self) -> Shapes:
         """The shapes of the masked parameters."""
-        return {name: mask.shape for name, mask in self.masks.items()}
+        return shapes(self.masks)
 
     def scores(self, growth: Growth) -> Tensors:
         """What growth ranks inactive weights by; random scores are keyed by (seed, step, layer)."""
@@ -58,30 +59,42 @@ class Snapshot:
             return self.gradients
         if growth == "momentum":
             return self.momenta
-        return {
-            name: torch.rand(mask.shape, generator=generator(self.seed, "grow", self.step, name)).to(mask.device)
-            for name, mask in self.masks.items()
-        }
+        return RandomScores(self)
 
-    @cached_property
+    @property
     def finite(self) -> bool:
         """Whether all gradients are. They are not when a gradient scaler overflowed and skipped the step."""
-        return all(math.isfinite(largest) for largest in self._largest_gradients)
+        return math.isfinite(self._largest_gradient)
 
     def outcome(self, pruned: Masks, masks: Masks) -> TopologyUpdate:
         """The update from the present masks through ``pruned`` to ``masks``."""
         note = ""
         if not self.finite:
             note = "nothing was swapped: the gradients of this step are not finite"
-        elif self.gradients and not any(self._largest_gradients):
+        elif self.gradients and self._largest_gradient == 0:
             note = "all gradients were zero: was zero_grad() called before sparsifier.step()?"
         return TopologyUpdate(self.step, self.masks, pruned, masks, note)
 
     @cached_property
-    def _largest_gradients(self) -> list[float]:
-        """The largest magnitude in each gradient, NaN where there is one; one synchronisation for all."""
-        norms = [gradient.abs().amax().double() for gradient in self.gradients.values()]
-        return torch.stack(norms).tolist() if norms else []
+    def _largest_gradient(self) -> float:
+        return largest(self.gradients)
+
+
+class RandomScores(Mapping[str, Tensor]):
+    """Uniform scores, keyed by (seed, step, layer) and drawn when they are looked up, for one layer at a time."""
+
+    def __init__(self, at: Snapshot) -> None:
+        self._at = at
+
+    def __getitem__(self, name: str) -> Tensor:
+        source = generator(self._at.seed, "grow", self._at.step, name)
+        return torch.rand(self._at.shapes[name], generator=source).to(self._at.weights[name].device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._at.masks)
+
+    def __len__(self) -> int:
+        return len(self._at.masks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +119,7 @@ class Method:
 
     def check(self, shapes: Shapes, total_steps: int) -> None:
         """Raises UsageError when the method cannot do what it says on these layers in that many steps."""
-        if not isinstance(total_steps, int) or total_steps < 1:
+        if not isinstance(total_steps, int) or isinstance(total_steps, bool) or total_steps < 1:
             raise UsageError(
                 "a run needs steps", where="total_steps", got=repr(total_steps), expected="a whole number, 1 or more"
             )
@@ -277,8 +290,9 @@ class Swapping(Method):
     def swap_counts(self, masks: Masks, at: Snapshot) -> Counts:
         """How many weights each layer drops and grows: none where all are active and nothing could move."""
         fraction = self.fraction(at.step, at.total_steps)
+        sizes = {name: math.prod(shape) for name, shape in shapes(masks).items()}
         return {
-            name: 0 if count == masks[name].numel() else min(type(self).rounding(fraction * count), count)
+            name: 0 if count == sizes[name] else min(type(self).rounding(fraction * count), count)
             for name, count in active(masks).items()
         }
 
@@ -300,60 +314,3 @@ class Swapping(Method):
                 got=f"every {self.interval} steps, with updates allowed up to step {last} of {total_steps}",
                 remedy="shorten the interval or train longer",
             )
-
-
-Check = tuple[Callable[[object], bool], str]
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _within(low: float, high: float, *, open_low: bool = False, open_high: bool = False) -> Callable[[object], bool]:
-    def check(value: object) -> bool:
-        number = _number(value)
-        if number is None:
-            return False
-        return (low < number if open_low else low <= number) and (number < high if open_high else number <= high)
-
-    return check
-
-
-def _steps(least: int) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-_RULES: Mapping[str, Check] = {
-    "density": (_within(0, 1, open_low=True), "a number above 0 and at most 1"),
-    "initial_density": (_within(0, 1, open_low=True), "a number above 0 and at most 1"),
-    "drop_fraction": (_within(0, 1, open_low=True), "a number above 0 and at most 1"),
-    "final_drop_fraction": (_within(0, 1), "a number from 0 to 1"),
-    "classifier_density": (_within(0, 1), "a number from 0 to 1"),
-    "momentum": (_within(0, 1, open_high=True), "a number from 0 to below 1"),
-    "start": (_steps(0), "a whole number of steps, 0 or more"),
-    "end": (_steps(1), "a whole number of steps, 1 or more"),
-    "stop": (_steps(1), "a whole number of steps, 1 or more"),
-    "interval": (_steps(1), "a whole number of steps, 1 or more"),
-    "first_dense": (lambda value: isinstance(value, bool), "true or false"),
-}
-_OPTIONAL = {"end", "stop", "final_drop_fraction", "allocation"}
-_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "decay": get_args(Decay),
-    "growth": get_args(Growth),
-    "allocation": get_args(Allocation),
-}
-
-
-def check_setting(name: str, value: object, *, where: str) -> None:
-    """Raises UsageError when ``value`` is not one that the setting ``name`` of a method can have."""
-    if value is None and name in _OPTIONAL:
-        return
-    if name in _CHOICES:
-        if value not in _CHOICES[name]:
-            raise UnknownNameError(name, str(value), _CHOICES[name], where=where)
-        return
-    if name not in _RULES:  # a setting of a method that somebody else wrote
-        return
-    holds, expected = _RULES[name]
-    if not holds(value):
-        raise UsageError(f"{name} out of range", where=where, got=repr(value), expected=expected)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
-import torch
-
 from granet.allocation import ALLOCATIONS, Allocation, Shapes, apportion, sizes, total_budget, uniform
 from granet.errors import UsageError
 from granet.masks import Masks, active
-from granet.method import Decay, Growth, Method, Pruning, Snapshot, Swapping
+from granet.method import Method, Pruning, Snapshot, Swapping
+from granet.method_settings import Decay, Growth
+from granet.packed import PackedMasks
+from granet.selection import mean_magnitudes
 from granet.topology import TopologyUpdate, drop, grow, prune_each, prune_to
 
 GROWTH_MOMENTUM = 0.9
@@ -60,8 +61,16 @@ class _Exploring(Swapping):
         """Density of the whole run."""
         return self.density
 
-    def _swap(self, at: Snapshot, growth: Growth) -> TopologyUpdate:
-        return at.outcome(at.masks, self.swap(at.masks, at, growth))
+    def needs_gradients(self, step: int, total_steps: int) -> bool:
+        """Every swap does, when growth is by gradient."""
+        return self._grows_by() == "gradient" and self.swaps(step, total_steps)
+
+    def update(self, at: Snapshot) -> TopologyUpdate:
+        """Swap."""
+        return at.outcome(at.masks, self.swap(at.masks, at, self._grows_by()))
+
+    def _grows_by(self) -> Growth:
+        return "gradient"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +85,8 @@ class SET(_Exploring):
     drop_fraction: float = 0.3
     decay: Decay = "constant"
 
-    def update(self, at: Snapshot) -> TopologyUpdate:
-        """Swap with random growth."""
-        return self._swap(at, "random")
+    def _grows_by(self) -> Growth:
+        return "random"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +94,8 @@ class RigL(_Exploring):
     """Drop the smallest weights, grow where the gradient is largest, instead of the optimizer step.
 
     Evci et al. 2020 (arXiv 1911.11134), as published: updates stop at ``stop``, the fraction decays to 0 there, and
-    an update replaces that step's optimizer step.
+    an update replaces that step's optimizer step. Where the fraction is 0 nothing can be swapped, and the optimizer
+    step is done; the published code leaves it out there too.
     """
 
     interval: int = 100
@@ -99,12 +108,13 @@ class RigL(_Exploring):
     rounding: ClassVar[Callable[[float], int]] = math.floor
 
     def last_swap(self, total_steps: int) -> int:
-        """The last step that may swap."""
-        return self.stop if self.stop is not None else round(0.75 * total_steps)
+        """The last step that may swap: the last one of the decay, unless nothing is left to swap there."""
+        end = self.horizon(total_steps)
+        return end if self.fraction(end, total_steps) > 0 else end - 1
 
     def horizon(self, total_steps: int) -> int:
-        """Steps over which the drop fraction decays."""
-        return max(self.last_swap(total_steps), 1)
+        """Steps over which the drop fraction decays: up to ``stop``."""
+        return max(self.stop if self.stop is not None else round(0.75 * total_steps), 1)
 
     def check(self, shapes: Shapes, total_steps: int) -> None:
         """Raises UsageError for updates that would end past the end of training, or never come."""
@@ -116,14 +126,6 @@ class RigL(_Exploring):
                 got=f"step {self.stop} of {total_steps}",
                 remedy="stop them earlier or train longer",
             )
-
-    def needs_gradients(self, step: int, total_steps: int) -> bool:
-        """Every swap does."""
-        return self.swaps(step, total_steps)
-
-    def update(self, at: Snapshot) -> TopologyUpdate:
-        """Swap with growth by gradient."""
-        return self._swap(at, "gradient")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,13 +143,8 @@ class RigLITOP(_Exploring):
         """Set when growth is by momentum."""
         return GROWTH_MOMENTUM if self.growth == "momentum" else None
 
-    def needs_gradients(self, step: int, total_steps: int) -> bool:
-        """Every swap does, when growth is by gradient."""
-        return self.growth == "gradient" and self.swaps(step, total_steps)
-
-    def update(self, at: Snapshot) -> TopologyUpdate:
-        """Swap."""
-        return self._swap(at, self.growth)
+    def _grows_by(self) -> Growth:
+        return self.growth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,14 +164,15 @@ class SNFS(_Exploring):
         """The setting ``momentum``."""
         return self.momentum
 
+    def _grows_by(self) -> Growth:
+        return "momentum"
+
     def update(self, at: Snapshot) -> TopologyUpdate:
         """Drop per layer, share the freed budget by momentum, grow by momentum."""
         kept = drop(at.weights, at.masks, self.swap_counts(at.masks, at))
         left, weights = active(kept), sizes(at.shapes)
         freed = sum(active(at.masks).values()) - sum(left.values())
-        # In double precision, where the sum of large momenta is not infinite; one device synchronisation in all.
-        means = [at.momenta[name][mask].abs().mean(dtype=torch.float64) for name, mask in at.masks.items()]
-        importance = dict(zip(at.masks, torch.stack(means).tolist(), strict=True))
+        importance = mean_magnitudes(at.momenta, PackedMasks.of(at.masks))
         if not any(importance.values()):
             importance = {name: float(size) for name, size in weights.items()}
         total = sum(importance.values())

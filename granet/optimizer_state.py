@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 from torch.optim import (
@@ -16,6 +16,8 @@ from torch.optim import (
     RAdam,
     RMSprop,
 )
+
+from granet.errors import UsageError
 
 # Adamax is missing on purpose: without a gradient its infinity norm becomes eps, not 0.
 _ELEMENTWISE = frozenset({SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adadelta})
@@ -36,3 +38,15 @@ def shaped_state(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[Tens
         for value in optimizer.state[parameter].values():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0:
                 yield value
+
+
+def check_held(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Raises UsageError for one of ``parameters`` that the optimizer does not hold."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in parameters.items():
+        if id(parameter) not in held:
+            raise UsageError(
+                "the optimizer does not hold this parameter",
+                where=name,
+                remedy="make the optimizer from model.parameters() after moving the model, or keep the layer dense",
+            )

@@ -1,20 +1,34 @@
 """Exact selection: the k best of many scores.
 
-Sorting is never needed. The k-th largest score is found by partition, everything above it is taken, and of those
-equal to it the ones with the lowest flat index, so that exactly k are chosen and the choice is a function of the
-scores alone.
+Sorting is never needed. A sample of the scores brackets the k-th largest; one pass marks everything above the bracket
+and collects what lies in it; only that little is partitioned. Of scores equal to the k-th those with the lowest flat
+index are taken, so that exactly k are chosen and the choice is a function of the scores alone. It is exact whatever
+the sample; where the bracket missed, the plain way is gone.
+
+Scores are read a piece at a time, from front to back as they lie in memory, and the result is packed, so that beside
+the scores it takes a few hundredths of their memory.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from granet import vectorised
 from granet.errors import UsageError
-from granet.randomness import generator
+from granet.packed import PackedMasks, Piece, flattened, layout, only_device, pieces
+from granet.vectorised import Sifted
+
+Tensors = Mapping[str, Tensor]
+Counts = Mapping[str, int]
+
+_SMALL = 2**15
+"""Layers of up to this size are partitioned as a whole, many of them at once."""
+_SAMPLES = 2**12, 2**16
+"""The fewest and the most scores that a sample has; one in 128 in between."""
 
 
 def top_k(scores: Tensor, k: int, eligible: Tensor | None = None, *, where: str | None = None) -> Tensor:
@@ -33,84 +47,268 @@ def top_k(scores: Tensor, k: int, eligible: Tensor | None = None, *, where: str 
     Raises:
         UsageError: ``k`` out of range, or NaN among the eligible.
     """
-    flat = scores.detach().reshape(-1)
-    allowed = None if eligible is None else eligible.reshape(-1)
-    available = flat.numel() if allowed is None else int(allowed.count_nonzero())
-    if not 0 <= k <= available:
-        raise UsageError(
-            "cannot select that many",
-            where=where,
-            got=k,
-            expected=f"0 to {available}, the number of eligible positions",
-        )
-    # Of all reductions amax is the cheapest that NaN gets through.
-    if flat.numel() and bool(flat.amax().isnan()) and bool(_among(flat.isnan(), allowed).any()):
-        raise UsageError(
-            "scores contain NaN", where=where, remedy="a weight or a gradient is not a number; look at the loss"
-        )
-    if k == 0:
-        return torch.zeros_like(scores, dtype=torch.bool, memory_format=torch.contiguous_format)
-    threshold = _kth_largest(flat, k, allowed, available)
-    chosen = _among(flat >= threshold, allowed)
-    surplus = int(chosen.count_nonzero()) - k
-    if surplus:
-        ties = (chosen & (flat == threshold)).nonzero().view(-1)
-        chosen[ties[-surplus:]] = False
-    return chosen.view(scores.shape)
+    entries = scores.detach().reshape(-1)
+    name = "" if where is None else where
+    if eligible is None:
+        allowed = PackedMasks.all(layout({name: entries}), entries.device)
+    else:
+        allowed = PackedMasks.of({name: eligible.reshape(-1)})
+    chosen = best_each({name: entries}, allowed, {name: k}, signed=True)
+    return chosen[name].view(scores.shape)
 
 
-def _among(marks: Tensor, eligible: Tensor | None) -> Tensor:
-    """``marks``, overwritten, but only where eligible."""
-    return marks if eligible is None else marks.logical_and_(eligible)
+def best_each(
+    scores: Tensors, eligible: PackedMasks, budgets: Counts, *, inactive: bool = False, signed: bool = False
+) -> PackedMasks:
+    """The ``budgets[name]`` scores of each layer that are largest in magnitude among the eligible ones.
 
+    Args:
+        scores: floating point, for every layer of ``eligible``.
+        eligible: which may be chosen.
+        budgets: how many to choose of each layer.
+        inactive: choose among those that are not in ``eligible`` instead.
+        signed: rank by the scores themselves, not by their magnitude.
 
-_SAMPLE = 4096
-
-
-def _kth_largest(scores: Tensor, k: int, eligible: Tensor | None, available: int) -> Tensor:
-    """The ``k``-th largest eligible score, 1 <= k <= available, as a 0-d tensor; none of them may be NaN.
-
-    A random sample brackets the answer (Floyd and Rivest 1975), two comparisons with the whole find what lies
-    between, and only that little is partitioned. The result is exact whatever the sample. Scores that occur many
-    times, zeros above all, cost nothing extra: they can only be an end of the bracket, which is left out.
+    Raises:
+        UsageError: a budget out of range, or NaN among the eligible.
     """
-    size = scores.numel()
-    bracket = _bracket(scores, k / available, eligible) if size > 8 * _SAMPLE else None
-    if bracket is not None:
-        low, high = bracket
-        below_high, above_low = _among(scores < high, eligible), _among(scores > low, eligible)
-        at_least_high = available - int(below_high.count_nonzero())
-        if at_least_high < k <= int(above_low.count_nonzero()):
-            return _kth_by_partition(scores[below_high.logical_and_(above_low)], k - at_least_high)
-        for end in (high, low):
-            above, at_least = _among(scores > end, eligible), _among(scores >= end, eligible)
-            if int(above.count_nonzero()) < k <= int(at_least.count_nonzero()):
-                return end
-    # Small, or an unlucky sample.
-    return _kth_by_partition(scores if eligible is None else scores[eligible], k)
+    chosen = PackedMasks(eligible.layout, torch.zeros_like(eligible.bits))
+    small: list[str] = []
+    for name, place in eligible.layout.items():
+        available = place.size - eligible.counts[name] if inactive else eligible.counts[name]
+        if not 0 <= budgets[name] <= available:
+            raise UsageError(
+                "cannot select that many",
+                where=name or None,
+                got=budgets[name],
+                expected=f"0 to {available}, the number of eligible positions",
+            )
+        if place.size <= _SMALL:
+            small.append(name)
+        else:
+            _Contest(scores, eligible.only([name]), inactive=inactive, signed=signed).settle(budgets[name], chosen)
+    _Contest(scores, eligible.only(small), inactive=inactive, signed=signed).settle_each(budgets, chosen)
+    return chosen
 
 
-def _bracket(scores: Tensor, share: float, eligible: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """Two scores that the one at ``share`` from the top most probably lies between; None when few are eligible."""
-    # Keyed by the size alone, for the same sample and so the same speed every time.
-    size = scores.numel()
-    places = torch.randint(size, (_SAMPLE,), generator=generator(0, "sample", size)).to(scores.device)
-    sample = scores[places] if eligible is None else scores[places][eligible[places]]
-    count = sample.numel()
-    if count < 64:
-        return None
-    sample = sample.sort(descending=True).values
-    middle, spread = share * count - 0.5, 4.0 * math.sqrt(count * share * (1 - share)) + 2.0
-    high = sample[max(math.floor(middle - spread), 0)]
-    low = sample[min(math.ceil(middle + spread), count - 1)]
-    return low, high
+def best_of_all(scores: Tensors, eligible: PackedMasks, budget: int) -> PackedMasks:
+    """The ``budget`` scores that are largest in magnitude among the eligible ones of all layers together.
+
+    Args:
+        scores: floating point, for every layer of ``eligible``.
+        eligible: which may be chosen.
+        budget: how many to choose, from 0 to the number that are eligible.
+
+    Returns:
+        Masks with that many active. Among equal scores earlier layers win, and within a layer the lowest flat index.
+
+    Raises:
+        UsageError: NaN among the eligible.
+    """
+    chosen = PackedMasks(eligible.layout, torch.zeros_like(eligible.bits))
+    _Contest(scores, eligible).settle(budget, chosen)
+    return chosen
 
 
-def _kth_by_partition(scores: Tensor, k: int) -> Tensor:
-    if scores.device.type != "cpu":
-        return torch.topk(scores, k, sorted=False).values.min()
-    # NumPy's partition is vectorised and many times as fast as torch's; widening half precision is exact.
-    wide = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
-    place = scores.numel() - k
-    value = np.partition(wide.numpy(), place)[place]
-    return torch.from_numpy(np.asarray(value)).to(scores.dtype)
+def largest(scores: Tensors) -> float:
+    """The largest magnitude among all scores, floating point, NaN where there is one; 0 when there are no scores."""
+    places, device = layout(scores), only_device(scores)
+    entries = flattened(scores, places)
+    found = [vectorised.largest(piece.gather(entries)) for piece in pieces(places, device)]
+    return float(torch.stack(found).amax()) if found else 0.0
+
+
+def mean_magnitudes(scores: Tensors, masks: PackedMasks) -> dict[str, float]:
+    """For each layer the mean magnitude of its active scores, which are finite; in double precision, where a sum of
+    large ones is not infinite. 0 for a layer without active weights."""
+    entries = flattened(scores, masks.layout)
+    names, found = [], []
+    for piece in pieces(masks.layout, masks.bits.device):
+        names += [name for name, *_ in piece.parts]
+        shares = [share for *_, share in piece.shares]
+        found.append(vectorised.active_sums(piece.gather(entries), masks.bits[piece.bytes], shares))
+    sums = dict.fromkeys(masks.layout, 0.0)
+    for name, total in zip(names, torch.cat(found).tolist() if found else [], strict=True):
+        sums[name] += total
+    return {name: total / max(masks.counts[name], 1) for name, total in sums.items()}
+
+
+class _Contest:
+    """Layers whose scores compete, with each other or each layer by itself.
+
+    Args:
+        scores: of these layers, and perhaps others.
+        eligible: which of these layers may be chosen.
+        inactive: whether those that are not in ``eligible`` may be chosen instead.
+        signed: whether the scores themselves are ranked, not their magnitudes.
+    """
+
+    def __init__(self, scores: Tensors, eligible: PackedMasks, *, inactive: bool = False, signed: bool = False) -> None:
+        self.scores, self.eligible, self.inactive, self.signed = scores, eligible, inactive, signed
+        self.layout = eligible.layout
+        self.entries = flattened(scores, self.layout)
+        wide = any(entries.dtype == torch.float64 for entries in self.entries.values())
+        self.dtype = torch.float64 if wide else torch.float32  # each is exact for all narrower types
+
+    def settle(self, budget: int, chosen: PackedMasks) -> None:
+        """Marks the ``budget`` best of all these layers together."""
+        low, high = self._bracket(budget)
+
+        def sift(piece: Piece) -> Sifted:
+            found = vectorised.sift(*self._read(piece), low, high, chosen.bits[piece.bytes])
+            first = 8 * piece.bytes.start
+            return found._replace(places=found.places + first if first < 2**30 else found.places.long() + first)
+
+        sifted = vectorised.each(sift, self._pieces(), self.eligible.bits.device)
+        if not sifted:
+            return
+        missing = budget - int(torch.stack([found.above for found in sifted]).sum())
+        left, places = (vectorised.join([found[part] for found in sifted]) for part in (2, 1))
+        sifted.clear()
+        self._refuse_nan(left)  # it is neither above the bracket nor below
+        if not 0 <= missing <= len(left):
+            end = high if missing < 0 else low
+            if not self._settle_at(budget, chosen, end):
+                self._settle_plainly(budget, chosen)
+        elif missing:
+            reached, bound = vectorised.best(left, missing)
+            at = vectorised.take(places, reached)
+            if surplus := len(at) - missing:
+                tied = vectorised.positions(vectorised.take(left, reached) == bound)
+                last = self._logical(at[tied]).argsort()[-surplus:]
+                at[tied[last]] = -1
+                at = at[at >= 0]
+            vectorised.add_bits(chosen.bits, at)
+
+    def settle_each(self, budgets: Counts, chosen: PackedMasks) -> None:
+        """Marks the ``budgets[name]`` best of each layer; all layers of a piece take as many launches as one."""
+        for piece in self._pieces():
+            ranks, eligible = self._read(piece)
+            names = [name for name, *_ in piece.parts]
+            lengths, wanted = [self._available(name) for name in names], [budgets[name] for name in names]
+            places = vectorised.positions(vectorised.unpack(eligible))
+            allowed = vectorised.take(ranks, places)
+            self._refuse_nan(allowed)
+            taken = vectorised.best_each(allowed, lengths, wanted)
+            if int(taken.count_nonzero()) == sum(wanted):
+                marks = torch.zeros(ranks.shape, dtype=torch.bool, device=ranks.device)
+                chosen.bits[piece.bytes] = vectorised.pack(marks.index_put_((places,), taken))
+            else:  # some that are equal to the last of a layer
+                for name in names:
+                    alone = self.eligible.only([name])
+                    contest = _Contest(self.scores, alone, inactive=self.inactive, signed=self.signed)
+                    contest._settle_plainly(budgets[name], chosen)
+
+    def _settle_at(self, budget: int, chosen: PackedMasks, bound: Tensor) -> bool:
+        """Marks the ``budget`` best if ``bound`` is the last of them, and tells whether it is.
+
+        Where scores occur many times, zeros above all, no bracket can separate them, but one of its ends is right.
+        """
+        ties = PackedMasks(self.layout, torch.zeros_like(chosen.bits))
+        for piece in self._pieces():
+            ranks, eligible = self._read(piece)
+            reached = vectorised.at_least(ranks, bound).bitwise_and_(eligible)
+            equal = vectorised.at_most(ranks, bound).bitwise_and_(reached)
+            ties.bits[piece.bytes], chosen.bits[piece.bytes] = equal, reached.bitwise_xor_(equal)
+        above = PackedMasks(self.layout, chosen.bits).counts
+        left = budget - sum(above.values())
+        if not 0 < left <= sum(ties.counts.values()):
+            return False
+        for name, place in self.layout.items():
+            span = slice(place.start, place.end)
+            if ties.counts[name] <= left:
+                chosen.bits[span] |= ties.bits[span]
+            else:
+                at = vectorised.positions(vectorised.unpack(ties.bits[span]))
+                if not place.plain:
+                    at = at[place.logical(at).argsort()]
+                vectorised.add_bits(chosen.bits[span], at[:left])
+            left = max(left - ties.counts[name], 0)
+        return True
+
+    def _settle_plainly(self, budget: int, chosen: PackedMasks) -> None:
+        """Marks the ``budget`` best by passes over all scores at once, in logical order."""
+        ranks = torch.cat([self._rank(self.scores[name].detach().reshape(-1)) for name in self.layout])
+        eligible = torch.cat([self.eligible[name].reshape(-1) for name in self.layout])
+        if self.inactive:
+            eligible.logical_not_()
+        marks = torch.zeros_like(eligible)
+        if budget:
+            _, bound = vectorised.best(vectorised.take(ranks, vectorised.positions(eligible)), budget)
+            torch.ge(ranks, bound, out=marks).logical_and_(eligible)
+            if surplus := int(marks.count_nonzero()) - budget:
+                tied = vectorised.positions((ranks == bound).logical_and_(marks))
+                marks[tied[-surplus:]] = False
+        places = self.layout.values()
+        parts = torch.split(marks, [place.size for place in places])
+        shaped = [part.view(place.shape) for part, place in zip(parts, places, strict=True)]
+        chosen.write(PackedMasks.of(dict(zip(self.layout, shaped, strict=True)), self.layout))
+
+    def _pieces(self) -> Iterator[Piece]:
+        return pieces(self.layout, self.eligible.bits.device)
+
+    def _read(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        """The ranks of a piece, and bits of which of them are eligible."""
+        eligible = self.eligible.bits[piece.bytes]
+        if self.inactive:
+            eligible = vectorised.invert(eligible)
+            piece.clear_spare(eligible)
+        return self._rank(piece.gather(self.entries)), eligible
+
+    def _rank(self, scores: Tensor) -> Tensor:
+        """What is compared."""
+        scores = scores.to(self.dtype)
+        return scores if self.signed else vectorised.magnitudes(scores)
+
+    def _available(self, name: str) -> int:
+        active = self.eligible.counts[name]
+        return self.layout[name].size - active if self.inactive else active
+
+    def _bracket(self, budget: int) -> tuple[Tensor, Tensor]:
+        """Two ranks that the one at ``budget`` from the top most probably lies between; NaN where there is no end."""
+        total = sum(place.size for place in self.layout.values())
+        device = self.eligible.bits.device
+        none = torch.full((), torch.nan, dtype=self.dtype, device=device)
+        if total <= _SMALL:
+            return none, none
+        fewest, most = _SAMPLES
+        step = _step(total // (8 * min(max(total // 128, fewest), most)))  # in bytes of the mask
+        scores = torch.cat([self.entries[name][:: 8 * step] for name in self.layout])
+        bits = vectorised.join([self.eligible.bits[place.start : place.end : step] for place in self.layout.values()])
+        places = vectorised.positions((bits & 1) != self.inactive)
+        sample = vectorised.ascending(vectorised.take(self._rank(scores), places))
+        # As if all were ranked, those that are not eligible below all others.
+        share = budget / total
+        middle, spread = share * len(scores) - 0.5, 4.0 * math.sqrt(len(scores) * share * (1 - share)) + 2.0
+
+        def from_top(rank: int) -> Tensor:
+            return sample[len(sample) - 1 - rank] if 0 <= rank < len(sample) else none
+
+        return from_top(math.ceil(middle + spread)), from_top(math.floor(middle - spread))
+
+    def _logical(self, at: Tensor) -> Tensor:
+        """Positions among all bits as a measure of which comes first in logical order."""
+        for place in self.layout.values():
+            if not place.plain:
+                first = 8 * place.start
+                inside = vectorised.positions((at >= first) & (at < 8 * place.end))
+                at = at.index_put((inside,), first + place.logical(at[inside] - first))
+        return at
+
+    def _refuse_nan(self, ranks: Tensor) -> None:
+        """Raises UsageError for NaN among ``ranks``, which are those of some that are eligible."""
+        if not vectorised.has_nan(ranks):
+            return
+        for name in self.layout:
+            eligible = self.eligible[name].logical_not_() if self.inactive else self.eligible[name]
+            if bool(self.scores[name].isnan().logical_and_(eligible).any()):
+                raise UsageError(
+                    "scores contain NaN",
+                    where=name or None,
+                    remedy="a weight or a gradient is not a number; look at the loss",
+                )
+
+
+def _step(step: int) -> int:
+    """About ``step``, but in no simple ratio to the sizes that layers have, so that a sample sees all of a layer."""
+    return next(number for number in range(max(step, 1), 0, -1) if math.gcd(number, 2 * 3 * 5 * 7) == 1)

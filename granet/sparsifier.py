@@ -6,16 +6,18 @@ What happens in one step of training, in this order:
 2. ``optimizer.step()``. Just before it, gradients of inactive weights are zeroed: for optimizers that work element
    by element, zero weight, state and gradient stay zero, so one pass over the gradients keeps everything masked.
    Where that is not enough (other optimizers, closures) or the dense gradient is needed afterwards (an update that
-   grows by gradient, a running sum of gradients), weights and state are masked just after it instead. A RigL update
-   takes the place of this step;
+   grows by gradient, a running sum of gradients), weights and state are masked just after it instead. If asked to,
+   a compiled kernel does the step for all masked parameters and masks on its way. A RigL update takes the place of
+   this step;
 3. ``sparsifier.step()``: the clock advances and, when an update is due, the topology changes. Weights and optimizer
    state of everything that was not active all the way become zero.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +26,15 @@ from torch.utils.hooks import RemovableHandle
 
 from granet import masks as masking
 from granet.errors import UsageError
+from granet.gradient_sums import GradientSums
 from granet.layers import maskable
+from granet.masked_step import CompiledStep
 from granet.masks import Masks
 from granet.method import Method, Snapshot
-from granet.optimizer_state import is_elementwise, shaped_state
+from granet.optimizer_state import check_held, is_elementwise, shaped_state
+from granet.packed import PackedMasks, layout, only_device
 from granet.topology import TopologyUpdate
+from granet.zeroing import GradientMasks, zero_outside
 
 
 class Sparsifier:
@@ -42,8 +48,7 @@ class Sparsifier:
 
     Works with any ``torch.optim`` optimizer, with parameter groups, tied parameters, gradient accumulation (one
     call for each ``optimizer.step()``), autocast and ``GradScaler``. Clear gradients after ``step``, not before.
-    Gradients are dense until ``optimizer.step()``: clipping by norm counts those of inactive weights too, and one of
-    them that is infinite spoils its weight unless a scaler skips the step.
+    Gradients are dense until ``optimizer.step()``: clipping by norm counts those of inactive weights too.
 
     Args:
         model: on its final device; all convolution and linear weights are masked.
@@ -52,10 +57,13 @@ class Sparsifier:
         total_steps: optimizer steps of the whole run; schedules refer to it.
         seed: key of all random choices.
         dense: patterns of layers that are not masked, see ``granet.layers.maskable``.
+        compiled: do the optimizer step of masked parameters by one compiled kernel, see ``granet.masked_step``. The
+            first step, in which the optimizer makes its state, is an ordinary one; the second one compiles, which can
+            take a minute. For SGD, Adam, AdamW and RMSprop.
 
     Raises:
         UsageError: a pattern that matches no layer, a method that does not fit the layers or the number of steps,
-            a masked parameter that the optimizer does not hold.
+            a masked parameter that the optimizer does not hold, an optimizer whose step cannot be compiled.
     """
 
     def __init__(
@@ -67,31 +75,32 @@ class Sparsifier:
         total_steps: int,
         seed: int = 0,
         dense: Sequence[str] = (),
+        compiled: bool = False,
     ) -> None:
-        self.method, self.total_steps, self.seed = method, total_steps, seed
+        self.method, self.total_steps, self.seed = method, total_steps, _whole(seed, "seed")
         self._optimizer = optimizer
         self._parameters = maskable(model, dense)
-        self._check_optimizer()
+        check_held(optimizer, self._parameters)
         if not isinstance(method, Method):
             raise UsageError("not a method", got=repr(method), expected="one of granet.methods, with its settings")
         shapes = {name: parameter.shape for name, parameter in self._parameters.items()}
         method.check(shapes, total_steps)
 
         self._step = 0
-        budgets = method.budgets(shapes)
-        drawn = masking.random(shapes, budgets, seed=seed)
-        self._masks = {name: drawn[name].to(parameter.device) for name, parameter in self._parameters.items()}
-        self._explored = {name: mask.clone() for name, mask in self._masks.items()}
-        self._momenta = (
-            {} if method.momentum_decay is None else {n: torch.zeros_like(p) for n, p in self._parameters.items()}
-        )
+        self._layout = layout(self._parameters)
+        self._device = only_device(self._parameters)
+        decay = method.momentum_decay
+        self._sums = None if decay is None else GradientSums(self._parameters, decay)
         self._elementwise = is_elementwise(optimizer)
+        self._compiled = CompiledStep(optimizer, self._parameters) if compiled else None
+        masks_gradients = not compiled and method.final_density() < 1
+        self._gradient_masks = GradientMasks(self._parameters) if masks_gradients else None
         self._mask_afterwards = False
         self._optimizer_stepped = False
-        self._gradients_used = False
+        self._overflow: Tensor | None = None
         self._hidden: list[tuple[nn.Parameter, Tensor]] = []
-        self._multipliers: list[tuple[nn.Parameter, Tensor]] = []
-        self._adopt(self._masks)
+        self._explored = self._packed(masking.random(shapes, method.budgets(shapes), seed=self.seed))
+        self._adopt(self._explored)
         self._handles: list[RemovableHandle] = [
             optimizer.register_step_pre_hook(self._before_optimizer_step),
             optimizer.register_step_post_hook(self._after_optimizer_step),
@@ -99,13 +108,13 @@ class Sparsifier:
 
     @property
     def masks(self) -> Masks:
-        """What is active now, by parameter name; bool, on the parameters' devices. To be read, not written to."""
-        return dict(self._masks)
+        """What is active now, by parameter name; what is looked up is a new bool tensor on the parameter's device."""
+        return self._masks
 
     @property
     def density(self) -> float:
         """Active weights over masked weights, in (0, 1]."""
-        return sum(self._active.values()) / sum(mask.numel() for mask in self._masks.values())
+        return masking.density(self._masks)
 
     @property
     def steps(self) -> int:
@@ -115,12 +124,12 @@ class Sparsifier:
     @property
     def explored(self) -> Masks:
         """Every weight that has been active at some time."""
-        return dict(self._explored)
+        return self._explored
 
     @property
     def momenta(self) -> Mapping[str, Tensor]:
         """Running sums of dense gradients, for methods that grow by momentum; empty for all others."""
-        return dict(self._momenta)
+        return {} if self._sums is None else dict(self._sums.tensors)
 
     @property
     def exploration_rate(self) -> float:
@@ -140,17 +149,15 @@ class Sparsifier:
             UsageError: an update needs gradients and there are none.
         """
         self._check_order()
-        self._optimizer_stepped = False
+        stepped, self._optimizer_stepped = self._optimizer_stepped, False
         self._step += 1
-        if self._gradients_used:
-            self._gradients_used = False
-            self._accumulate_momenta()
+        if self._sums is not None and stepped:
+            self._sums.add(self._gradients(), unless=self._overflow)
         if not self.method.due(self._step, self.total_steps):
             return None
         update = self.method.update(self._snapshot())
-        self._adopt(update.masks, update.survivors)
-        for name, mask in self._masks.items():
-            self._explored[name] |= mask
+        self._adopt(self._packed(update.masks), self._packed(update.survivors))
+        self._explored = self._explored.union(self._masks)
         return update
 
     def state_dict(self) -> dict[str, Any]:
@@ -159,7 +166,7 @@ class Sparsifier:
             "step": self._step,
             "masks": _cloned(self._masks),
             "explored": _cloned(self._explored),
-            "momenta": _cloned(self._momenta),
+            "momenta": _cloned(self.momenta),
         }
 
     @torch.no_grad()
@@ -171,18 +178,18 @@ class Sparsifier:
         """
         if missing := {"step", "masks", "explored", "momenta"} - state.keys():
             raise UsageError("not the state of a sparsifier", got=f"no {', '.join(sorted(missing))}")
-        copies = []
-        for field, mine in (("masks", self._masks), ("explored", self._explored), ("momenta", self._momenta)):
-            theirs = {name: tuple(tensor.shape) for name, tensor in state[field].items()}
-            if theirs != (expected := {name: tuple(tensor.shape) for name, tensor in mine.items()}):
+        for field, mine in (("masks", self._masks), ("explored", self._explored), ("momenta", self.momenta)):
+            theirs, expected = masking.shapes(state[field]), masking.shapes(mine)
+            if theirs != expected:
                 different = sorted(name for name, _ in theirs.items() ^ expected.items())
                 raise UsageError(
                     "the state belongs to other layers", where=field, got=", ".join(different[:5]), expected="the same"
                 )
-            copies.append({name: torch.empty_like(tensor).copy_(state[field][name]) for name, tensor in mine.items()})
-        self._masks, self._explored, self._momenta = copies
+        self._explored = self._packed(state["explored"])
+        for name, tensor in self.momenta.items():
+            tensor.copy_(state["momenta"][name])
         self._step = int(state["step"])
-        self._adopt(self._masks)
+        self._adopt(self._packed(state["masks"]))
 
     def close(self) -> None:
         """Lets go of the optimizer; weights stay as they are and nothing masks them any more."""
@@ -190,35 +197,23 @@ class Sparsifier:
             handle.remove()
         self._handles.clear()
 
-    def _check_optimizer(self) -> None:
-        held = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
-        for name, parameter in self._parameters.items():
-            if id(parameter) not in held:
-                raise UsageError(
-                    "the optimizer does not hold this parameter",
-                    where=name,
-                    remedy="make the optimizer from model.parameters() after moving the model, or keep the layer dense",
-                )
+    def _packed(self, masks: Masks) -> PackedMasks:
+        """``masks`` in the memory formats of the parameters and on their device."""
+        packed = PackedMasks.of(masks, self._layout)
+        return packed if packed.bits.device == self._device else PackedMasks(self._layout, packed.bits.to(self._device))
 
-    def _adopt(self, masks: Masks, survivors: Masks | None = None) -> None:
+    def _adopt(self, masks: PackedMasks, survivors: PackedMasks | None = None) -> None:
         """Makes ``masks`` the present ones; weights and state outside ``survivors`` become zero."""
-        self._masks = dict(masks)
-        self._zero_outside(self._masks if survivors is None else survivors)
-        self._active = masking.active(self._masks)
-        full = {name for name, count in self._active.items() if count == self._masks[name].numel()}
-        # A multiplier of the gradient's own type and memory layout makes masking it one vectorised pass.
-        self._multipliers = [
-            (parameter, torch.empty_like(parameter, requires_grad=False).copy_(self._masks[name]))
-            for name, parameter in self._parameters.items()
-            if name not in full
-        ]
+        self._masks = masks
+        self._zero_outside(masks if survivors is None else survivors)
+        if self._gradient_masks is None and self._compiled is None and masking.density(masks) < 1:
+            self._gradient_masks = GradientMasks(self._parameters)
+        for follower in (self._gradient_masks, self._compiled):
+            if follower is not None:
+                follower.follow(masks)
 
-    def _zero_outside(self, masks: Masks) -> None:
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                for tensor in (parameter, *shaped_state(self._optimizer, parameter)):
-                    # Faster than masked_fill_, and unlike a product it also clears what is not finite.
-                    torch.where(masks[name], tensor, tensor.new_zeros(()), out=tensor)
+    def _zero_outside(self, masks: PackedMasks) -> None:
+        zero_outside({n: [p, *shaped_state(self._optimizer, p)] for n, p in self._parameters.items()}, masks)
 
     @torch.no_grad()
     def _before_optimizer_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -235,19 +230,24 @@ class Sparsifier:
                 )
             self._hide_gradients()
             return
-        needs_dense = due and self.method.needs_gradients(upcoming, self.total_steps)
-        if needs_dense or closure is not None or self._momenta or not self._elementwise:
-            self._mask_afterwards = bool(self._multipliers)
+        if self._compiled is not None:
+            if closure is not None:
+                raise UsageError("a compiled step cannot be done with a closure", where=type(optimizer).__name__)
+            if self._compiled.run():
+                self._hide_gradients(self._parameters.values())
+            else:
+                self._mask_afterwards = True
             return
-        pairs = [(p.grad, multiplier) for p, multiplier in self._multipliers if p.grad is not None]
-        if pairs:
-            torch._foreach_mul_([gradient for gradient, _ in pairs], [multiplier for _, multiplier in pairs])
+        needs_dense = due and self.method.needs_gradients(upcoming, self.total_steps)
+        if needs_dense or closure is not None or self._sums is not None or not self._elementwise:
+            self._mask_afterwards = True
+        elif self._gradient_masks is not None:
+            self._gradient_masks.apply()
 
     def _after_optimizer_step(self, optimizer: Optimizer, *_: object) -> None:
         self._optimizer_stepped = True
         # On overflow GradScaler calls a fused optimizer all the same, which sees the mark and does nothing.
-        overflow = getattr(optimizer, "found_inf", None)
-        self._gradients_used = bool(self._momenta) and (overflow is None or not bool(overflow))
+        self._overflow = getattr(optimizer, "found_inf", None)
         for parameter, gradient in self._hidden:
             parameter.grad = gradient
         self._hidden.clear()
@@ -264,12 +264,12 @@ class Sparsifier:
                 "close() the one that is not used any more",
             )
         name, parameter = next(iter(self._parameters.items()))
-        if parameter.device != self._masks[name].device:
+        if parameter.device != self._device:
             raise UsageError(
                 "the model moved after the sparsifier was made",
                 where=name,
                 got=parameter.device,
-                expected=self._masks[name].device,
+                expected=self._device,
                 remedy="move the model first, then make optimizer and sparsifier",
             )
 
@@ -285,20 +285,14 @@ class Sparsifier:
                 remedy="call loss.backward(), optimizer.step() and sparsifier.step(), in this order",
             )
 
-    def _hide_gradients(self) -> None:
+    def _hide_gradients(self, parameters: Iterable[nn.Parameter] | None = None) -> None:
         """Without gradients an optimizer does nothing at all: no decay, no momentum, no step count."""
-        for group in self._optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._hidden.append((parameter, parameter.grad))
-                    parameter.grad = None
-
-    def _accumulate_momenta(self) -> None:
-        gradients = self._gradients()
-        decay = self.method.momentum_decay
-        assert decay is not None  # noqa: S101  momenta exist only with a decay
-        for name, momentum in self._momenta.items():
-            momentum.mul_(decay).add_(gradients[name].nan_to_num(0.0, 0.0, 0.0))
+        if parameters is None:
+            parameters = (parameter for group in self._optimizer.param_groups for parameter in group["params"])
+        for parameter in parameters:
+            if parameter.grad is not None:
+                self._hidden.append((parameter, parameter.grad))
+                parameter.grad = None
 
     def _snapshot(self) -> Snapshot:
         needs_gradients = self.method.needs_gradients(self._step, self.total_steps)
@@ -307,7 +301,7 @@ class Sparsifier:
             total_steps=self.total_steps,
             weights={name: parameter.detach() for name, parameter in self._parameters.items()},
             gradients=self._gradients() if needs_gradients else {},
-            momenta=self._momenta,
+            momenta=self.momenta,
             masks=self._masks,
             seed=self.seed,
         )
@@ -328,6 +322,12 @@ class Sparsifier:
 
 def _cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _whole(value: object, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise UsageError("not a whole number", where=where, got=repr(value))
+    return operator.index(value)
 
 
 def _listed(names: Iterable[str]) -> str:

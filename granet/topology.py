@@ -1,7 +1,8 @@
 """Changing which weights are active: prune, drop, grow, swap.
 
 Pure functions from weights, scores and masks to new masks; nothing is modified. Tensors are keyed by parameter
-name, and layers are taken in the order of ``masks``. Selection is exact: see ``granet.selection``.
+name, and layers are taken in the order of ``masks``. Selection is exact: see ``granet.selection``. Packed masks give
+packed masks, any others a dict of bool tensors in the memory formats of theirs.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from granet.errors import UsageError
 from granet.masks import Masks, active, density
-from granet.selection import top_k
+from granet.packed import PackedMasks
+from granet.selection import best_each, best_of_all
 
 Tensors = Mapping[str, Tensor]
 Counts = Mapping[str, int]
 
 
-def prune_to(weights: Tensors, masks: Masks, keep: int) -> dict[str, Tensor]:
+def prune_to(weights: Tensors, masks: Masks, keep: int) -> Masks:
     """Keeps the ``keep`` active weights that are largest in magnitude over all layers together.
 
     No layer is emptied: where the magnitudes alone would do that, the layer's largest weight stays and the
@@ -38,55 +39,41 @@ def prune_to(weights: Tensors, masks: Masks, keep: int) -> dict[str, Tensor]:
     Raises:
         UsageError: ``keep`` out of range, or a weight that is NaN.
     """
-    sizes = [mask.numel() for mask in masks.values()]
-    before = active(masks)
+    present = PackedMasks.of(masks)
+    before = present.counts
     layers, available = sum(count > 0 for count in before.values()), sum(before.values())
     if not layers <= keep <= available:
         raise UsageError(
             "cannot keep that many", got=keep, expected=f"{layers} (one a layer) to {available} (active now)"
         )
-    if not masks:
-        return {}
-    present = torch.cat([mask.reshape(-1) for mask in masks.values()])
-    scores = torch.cat([_magnitude(weights[name]).reshape(-1) for name in masks])
-    if bool(scores.amax().isnan()):
-        for name, mask in masks.items():  # which layer it is only matters now
-            top_k(weights[name], before[name], mask, where=name)
-    pruned = _split(top_k(scores, keep, present), masks, sizes)
-    if any(before[name] and not count for name, count in active(pruned).items()):
+    pruned = best_of_all(weights, present, keep)
+    if any(before[name] and not count for name, count in pruned.counts.items()):
         # The largest active weight of each layer is set aside; all others compete for what is left of the budget.
-        largest = prune_each(weights, masks, {name: min(count, 1) for name, count in before.items()})
-        present &= ~torch.cat([mask.reshape(-1) for mask in largest.values()])
-        others = _split(top_k(scores, keep - layers, present), masks, sizes)
-        pruned = {name: mask | others[name] for name, mask in largest.items()}
-    return pruned
+        largest = best_each(weights, present, {name: min(count, 1) for name, count in before.items()})
+        pruned = largest.union(best_of_all(weights, present.without(largest), keep - layers))
+    return _like(masks, pruned)
 
 
-def _split(flat: Tensor, masks: Masks, sizes: list[int]) -> dict[str, Tensor]:
-    """Pieces of ``flat`` in the shapes of ``masks``, each with its own storage."""
-    parts = torch.split(flat, sizes)
-    return {name: part.view(mask.shape).clone() for (name, mask), part in zip(masks.items(), parts, strict=True)}
-
-
-def prune_each(weights: Tensors, masks: Masks, budgets: Counts) -> dict[str, Tensor]:
+def prune_each(weights: Tensors, masks: Masks, budgets: Counts) -> Masks:
     """Keeps the ``budgets[name]`` active weights that are largest in magnitude in each layer by itself."""
-    return {name: top_k(_magnitude(weights[name]), budgets[name], mask, where=name) for name, mask in masks.items()}
+    return _like(masks, best_each(weights, PackedMasks.of(masks), budgets))
 
 
-def drop(weights: Tensors, masks: Masks, counts: Counts) -> dict[str, Tensor]:
+def drop(weights: Tensors, masks: Masks, counts: Counts) -> Masks:
     """Drops the ``counts[name]`` active weights that are smallest in magnitude in each layer."""
     budgets = {name: count - counts[name] for name, count in active(masks).items()}
     return prune_each(weights, masks, budgets)
 
 
-def grow(scores: Tensors, masks: Masks, counts: Counts) -> dict[str, Tensor]:
+def grow(scores: Tensors, masks: Masks, counts: Counts) -> Masks:
     """Activates the ``counts[name]`` inactive weights that have the largest score, in magnitude, in each layer."""
-    return {
-        name: mask | top_k(_magnitude(scores[name]), counts[name], ~mask, where=name) for name, mask in masks.items()
-    }
+    present = PackedMasks.of(masks)
+    grown = best_each(scores, present, counts, inactive=True)
+    grown.bits |= present.bits
+    return _like(masks, grown)
 
 
-def swap(weights: Tensors, gradients: Tensors, masks: Masks, counts: Counts) -> dict[str, Tensor]:
+def swap(weights: Tensors, gradients: Tensors, masks: Masks, counts: Counts) -> Masks:
     """Drops the smallest weights of each layer and grows as many where the gradient is largest.
 
     Those just dropped can be grown again, and then have not changed at all. Growth never picks a position that
@@ -104,13 +91,15 @@ def swap(weights: Tensors, gradients: Tensors, masks: Masks, counts: Counts) -> 
     Raises:
         UsageError: a count out of range, or NaN in weights or gradients.
     """
-    moving = [name for name in masks if counts[name]]
-    before = {name: masks[name] for name in moving}
-    return {**masks, **grow(gradients, drop(weights, before, counts), counts)}
+    present = PackedMasks.of(masks)
+    moving = present.only(name for name in masks if counts[name])
+    swapped = PackedMasks.of(grow(gradients, drop(weights, moving, counts), counts))
+    return _like(masks, swapped if len(moving) == len(masks) else present.updated(swapped))
 
 
-def _magnitude(tensor: Tensor) -> Tensor:
-    return tensor.detach().abs()
+def _like(masks: Masks, result: PackedMasks) -> Masks:
+    """``result``, packed if ``masks`` are and else as a dict of tensors."""
+    return result if isinstance(masks, PackedMasks) else dict(result)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +108,7 @@ class TopologyUpdate:
 
     Attributes:
         step: the optimizer step after which it happened.
-        before: masks before the update.
+        before: masks before the update. These three are kept packed: what is looked up is a new bool tensor.
         pruned: masks after pruning; ``before`` itself when nothing was pruned.
         masks: masks after the update.
         note: why a part of the update was left out, or empty.
@@ -131,14 +120,21 @@ class TopologyUpdate:
     masks: Masks
     note: str = ""
 
+    def __post_init__(self) -> None:
+        # Packed, an update weighs little, and stays as it was whatever becomes of the masks that it was made of.
+        before = PackedMasks.of(self.before)
+        object.__setattr__(self, "before", before)
+        for name in ("pruned", "masks"):
+            object.__setattr__(self, name, PackedMasks.of(getattr(self, name), before.layout))
+
     @cached_property
-    def survivors(self) -> dict[str, Tensor]:
+    def survivors(self) -> Masks:
         """What was active all the way: these weights keep their values and optimizer state, all others are 0.
 
         A weight pruned and grown again in the same update restarts at zero; one dropped and grown again has
         never left ``pruned`` and keeps everything.
         """
-        return {name: self.pruned[name] & mask for name, mask in self.masks.items()}
+        return PackedMasks.of(self.pruned).intersection(PackedMasks.of(self.masks))
 
     @property
     def density(self) -> float:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from granet.data.augment import AREA, Windows, apply, draw
+from granet.data.augment import AREA, AUGMENTATIONS, Window, Windows, apply, crop_rows, crop_views, draw, roll
 from granet.data.images import stack, window_view
 from granet.randomness import generator
 
@@ -29,7 +29,7 @@ def test_a_batch_is_cropped_and_flipped_as_pillow_does_it(seed, size, augment):
     images = noise(6, size, seed)
     windows = draw(augment, generator(seed), 6, size, size)
     expected = [
-        window_view(image, Windows(box[None], flip[None]), size)
+        window_view(image, Window(*box.tolist(), bool(flip)), size)
         for image, box, flip in zip(pillow_images(images), windows.boxes, windows.flips, strict=True)
     ]
     assert torch.equal(apply(augment, images, windows), stack(expected, size))
@@ -40,11 +40,28 @@ def test_a_batch_is_resized_as_pillow_does_it_but_for_rounding(seed, size):
     images = noise(6, size, seed)
     windows = draw("resized-crop-flip", generator(seed), 6, size, size)
     expected = [
-        window_view(image, Windows(box[None], flip[None]), size)
+        window_view(image, Window(*box.tolist(), bool(flip)), size)
         for image, box, flip in zip(pillow_images(images), windows.boxes, windows.flips, strict=True)
     ]
     difference = apply("resized-crop-flip", images, windows).int() - stack(expected, size).int()
     assert difference.abs().max() <= 2
+
+
+@given(seed=seeds, count=st.integers(1, 6), channels=st.sampled_from([1, 3]), size=st.integers(1, 33))
+def test_rows_copied_as_items_make_the_same_crops_as_views(seed, count, channels, size):
+    images = torch.randint(0, 256, (count, channels, size, size), generator=generator(seed), dtype=torch.uint8)
+    boxes = draw("crop", generator(seed), count, size, size).boxes
+    expected = crop_views(images, boxes)
+    assert torch.equal(crop_rows(images, boxes), expected)
+    assert torch.equal(crop_rows(images.contiguous(memory_format=torch.channels_last), boxes), expected)
+
+
+@given(seed=seeds, augment=st.sampled_from(AUGMENTATIONS), height=st.integers(1, 9999), width=st.integers(1, 9999))
+def test_drawing_for_one_image_is_drawing_for_a_batch_of_one(seed, augment, height, width):
+    windows = draw(augment, generator(seed), 1, height, width)
+    window = roll(augment, generator(seed)).window(height, width)
+    assert window == (*windows.boxes[0].tolist(), bool(windows.flips[0]))
+    assert all(type(number) in (int, bool) for number in window)
 
 
 def test_a_crop_reaches_into_black_padding():

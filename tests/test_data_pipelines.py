@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from granet.data import AUGMENTATIONS, make_pipeline, open_dataset
+from granet.data.normalise import Normalise
 from granet.errors import DataError, UnknownNameError, UsageError
 from tests.synthetic import arrays_dataset, write_image_folder
 
@@ -92,6 +93,21 @@ def test_workers_change_nothing(folder):
     list(itertools.islice(helped.batches(1), 2))
     assert equal(helped.batches(2, start=1), list(alone.batches(2, start=1)))
     assert equal(helped.evaluation("test", 5), list(alone.evaluation("test", 5)))
+
+
+def test_workers_that_run_ahead_of_a_slow_network_keep_off_batches_in_use(tmp_path, monkeypatch):
+    """Workers write into the same memory over and over, so they must not come round to what is still needed."""
+    write_image_folder(tmp_path, per_class=20, size=12)
+    alone, helped = (pipeline_of("streaming", tmp_path, workers=workers, batch_size=2) for workers in (0, 2))
+    expected = list(alone.batches(0))
+    normalise = Normalise.__call__
+
+    def late(self, images):
+        time.sleep(0.05)  # time enough for workers to make all batches that they may
+        return normalise(self, images)
+
+    monkeypatch.setattr(Normalise, "__call__", late)
+    assert equal(helped.batches(0), expected)
 
 
 def test_an_iterator_whose_workers_have_gone_on_does_not_mix_epochs(folder):

@@ -29,6 +29,7 @@ from granet.methods import (
     RigLITOP,
     Static,
 )
+from granet.packed import PackedMasks
 from granet.topology import TopologyUpdate
 
 EXAMPLES = settings(max_examples=25, deadline=None, derandomize=True)
@@ -210,7 +211,11 @@ def test_granet_swaps_from_the_start_of_its_window_to_the_last_step_but_one() ->
 
 def test_rigl_stops_after_three_quarters() -> None:
     assert steps(RigL(density=0.1, interval=10), "due") == [10, 20, 30, 40]
-    assert steps(RigL(density=0.1, interval=15), "due") == [15, 30, 45]
+    assert steps(RigL(density=0.1, interval=15), "due") == [15, 30], (
+        "at 45 the fraction is 0: the optimizer has the step"
+    )
+    assert steps(RigL(density=0.1, interval=15, final_drop_fraction=0.1), "due") == [15, 30, 45]
+    assert steps(RigL(density=0.1, interval=15, decay="constant"), "due") == [15, 30, 45]
     assert steps(RigL(density=0.1, interval=10, stop=25), "due") == [10, 20]
     assert steps(RigL(density=0.1, interval=10, stop=60), "due") == [10, 20, 30, 40, 50]
     assert RigL.replaces_step
@@ -296,6 +301,18 @@ def test_granet_is_prune_then_swap() -> None:
     elsewhere = method.update(replace(at, gradients={"a": gradients * torch.tensor([1.0, 0, 0, 1, 1, 1, 1, 1])}))
     assert elsewhere.masks["a"].tolist() == [True] + [False] * 5 + [True, False]
     assert elsewhere.survivors["a"].tolist() == [True] + [False] * 7
+
+
+@every_changing_method
+def test_packed_masks_lead_to_the_same_update(method: Method) -> None:
+    masks = masking.random(SHAPES, method.budgets(SHAPES), seed=0)
+    step = next(step for step in range(1, TOTAL) if method.due(step, TOTAL))
+    at = snapshot(step, masks)
+    plain, packed = method.update(at), method.update(replace(at, masks=PackedMasks.of(masks)))
+    assert isinstance(packed.masks, PackedMasks)
+    assert packed.counts == plain.counts
+    assert packed.masks == plain.masks
+    assert packed.survivors == plain.survivors
 
 
 def test_random_growth_is_keyed_by_seed_step_and_layer() -> None:
@@ -464,7 +481,8 @@ def test_a_setting_that_a_method_has_no_use_for_is_refused(name: str, setting: s
         (GraNet(density=0.1, end=60, interval=60), "interval: the interval yields no update; got every 60 steps"),
         (RigLITOP(density=0.1, interval=60), "the interval yields no update.*up to step 59 of 60"),
         (SET(density=0.1), "the interval yields no update"),
-        (RigL(density=0.1, interval=46), "the interval yields no update.*up to step 45 of 60"),
+        (RigL(density=0.1, interval=46), "the interval yields no update.*up to step 44 of 60"),
+        (RigL(density=0.1, interval=45), "the interval yields no update.*up to step 44 of 60"),
         (RigL(density=0.1, interval=10, stop=61), "updates stop past the end of training; got step 61 of 60"),
         (RigL(density=0.1, interval=10, stop=9), "the interval yields no update"),
         (Static(density=0.005), "the density is too low"),
@@ -478,7 +496,9 @@ def test_a_method_that_does_not_fit_the_run_is_refused(method: Method, message: 
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_needs_steps(name: str) -> None:
+@pytest.mark.parametrize("steps", [0, -3, True, 2.0, None])
+def test_a_run_needs_steps(name: str, steps: Any) -> None:
     method = Dense() if name == "dense" else METHODS[name](density=0.5)
-    with pytest.raises(UsageError, match="total_steps: a run needs steps; got 0; expected a whole number, 1 or more"):
-        method.check(SHAPES, 0)
+    expected = f"total_steps: a run needs steps; got {steps}; expected a whole number, 1 or more"
+    with pytest.raises(UsageError, match=expected):
+        method.check(SHAPES, steps)

@@ -146,6 +146,15 @@ def test_a_rigl_update_replaces_the_optimizer_step(optimizer: str) -> None:
     assert not identical(before[type(run.optimizer).__name__], run.state()[type(run.optimizer).__name__])
 
 
+def test_where_rigl_has_nothing_left_to_swap_the_optimizer_has_its_step() -> None:
+    run = Run(RigL(density=0.3, interval=2, stop=4))
+    updates = run.steps(3)
+    before = run.model.get_parameter("fc1.weight").detach().clone()
+    assert run.step() is None
+    assert not torch.equal(run.model.get_parameter("fc1.weight"), before)
+    assert [update.step for update in updates] == [2]
+
+
 # Ways of training
 
 

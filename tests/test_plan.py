@@ -201,7 +201,7 @@ def test_a_dense_layer_that_takes_the_flops_is_told() -> None:
 def test_too_few_updates_are_told() -> None:
     told = found(GMP(density=0.1, interval=100))
     assert "2 prunes, of which the largest takes 79%" in told["few-prunes"].message
-    told = found(RigL(density=0.1, interval=150, drop_fraction=0.1))
+    told = found(RigL(density=0.1, interval=140, drop_fraction=0.1))
     assert "2 times only" in told["few-swaps"].message
     assert "at most 10% of the weights" in told["little-exploration"].message
 

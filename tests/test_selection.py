@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from granet import masks as masking
+from granet import packed, selection, vectorised
 from granet.errors import UsageError
-from granet.selection import top_k
+from granet.packed import PackedMasks, layout
+from granet.selection import best_each, best_of_all, largest, top_k
 
 EXAMPLES = settings(max_examples=80, deadline=None, derandomize=True)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 INF, NAN = math.inf, math.nan
+
+
+@pytest.fixture(autouse=True, params=["numpy", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test twice: with what a CPU is given, and with what any other device is, in smaller pieces."""
+    if request.param == "torch":
+        monkeypatch.setattr(vectorised, "_on_cpu", lambda tensor: False)
+        monkeypatch.setattr(packed, "PIECE", 2**9)
+    return
 
 
 def mask(pattern: str) -> Tensor:
@@ -149,6 +163,178 @@ def test_large_tensors_of_any_distribution(device: str, values: Callable[[Tensor
         expected = torch.zeros_like(scores, dtype=torch.bool)
         expected[allowed] = True
         assert torch.equal(top_k(scores, k // 2, eligible), expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_large_tensors_of_any_type(dtype: torch.dtype) -> None:
+    scores = torch.randn(50_000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    order = scores.double().sort(descending=True, stable=True).indices
+    for k in (100, 20_000):
+        expected = torch.zeros(50_000, dtype=torch.bool)
+        expected[order[:k]] = True
+        assert torch.equal(top_k(scores, k), expected)
+
+
+# Several layers at once
+
+
+SIZES = {"small": (11, 7), "large": (90, 100, 2, 3), "tiny": (3,), "other": (40_000,), "last": (5, 4, 3, 3)}
+COARSE = [
+    pytest.param(lambda x: x, id="normal"),
+    pytest.param(lambda x: x.mul(3).round(), id="coarse"),
+    pytest.param(lambda x: x.round().relu(), id="mostly zero"),
+    pytest.param(torch.zeros_like, id="zero"),
+]
+
+
+def layers(values: Callable[[Tensor], Tensor], *, last: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Scores and masks of large and small layers, the 4-D ones perhaps in channels_last."""
+    source = torch.Generator().manual_seed(0)
+    scores = {name: values(torch.randn(shape, generator=source)) for name, shape in SIZES.items()}
+    masks = {name: torch.rand(shape, generator=source) < 0.6 for name, shape in SIZES.items()}
+    if last:
+        for tensors in (scores, masks):
+            for name in ("large", "last"):
+                tensors[name] = tensors[name].to(memory_format=torch.channels_last)
+    return scores, masks
+
+
+def ranked(scores: dict[str, Tensor], eligible: dict[str, Tensor], k: int) -> dict[str, Tensor]:
+    """The k best of all layers by one stable sort, in logical order."""
+    flat = torch.cat([scores[name].abs().reshape(-1) for name in eligible])
+    allowed = torch.cat([mask.reshape(-1) for mask in eligible.values()])
+    order = flat.sort(descending=True, stable=True).indices
+    chosen = torch.zeros_like(allowed)
+    chosen[order[allowed[order]][:k]] = True
+    parts = chosen.split([mask.numel() for mask in eligible.values()])
+    return {name: part.view(SIZES[name]) for name, part in zip(eligible, parts, strict=True)}
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("values", COARSE)
+def test_the_best_of_all_layers(values: Callable[[Tensor], Tensor], last: bool) -> None:
+    scores, masks = layers(values, last=last)
+    total = sum(int(m.sum()) for m in masks.values())
+    for k in (0, 1, total // 10, total // 2, total - 1, total):
+        assert best_of_all(scores, PackedMasks.of(masks), k) == ranked(scores, masks, k)
+
+
+@pytest.mark.parametrize("inactive", [False, True])
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("values", COARSE)
+def test_the_best_of_each_layer(values: Callable[[Tensor], Tensor], last: bool, inactive: bool) -> None:
+    scores, masks = layers(values, last=last)
+    eligible = {name: ~m if inactive else m for name, m in masks.items()}
+    for share in (0.0, 0.2, 0.7, 1.0):
+        budgets = {name: round(share * int(m.sum())) for name, m in eligible.items()}
+        found = best_each(scores, PackedMasks.of(masks), budgets, inactive=inactive)
+        for name, k in budgets.items():
+            assert torch.equal(found[name], ranked(scores, {name: eligible[name]}, k)[name]), name
+
+
+def test_scores_may_lie_in_memory_unlike_their_masks() -> None:
+    scores, masks = layers(lambda x: x.mul(3).round(), last=False)
+    turned = {name: score.T.contiguous().T if score.dim() == 2 else score for name, score in scores.items()}
+    turned["large"] = scores["large"].to(memory_format=torch.channels_last)
+    assert best_of_all(turned, PackedMasks.of(masks), 20_000) == ranked(scores, masks, 20_000)
+
+
+@pytest.mark.parametrize("values", COARSE)
+@pytest.mark.parametrize(
+    "guess", [(-1.0, -1.0), (0.0, 0.0), (1.0, 1.0), (9.0, 9.0), (0.0, 1.0), (NAN, 0.5), (2.0, NAN)]
+)
+def test_the_result_does_not_hang_on_the_bracket(
+    values: Callable[[Tensor], Tensor], guess: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, masks = layers(values, last=True)
+    bracket = tuple(torch.tensor(bound) for bound in guess)
+    monkeypatch.setattr(selection._Contest, "_bracket", lambda self, budget: bracket)
+    for k in (0, 1, 3_000, 30_000):
+        assert best_of_all(scores, PackedMasks.of(masks), k) == ranked(scores, masks, k)
+
+
+def test_a_bracket_is_narrow() -> None:
+    scores = {"w": torch.randn(300, 1000, generator=torch.Generator().manual_seed(0)).abs()}
+    contest = selection._Contest(scores, PackedMasks.all(layout(scores), torch.device("cpu")))
+    for k in (1_000, 30_000, 150_000, 299_000):
+        low, high = contest._bracket(k)
+        kth = scores["w"].view(-1).sort(descending=True).values[k - 1]
+        assert low < kth < high
+        assert int(((scores["w"] > low) & (scores["w"] < high)).sum()) < 0.1 * 300_000
+
+
+def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "PIECE", 2**7)
+    scores, masks = layers(lambda x: x.mul(50).round(), last=True)
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(best_of_all(scores, PackedMasks.of(masks), 20_000))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == ranked(scores, masks, 20_000)
+
+
+def test_nan_is_named_by_its_layer_in_large_ones_too() -> None:
+    scores, masks = layers(lambda x: x, last=False)
+    scores["other"][39_999] = NAN
+    masks["other"][39_999] = True
+    for choose in (
+        lambda: best_of_all(scores, PackedMasks.of(masks), 1_000),
+        lambda: best_each(scores, PackedMasks.of(masks), dict.fromkeys(SIZES, 1)),
+    ):
+        with pytest.raises(UsageError, match="other: scores contain NaN"):
+            choose()
+    masks["other"][39_999] = False
+    scores["other"][39_999] = 0.0
+    expected = ranked(scores, masks, 1_000)
+    scores["other"][39_999] = NAN
+    assert best_of_all(scores, PackedMasks.of(masks), 1_000) == expected
+
+
+class Launches(TorchDispatchMode):
+    """Counts what a GPU would have to be told to do: all calls but those that only look at a tensor otherwise."""
+
+    LOOKS = frozenset({"view", "permute", "slice", "detach", "split", "split_with_sizes", "unsqueeze", "expand"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def total(self) -> int:
+        return sum(count for name, count in self.counts.items() if name not in self.LOOKS)
+
+
+def test_many_small_layers_take_as_many_launches_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectorised, "_on_cpu", lambda tensor: False)
+    monkeypatch.setattr(packed, "PIECE", 2**16)
+
+    def launches(count: int) -> int:
+        scores = {f"layer{n}": torch.randn(40, 30) for n in range(count)}
+        masks = PackedMasks.of({name: torch.rand(40, 30) < 0.5 for name in scores})
+        with Launches() as mode:
+            best_of_all(scores, masks, 5_000)
+            best_each(scores, masks, dict.fromkeys(scores, 100), inactive=True)
+        return mode.total
+
+    assert launches(160) == launches(40) < 150
+
+
+def test_the_largest_magnitude() -> None:
+    scores, _ = layers(lambda x: x, last=True)
+    assert largest(scores) == max(float(score.abs().max()) for score in scores.values())
+    assert largest({}) == largest({"none": torch.empty(0)}) == 0.0
+    assert largest({"half": torch.tensor([1.0, -3.0]).bfloat16()}) == 3.0
+    scores["last"][0, 0, 0, 0] = -INF
+    assert largest(scores) == INF
+    scores["tiny"][1] = NAN
+    assert math.isnan(largest(scores))
 
 
 def test_random_masks_have_their_budgets_and_depend_on_seed_and_name_only() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from granet import Sparsifier
 from granet.errors import UsageError
@@ -74,6 +77,27 @@ def test_the_dense_control_is_plain_training() -> None:
         loss_at(model, step).backward()
         optimizer.step()
     assert identical(run.model.state_dict(), model.state_dict())
+
+
+def test_masks_that_were_handed_out_stay_as_they_were() -> None:
+    run = Run(METHODS["granet"])
+    first = run.sparsifier.masks
+    copies = {name: mask.clone() for name, mask in first.items()}
+    first["fc1.weight"].fill_(False)
+    assert run.steps(4)
+    assert identical(dict(first), copies)
+    assert not identical(dict(run.sparsifier.masks), copies)
+
+
+def test_masks_lie_in_memory_as_their_weights_do() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 2)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = Sparsifier(model, optimizer, SET(density=0.3, interval=1), total_steps=3)
+    for _ in range(2):
+        for name, mask in sparsifier.masks.items():
+            assert mask.stride() == model.get_parameter(name).stride()
+        optimizer.step()
+        sparsifier.step()
 
 
 def test_masks_depend_on_the_seed_alone_and_leave_global_randomness_alone() -> None:
@@ -341,6 +365,71 @@ def test_a_method_that_does_not_fit_is_refused_before_anything_changes() -> None
     assert identical(model.state_dict(), network().state_dict())
     optimizer.step()
     optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": 1.5}, r"seed: not a whole number; got 1\.5"),
+        ({"seed": True}, "seed: not a whole number; got True"),
+        ({"seed": "1"}, "seed: not a whole number; got '1'"),
+        ({"total_steps": True}, "total_steps: a run needs steps; got True"),
+        ({"total_steps": 16.0}, r"total_steps: a run needs steps; got 16\.0"),
+    ],
+)
+def test_numbers_that_are_not_whole_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Run(Static(density=0.2), **settings)
+
+
+def test_an_update_that_fails_leaves_masks_and_weights_alone() -> None:
+    run = Run(METHODS["granet"])
+    run.steps(2)
+    run.step()
+    run.backward()
+    run.optimizer.step()
+    with torch.no_grad():
+        run.model.get_parameter("fc1.weight")[run.sparsifier.masks["fc1.weight"]] = torch.nan
+    before = run.state()
+    with pytest.raises(UsageError, match=r"fc1\.weight: scores contain NaN"):
+        run.sparsifier.step()
+    after = run.state()
+    assert identical(before["Sparsifier"]["masks"], after["Sparsifier"]["masks"])
+    assert torch.equal(before["Sequential"]["fc2.weight"], after["Sequential"]["fc2.weight"])
+
+
+class Waits(TorchDispatchMode):
+    """Refuses whatever would make a GPU's host wait for it."""
+
+    WAITS = frozenset({"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique", "item"})
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in self.WAITS, name
+        boolean = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        assert not boolean, "indexing by a mask counts what is True"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd-fused", "adamw-fused", "rmsprop-foreach"])
+@every_method
+def test_between_updates_nothing_waits_for_the_device(method: Method, optimizer: str) -> None:
+    run = Run(method, OPTIMIZERS[optimizer])
+    run.step()
+    steps = [step for step in range(2, TOTAL) if not method.due(step, TOTAL)]
+    for step in range(2, TOTAL):
+        run.backward()
+        with Waits() if step in steps else contextlib.nullcontext():
+            run.optimizer.step()
+            run.sparsifier.step()
+    assert steps
+
+
+def test_the_check_that_nothing_waits_would_notice() -> None:
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), Waits():
+        bool(torch.zeros(()))
+    with pytest.raises(AssertionError, match="by a mask"), Waits():
+        torch.zeros(3)[torch.ones(3, dtype=torch.bool)]
 
 
 def test_a_closed_sparsifier_lets_go() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from granet.errors import UsageError
 from granet.masks import active, density
+from granet.packed import PackedMasks
 from granet.topology import TopologyUpdate, drop, grow, prune_each, prune_to, swap
 
 EXAMPLES = settings(max_examples=80, deadline=None, derandomize=True)
@@ -221,6 +222,49 @@ def swapped_by_sorting(weight: Tensor, gradient: Tensor, before: Tensor, count: 
     after = torch.zeros_like(before)
     after[kept + rest[:count]] = True
     return after
+
+
+def test_what_comes_back_is_of_the_kind_that_was_given() -> None:
+    weights = {"a": torch.randn(4, 3, 2, 2), "b": torch.randn(40)}
+    masks = {"a": torch.rand(4, 3, 2, 2) < 0.6, "b": torch.ones(40, dtype=torch.bool)}
+    masks["a"] = masks["a"].to(memory_format=torch.channels_last)
+    counts = {"a": 3, "b": 0}
+    for change in (
+        lambda present: prune_to(weights, present, 20),
+        lambda present: prune_each(weights, present, {"a": 5, "b": 7}),
+        lambda present: drop(weights, present, counts),
+        lambda present: grow(weights, present, counts),
+        lambda present: swap(weights, weights, present, counts),
+    ):
+        plain, packed = change(masks), change(PackedMasks.of(masks))
+        assert type(plain) is dict
+        assert plain["a"].dtype == torch.bool
+        assert plain["a"].is_contiguous(memory_format=torch.channels_last)
+        assert isinstance(packed, PackedMasks)
+        assert packed == plain
+
+
+def test_memory_formats_change_no_choice() -> None:
+    source = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(6, 4, 3, 3, generator=source).mul(2).round() for name in "ab"}
+    masks = {name: torch.rand(6, 4, 3, 3, generator=source) < 0.7 for name in "ab"}
+    counts = {"a": 20, "b": 31}
+    last = [
+        {name: tensor.to(memory_format=torch.channels_last) for name, tensor in tensors.items()}
+        for tensors in (weights, masks)
+    ]
+    for other in ([weights, masks], last, [last[0], masks], [weights, last[1]]):
+        assert same(prune_to(other[0], other[1], 150), prune_to(weights, masks, 150))
+        assert same(swap(other[0], other[0], other[1], counts), swap(weights, weights, masks, counts))
+
+
+def test_an_update_stays_as_it_was() -> None:
+    masks = {"a": mask("1111 0000")}
+    update = TopologyUpdate(1, masks, masks, masks)
+    masks["a"][:] = True
+    update.masks["a"][:] = True
+    assert update.masks["a"].tolist() == update.before["a"].tolist() == [True] * 4 + [False] * 4
+    assert update.density == 0.5
 
 
 def test_survivors_and_counts_of_an_update() -> None:

@@ -249,6 +249,11 @@ def test_mistakes_are_found_before_anything_is_written(recipe: Callable[..., Rec
         ({"method.end": "99ep"}, "prune window ends past the end"),
         ({"method.interval": "50it"}, "no update"),
         ({"training.batch_size": "1000"}, "batch"),
+        (
+            {"training.batch_size": "1", "data.image_size": "4"},
+            r"batch_size: .* on one image at a time; .*larger batch",
+        ),
+        ({"training.accumulate": "12", "data.image_size": "4"}, "accumulate: .* on one image at a time; .*fewer parts"),
         ({"method.dense": '["nowhere"]'}, "nowhere"),
         ({"model.name": "resnet9"}, "resnet8"),
     ):
@@ -322,6 +327,35 @@ def test_only_one_process_trains_in_a_folder(recipe: Callable[..., Recipe], tmp_
     with runs.claimed(), pytest.raises(UsageError, match="another process is training"):
         train(recipe(), runs, CPU)
     train(recipe(), runs, CPU)
+
+
+def test_what_a_kill_left_over_of_the_newest_few_goes_at_the_next_start(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """The end of the process may come after a save is safe and before what it replaces is removed."""
+    keeping = recipe(**{"training.keep_last": "1", "training.keep_every": "12it"})
+    runs = RunFolder(tmp_path)
+    with pytest.raises(Interrupted):
+        train(keeping, runs, CPU, stop=stopped_at(STEPS_PER_EPOCH))
+    for kept in ([0, 6], [0, 3, 6, 99]):  # 99 is of a future that a kill undid
+        for step in kept:
+            runs.kept(step).write_bytes(runs.last.read_bytes())
+        with pytest.raises(Interrupted):
+            resume(runs, CPU, stop=lambda: True)
+    assert runs.kept_steps() == [0, 6, 99]
+    with pytest.raises(Interrupted):
+        resume(runs, CPU, stop=stopped_at(1))
+    assert runs.kept_steps() == [0, 6, 99]  # a state that is not kept itself replaces none
+
+
+def test_a_stop_that_came_before_the_first_step_is_heard(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    undisturbed = whole(recipe(), tmp_path / "undisturbed")
+    runs = RunFolder(tmp_path / "stopped")
+    with pytest.raises(Interrupted, match="step 0 of"):
+        train(recipe(), runs, CPU, stop=lambda: True)
+    assert load(runs.last).step == 0
+    resume(runs, CPU)
+    assert same_end(runs, undisturbed)
 
 
 def test_a_test_that_was_not_saved_is_not_recorded_twice(recipe: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from granet.data.augment import Windows
+from granet.data.augment import Window
 from granet.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
@@ -28,7 +29,7 @@ as wide as a network wants it, would take all memory."""
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path | str) -> Iterator[Image.Image]:
     """The image in ``path``, its header read; whatever goes wrong with it is a DataError that names it."""
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -38,14 +39,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except Exception as error:  # Pillow's readers raise many kinds of errors when a file is damaged.
         raise DataError(
             "cannot be read as an image",
-            where=path,
+            where=Path(path),
             got=error,
             expected=f"a sound {', '.join(FORMATS)} file",
             remedy="replace or remove it",
         ) from error
 
 
-def load(path: Path) -> Image.Image:
+def load(path: Path | str) -> Image.Image:
     """The image in ``path``, decoded, in RGB.
 
     Pillow's limit on the number of pixels is left as it is, so a decompression bomb is an error too.
@@ -57,14 +58,15 @@ def load(path: Path) -> Image.Image:
         if image.mode.startswith(("I", "F")):
             raise DataError(
                 "images of this kind are not supported",
-                where=path,
+                where=Path(path),
                 got=f"mode {image.mode}",
                 expected="8 bits per channel",
                 remedy="convert it",
             )
+        image.load()
         # Pillow warns of a transparent palette unless it becomes RGBA first.
         whole = image.convert("RGBA") if "transparency" in image.info else image
-        return whole.convert("RGB")
+        return whole if whole.mode == "RGB" else whole.convert("RGB")
 
 
 def common_side(paths: Sequence[Path]) -> int | None:
@@ -103,19 +105,26 @@ def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def window_view(image: Image.Image, windows: Windows, side: int) -> Image.Image:
-    """What training sees: the image through a single window, black beyond its edges, ``side`` pixels square."""
-    top, left, height, width = windows.boxes[0].tolist()
+def window_view(image: Image.Image, window: Window, side: int) -> Image.Image:
+    """What training sees: the image through the window, black beyond its edges, ``side`` pixels square."""
+    top, left, height, width, flip = window
     seen = image.crop((left, top, left + width, top + height))
     if seen.size != (side, side):
         seen = seen.resize((side, side), Image.Resampling.BILINEAR)
-    return seen.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if bool(windows.flips[0]) else seen
+    return seen.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else seen
+
+
+def fill(pixels: NDArray[np.uint8], images: Iterable[Image.Image]) -> None:
+    """Writes RGB images, each as soon as it comes, into ``pixels`` [N, H, W, 3], which has their sizes."""
+    for place, image in zip(pixels, images, strict=True):
+        place[:] = np.frombuffer(image.tobytes(), np.uint8).reshape(place.shape)
 
 
 def stack(images: Sequence[Image.Image], side: int) -> Tensor:
     """RGB images of ``side`` pixels square as uint8 [N, 3, side, side]; memory is channels last, as Pillow's is."""
-    pixels = b"".join(image.tobytes() for image in images)
-    return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(-1, side, side, 3).permute(0, 3, 1, 2)
+    pixels = np.empty((len(images), side, side, 3), np.uint8)
+    fill(pixels, images)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 def load_all(paths: Sequence[Path], side: int) -> Tensor:
@@ -127,10 +136,8 @@ def load_all(paths: Sequence[Path], side: int) -> Tensor:
     pixels = np.empty((len(paths), side, side, 3), dtype=np.uint8)
 
     def decode(start: int) -> None:
-        for index in range(start, min(start + 256, len(paths))):
-            pixels[index] = np.frombuffer(whole_view(load(paths[index]), side).tobytes(), np.uint8).reshape(
-                side, side, 3
-            )
+        part = slice(start, start + 256)
+        fill(pixels[part], (whole_view(load(path), side) for path in paths[part]))
 
     # Pillow lets go of the interpreter while it decodes, so threads are enough.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

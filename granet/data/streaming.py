@@ -9,6 +9,7 @@ Batches cross from process to process as bytes, a quarter of the floats that the
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -18,25 +19,28 @@ from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
-from granet.data.augment import Augmentation, draw
+from granet.data.augment import Augmentation, Roll, roll
 from granet.data.dataset import Dataset, Files
-from granet.data.images import load, stack, whole_view, window_view
+from granet.data.images import fill, load, whole_view, window_view
 from granet.data.normalise import Normalise
 from granet.data.order import training_order
 from granet.errors import DataError
 from granet.randomness import generator
 
-Batch = tuple[Tensor, Tensor]
+PREFETCH = 2
+"""Batches that each worker makes in advance."""
+
+PLACES = PREFETCH + 2
+"""Batches that a worker has memory for: those in advance, the one in use, and one to be on the safe side."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class BatchRequest:
     epoch: int | None
 
 
-class Decoder(TorchDataset[Batch | DataError]):
-    """Makes the batch that is requested, uint8 images and labels; it is copied to every worker.
+class Decoder(TorchDataset[Tensor | DataError]):
+    """Makes the images of the batch that is requested, uint8 [B, 3, S, S]; it is copied to every worker.
 
     Paths are one array of bytes rather than a list of objects, which for ImageNet would cost each worker hundreds
     of megabytes. Draws are keyed by (seed, "augment", epoch, index), so it does not matter which worker makes them.
@@ -56,25 +60,52 @@ class Decoder(TorchDataset[Batch | DataError]):
 
     def __init__(self, files: Files, image_size: int, *, augment: Augmentation, seed: int) -> None:
         self._paths = np.array([os.fsencode(path) for path in files.paths])
-        self._labels = files.labels.numpy()
         self._image_size, self._augment, self._seed = image_size, augment, seed
+        self._places: dict[int, Tensor] = {}
+        self._turn = 0
 
-    def __getitem__(self, request: BatchRequest) -> Batch | DataError:
+    def __getitem__(self, request: BatchRequest) -> Tensor | DataError:
         # The error is handed over as a value: raised here, it would reach the user with a worker's traceback in it.
+        pixels = self._memory(len(request.indices))
         try:
-            images = [self._image(index, request.epoch) for index in request.indices]
+            fill(pixels.numpy(), self._images(request))
         except DataError as error:
             return error
-        return stack(images, self._image_size), torch.from_numpy(self._labels[request.indices])
+        return pixels.permute(0, 3, 1, 2)
 
-    def _image(self, index: int, epoch: int | None) -> Image.Image:
-        image = load(Path(os.fsdecode(self._paths[index])))
-        if epoch is None or self._augment == "none":
-            return whole_view(image, self._image_size)
+    def _memory(self, count: int) -> Tensor:
+        """Bytes for ``count`` images, to be written; in a worker they are shared with the process that trains.
+
+        Pages of shared memory are slow to come by, so a worker uses the same ones over and over.
+        """
+        if get_worker_info() is None:
+            return torch.empty(count, self._image_size, self._image_size, 3, dtype=torch.uint8)
+        self._turn = (self._turn + 1) % PLACES
+        place = self._places.get(self._turn)
+        if place is None or len(place) < count:
+            self._places[self._turn] = place = _shared(count, self._image_size, self._image_size, 3)
+        return place[:count]
+
+    def _images(self, request: BatchRequest) -> Iterator[Image.Image]:
+        paths = [os.fsdecode(self._paths[index]) for index in request.indices]
+        if request.epoch is None or self._augment == "none":
+            return (whole_view(load(path), self._image_size) for path in paths)
+        # All draws come first: between images torch would find its code gone from the caches, ten times as slow.
+        keys = (generator(self._seed, "augment", request.epoch, index) for index in request.indices)
+        rolls = [roll(self._augment, key) for key in keys]
+        return (self._augmented(load(path), drawn) for path, drawn in zip(paths, rolls, strict=True))
+
+    def _augmented(self, image: Image.Image, drawn: Roll) -> Image.Image:
         if self._augment != "resized-crop-flip":
             image = whole_view(image, self._image_size)
-        key = generator(self._seed, "augment", epoch, index)
-        return window_view(image, draw(self._augment, key, 1, image.height, image.width), self._image_size)
+        return window_view(image, drawn.window(image.height, image.width), self._image_size)
+
+
+def _shared(*shape: int) -> Tensor:
+    """Memory that other processes can map, as torch's own collate makes it."""
+    like = torch.empty(0, dtype=torch.uint8)
+    storage = like.untyped_storage()._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+    return like.set_(storage, 0, torch.Size(shape), torch.empty(shape, device="meta").stride())
 
 
 class StreamingPipeline:
@@ -100,40 +131,42 @@ class StreamingPipeline:
         self.train_examples = len(dataset.train)
         self.steps_per_epoch = self.train_examples // batch_size
 
-    def batches(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See :class:`granet.data.pipeline.Pipeline`; draws are keyed by (seed, "augment", epoch, index).
 
         All iterators share the workers, so an iterator ends for good (RuntimeError) where a later one begins.
         """
         order = training_order(self.train_examples, self._batch_size, seed=self._seed, epoch=epoch, start=start)
-        return self._batches([BatchRequest(indices, epoch) for indices in order.tolist()])
+        return self._batches(order, epoch)
 
-    def _batches(self, requests: list[BatchRequest]) -> Iterator[Batch]:
-        self._schedule[:] = requests
+    def _batches(self, order: Tensor, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        self._schedule[:] = [BatchRequest(indices, epoch) for indices in order.tolist()]
         self._turn = turn = self._turn + 1
-        for images, labels in move(receive(self._training), self._device):
-            yield self._normalise(images), labels
+        labels = self._dataset.train.labels[order].to(self._device)
+        for images, answers in zip(move(receive(self._training), self._device), labels, strict=True):
+            yield self._normalise(images), answers
             if self._turn != turn:
                 raise RuntimeError("the workers have gone on to another iterator of batches()")
 
-    def evaluation(self, split: str, batch_size: int = 256) -> Iterator[Batch]:
+    def evaluation(self, split: str, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
         """See :class:`granet.data.pipeline.Pipeline`; each call has workers of its own."""
-        indices = list(range(len(self._dataset.split(split))))
-        parts = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-        requests, workers = [BatchRequest(part, None) for part in parts], min(self._workers, len(parts))
-        loader = self._loader(split, requests, workers, persistent=False)
-        for images, labels in move(receive(loader), self._device):
-            yield self._normalise(images), labels
+        labels = self._dataset.split(split).labels
+        parts = [range(len(labels))[start : start + batch_size] for start in range(0, len(labels), batch_size)]
+        requests, workers = [BatchRequest(list(part), None) for part in parts], min(self._workers, len(parts))
+        loader, labels = self._loader(split, requests, workers, persistent=False), labels.to(self._device)
+        for images, part in zip(move(receive(loader), self._device), parts, strict=True):
+            yield self._normalise(images), labels[part.start : part.stop]
 
     def _loader(
         self, split: str, schedule: list[BatchRequest], workers: int, *, persistent: bool
-    ) -> DataLoader[Batch | DataError]:
+    ) -> DataLoader[Tensor | DataError]:
         files = cast(Files, self._dataset.split(split))
         return DataLoader(
             Decoder(files, self._dataset.image_size, augment=self._augment, seed=self._seed),
             batch_size=None,
             sampler=schedule,
             num_workers=workers,
+            prefetch_factor=PREFETCH if workers else None,
             collate_fn=_unchanged,
             pin_memory=self._device.type == "cuda",
             persistent_workers=persistent,
@@ -144,7 +177,7 @@ class StreamingPipeline:
         )
 
 
-def receive(loader: DataLoader[Batch | DataError]) -> Iterator[Batch]:
+def receive(loader: DataLoader[Tensor | DataError]) -> Iterator[Tensor]:
     """What the workers deliver; what went wrong there is raised here.
 
     Raises:
@@ -171,18 +204,18 @@ def receive(loader: DataLoader[Batch | DataError]) -> Iterator[Batch]:
         del batch
 
 
-def move(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def move(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
     """The same batches on ``device``. On CUDA each is on its way, on a stream of its own, while the last computes."""
     if device.type != "cuda":
-        for images, labels in batches:
-            yield images.to(device), labels.to(device)
+        for images in batches:
+            yield images.to(device)
         return
     copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    underway: tuple[Batch, torch.cuda.Event] | None = None
-    for images, labels in batches:
+    underway: tuple[Tensor, torch.cuda.Event] | None = None
+    for images in batches:
         with torch.cuda.stream(copying):
-            batch = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        following = batch, copying.record_event()
+            copy = images.to(device, non_blocking=True)
+        following = copy, copying.record_event()
         if underway is not None:
             yield _arrived(*underway)
         underway = following
@@ -190,13 +223,12 @@ def move(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
         yield _arrived(*underway)
 
 
-def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
+def _arrived(batch: Tensor, copied: torch.cuda.Event) -> Tensor:
     """The batch, for use by the current stream, which waits for the copy; the processor does not."""
-    for tensor in batch:
-        stream = torch.cuda.current_stream(tensor.device)
-        stream.wait_event(copied)
-        # The memory belongs to the copying stream, which must not reuse it before the current one is done with it.
-        tensor.record_stream(stream)
+    stream = torch.cuda.current_stream(batch.device)
+    stream.wait_event(copied)
+    # The memory belongs to the copying stream, which must not reuse it before the current one is done with it.
+    batch.record_stream(stream)
     return batch
 
 

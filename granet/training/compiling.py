@@ -31,7 +31,7 @@ def check_compiler(device: torch.device) -> None:
         raise UsageError(
             f"torch.compile does not work on this {'machine' if device.type == 'cpu' else 'device'}",
             where=SETTING,
-            got=_first_line(error),
+            got=_reason(error),
             remedy=f"it needs a C++ compiler, such as g++, and on a GPU Triton; or leave {SETTING} at false",
         ) from error
 
@@ -57,13 +57,15 @@ def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
             raise ModelError(
                 "torch.compile cannot do this network",
                 where=SETTING,
-                got=_first_line(error),
+                got=_reason(error),
                 remedy=f"leave {SETTING} at false",
             ) from error
 
     return call
 
 
-def _first_line(error: Exception) -> str:
-    lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)
+def _reason(error: Exception) -> str:
+    """In a line what went wrong; errors of the compiler come wrapped in another, and with advice for its authors."""
+    cause = getattr(error, "inner_exception", error)
+    lines = (line.strip() for line in str(cause).splitlines())
+    return f"{type(cause).__name__}: {next((line for line in lines if line), 'no more is known')}"

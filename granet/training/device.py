@@ -65,6 +65,18 @@ def reading_waits(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
+def seed(device: torch.device, key: int) -> None:
+    """Seeds the generators that a network on ``device`` draws from, those of torch for the CPU and for ``device``.
+
+    ``torch.manual_seed`` does the same for every kind of device that torch knows, and takes notes of who asked for it
+    for those that are not there, which costs a small network a tenth of its step.
+    """
+    torch.default_generator.manual_seed(key)
+    if device.type == "cuda":
+        number = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[number].manual_seed(key)
+
+
 def use_kernels(*, deterministic: bool) -> None:
     """Chooses, for the whole process, repeatable kernels or the fastest ones.
 

@@ -21,7 +21,7 @@ from granet.errors import DataError, Interrupted, TrainingError
 from granet.randomness import key
 from granet.recipe import Recipe
 from granet.training.compiling import compiled
-from granet.training.device import describe_device, reading_waits, use_kernels
+from granet.training.device import describe_device, reading_waits, seed, use_kernels
 from granet.training.evaluate import Evaluation, autocast, evaluate
 from granet.training.events import EpochEnded, Event, Progressed, Saved, Started, Tested, Updated
 from granet.training.folder import RunFolder
@@ -126,7 +126,9 @@ def _go_on(
     else:
         _rewind(run)
     folder.rewind_metrics(step=run.step, epochs=run.epochs_done, tested="test" in run.metrics)
-    folder.forget(Retention.of(run.recipe, run.pipeline.steps_per_epoch).obsolete(folder.kept_steps(), run.step))
+    kept = folder.kept_steps()
+    if run.step in kept:
+        folder.forget(Retention.of(run.recipe, run.pipeline.steps_per_epoch).obsolete(kept, run.step))
     watch(_started(run, folder))
     return Trainer(run, folder, watch, stop, saved=state is not None).finish()
 
@@ -210,7 +212,7 @@ class Trainer:
             group["lr"] = rate
         images = self._laid_out(images)
         # Dropout and the like draw from torch's global stream; seeding it by the step makes them resumable.
-        torch.manual_seed(key(run.recipe.seed, "forward", run.step))
+        seed(run.device, key(run.recipe.seed, "forward", run.step))
         run.optimizer.zero_grad(set_to_none=True)
         parts = run.recipe.training.accumulate
         for part, answers in zip(images.chunk(parts), labels.chunk(parts), strict=True):
@@ -237,8 +239,9 @@ class Trainer:
 
     def _check_finite(self) -> None:
         """Raises TrainingError for a loss that is not finite. Waits for the device."""
-        if self.run.sums.examples:
-            self._check_loss(self.run.sums.means()[0], "the loss")
+        sums = self.run.sums
+        if sums.examples:
+            self._check_loss(float(sums.loss) / sums.examples, "the loss")
 
     def _check_loss(self, loss: float, what: str) -> None:
         if not math.isfinite(loss):
@@ -366,9 +369,10 @@ class Trainer:
         self._check_weights()
         self._saver.close()  # before looking at what is there
         step, kept = self.run.step, self.folder.kept_steps()
+        obsolete: list[Path] = []
         if keep and self._retention.keeps(step):
             paths = (*paths, self.folder.kept(step))
-        obsolete = [self.folder.kept(old) for old in self._retention.obsolete(kept, step)]
+            obsolete = [self.folder.kept(old) for old in self._retention.obsolete(kept, step)]
         self._history.sync()  # it never lacks what a checkpoint has seen
         self._saver.submit(state, (*paths, self.folder.last), obsolete=obsolete)
         self._saved_at = step

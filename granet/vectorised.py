@@ -1,0 +1,270 @@
+"""The few operations on flat tensors that selection is made of, each as fast as its device allows.
+
+On a CPU, NumPy compares, counts, packs and partitions several times as fast as torch does; elsewhere torch does it.
+Both ways give the same result to the bit, and the tests hold them against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def each(function: Callable[[T], R], items: Iterable[T], device: torch.device) -> list[R]:
+    """``function``, which consists of operations of this module, of each item in order.
+
+    On a CPU by as many threads as torch uses, where there is enough to do: NumPy lets go of Python while it computes.
+    """
+    work = list(items)
+    threads = min(torch.get_num_threads(), len(work) // 8) if device.type == "cpu" else 1
+    if threads <= 1:
+        return [function(item) for item in work]
+    with ThreadPoolExecutor(threads, thread_name_prefix="granet") as pool:
+        return list(pool.map(function, work))
+
+
+# Masks as bits, eight a byte, the lowest index in the lowest bit
+
+
+def pack(mask: Tensor) -> Tensor:
+    """The bits of ``mask``, bool [n], n a multiple of 8: uint8 [n / 8]."""
+    if _on_cpu(mask):
+        return torch.from_numpy(_packed(mask.numpy()))
+    places = torch.arange(8, dtype=torch.uint8, device=mask.device)
+    return (mask.view(-1, 8).to(torch.uint8) << places).sum(1, dtype=torch.uint8)
+
+
+def unpack(bits: Tensor) -> Tensor:
+    """The mask that ``pack`` made ``bits``, uint8 [m], of: bool [8 m]."""
+    if _on_cpu(bits):
+        return torch.from_numpy(_unpacked(bits.numpy()))
+    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return ((bits.unsqueeze(1) >> places) & 1).view(torch.bool).view(-1)
+
+
+def invert(bits: Tensor) -> Tensor:
+    """All other bits."""
+    return torch.from_numpy(~bits.numpy()) if _on_cpu(bits) else ~bits
+
+
+def count_bits(bits: Tensor, lengths: Sequence[int]) -> Tensor:
+    """How many bits are set in each part of ``bits``, uint8; parts of these lengths follow each other. int64."""
+    ends = list(accumulate(lengths))
+    spans = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+    if _on_cpu(bits):
+        return torch.tensor([_ones(bits.numpy()[span]) for span in spans], dtype=torch.int64)
+    pairs = bits - ((bits >> 1) & 0x55)
+    nibbles = (pairs & 0x33) + ((pairs >> 2) & 0x33)
+    ones = (nibbles + (nibbles >> 4)) & 0x0F
+    if len(spans) == 1:
+        return ones.sum(dtype=torch.int64).view(1)
+    sums = torch.cat([ones.new_zeros(1, dtype=torch.int64), ones.cumsum(0)])
+    start, stop = torch.tensor([[span.start for span in spans], ends], device=bits.device)
+    return sums[stop] - sums[start]
+
+
+def add_bits(bits: Tensor, positions: Tensor) -> None:
+    """Sets the bits at ``positions``, integers, each once and none of them set before."""
+    # Different bits of one byte add up without a carry.
+    if _on_cpu(bits):
+        where = positions.numpy()
+        np.add.at(bits.numpy(), where >> 3, (1 << (where & 7)).astype(np.uint8))
+        return
+    bits.index_add_(0, positions >> 3, torch.ones_like(positions, dtype=torch.uint8) << (positions & 7).to(torch.uint8))
+
+
+# Ranks: float32 or float64
+
+
+def at_least(ranks: Tensor, bound: Tensor) -> Tensor:
+    """Bits of the ranks, as many as a multiple of 8, that are ``bound``, 0-d, or more; none where it is NaN."""
+    return torch.from_numpy(_packed(ranks.numpy() >= bound.numpy())) if _on_cpu(ranks) else pack(ranks >= bound)
+
+
+def at_most(ranks: Tensor, bound: Tensor) -> Tensor:
+    """Bits of the ranks that are ``bound`` or less."""
+    return torch.from_numpy(_packed(ranks.numpy() <= bound.numpy())) if _on_cpu(ranks) else pack(ranks <= bound)
+
+
+class Sifted(NamedTuple):
+    """What a bracket leaves of some ranks: how many are above it, and which are in it, with where they were, int32."""
+
+    above: Tensor
+    places: Tensor
+    ranks: Tensor
+
+
+def sift(ranks: Tensor, eligible: Tensor, low: Tensor, high: Tensor, above: Tensor) -> Sifted:
+    """Separates the eligible ranks that are ``high`` or more from those that are above ``low``, and drops the rest.
+
+    Args:
+        ranks: as many as a multiple of 8. NaN counts as between the two.
+        eligible: bits.
+        low: 0-d, NaN for no limit.
+        high: 0-d, NaN for no limit.
+        above: where to write the bits of those that are ``high`` or more.
+    """
+    if _on_cpu(ranks):
+        values, allowed, upper = ranks.numpy(), eligible.numpy(), above.numpy()
+        reached = _packed(np.greater_equal(values, high.numpy()))
+        np.bitwise_and(reached, allowed, out=upper)
+        reached |= _packed(np.less_equal(values, low.numpy()))
+        np.bitwise_not(reached, out=reached)
+        reached &= allowed
+        # Few bytes have any bit left, and only those are unpacked.
+        some = np.flatnonzero(reached != 0)
+        found = np.flatnonzero(_unpacked(reached[some]))
+        places = (some[found >> 3] << 3) + (found & 7)
+        ranks = torch.from_numpy(values[places])
+        return Sifted(torch.tensor(_ones(upper)), torch.from_numpy(places.astype(np.int32)), ranks)
+    competing = unpack(eligible)
+    over = (ranks >= high).logical_and_(competing)
+    above.copy_(pack(over))
+    inside = positions((ranks <= low).logical_or_(over).logical_not_().logical_and_(competing))
+    return Sifted(over.count_nonzero(), inside.int(), ranks[inside])
+
+
+def best(ranks: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Where the ``k`` largest ranks are, ascending, k >= 1, with all that equal the smallest of them; and that one."""
+    if _on_cpu(ranks):
+        values = ranks.numpy()
+        bound = _kth_largest(values, k)
+        return torch.from_numpy(np.flatnonzero(values >= bound)), torch.from_numpy(np.asarray(bound))
+    least = torch.topk(ranks, k, sorted=False).values.amin()
+    return (ranks >= least).nonzero().view(-1), least
+
+
+def best_each(ranks: Tensor, lengths: Sequence[int], ks: Sequence[int]) -> Tensor:
+    """Marks the ``ks`` largest of each part of ``ranks``, with all that equal the smallest of these; bool.
+
+    Args:
+        ranks: without NaN; parts of these ``lengths`` follow each other.
+        lengths: of the parts.
+        ks: for each part, from 0 to its length.
+    """
+    if _on_cpu(ranks):
+        values, begin = ranks.numpy(), 0
+        marks = np.zeros(values.shape, np.bool_)
+        for length, k in zip(lengths, ks, strict=True):
+            if k:
+                part = values[begin : begin + length]
+                np.greater_equal(part, _kth_largest(part, k), out=marks[begin : begin + length])
+            begin += length
+        return torch.from_numpy(marks)
+    if not len(ranks):
+        return torch.zeros_like(ranks, dtype=torch.bool)
+    # Sorted by rank and then by part, all parts at once: as many launches for a hundred of them as for one.
+    sizes, wanted = torch.tensor([lengths, ks], device=ranks.device)
+    of = torch.repeat_interleave(torch.arange(len(lengths), device=ranks.device), sizes, output_size=len(ranks))
+    order = ranks.argsort(descending=True)
+    order = order[of[order].argsort(stable=True)]
+    last = (sizes.cumsum(0) - sizes + wanted - 1).clamp(min=0, max=len(ranks) - 1)
+    bounds = ranks[order[last]].masked_fill(wanted == 0, torch.nan)
+    return ranks >= bounds[of]
+
+
+def active_sums(scores: Tensor, bits: Tensor, shares: Sequence[slice]) -> Tensor:
+    """The sum of the magnitudes where the bit is set, for each share of ``scores``, finite ones; float64."""
+    if _on_cpu(scores) and scores.dtype in (torch.float32, torch.float64):
+        values, marks = scores.numpy(), _unpacked(bits.numpy())
+        sums = [np.abs(values[share][marks[share]]).sum(dtype=np.float64) for share in shares]
+        return torch.tensor(sums, dtype=torch.float64)
+    chosen = scores.abs().double().mul_(unpack(bits))
+    return torch.stack([chosen[share].sum() for share in shares])
+
+
+def magnitudes(scores: Tensor) -> Tensor:
+    """Absolute values."""
+    return torch.from_numpy(np.abs(scores.numpy())) if _on_cpu(scores) else scores.abs()
+
+
+def ascending(ranks: Tensor) -> Tensor:
+    """``ranks`` sorted."""
+    return torch.from_numpy(np.sort(ranks.numpy())) if _on_cpu(ranks) else ranks.sort().values
+
+
+def largest(scores: Tensor) -> Tensor:
+    """The largest magnitude, 0-d float64; NaN where there is one."""
+    if _on_cpu(scores) and scores.dtype in (torch.float32, torch.float64):
+        return torch.tensor(np.abs(scores.numpy()).max(), dtype=torch.float64)
+    return scores.abs().amax().double()
+
+
+def has_nan(ranks: Tensor) -> bool:
+    """Whether there is NaN among them."""
+    if not len(ranks):
+        return False
+    # Of all reductions the largest is the cheapest that NaN gets through.
+    return bool(np.isnan(ranks.numpy().max())) if _on_cpu(ranks) else bool(ranks.amax().isnan())
+
+
+def take(tensor: Tensor, places: Tensor) -> Tensor:
+    """``tensor[places]``."""
+    return torch.from_numpy(tensor.numpy()[places.numpy()]) if _on_cpu(tensor) else tensor[places]
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """One after the other, at least one."""
+    if _on_cpu(parts[0]):
+        return torch.from_numpy(np.concatenate([part.numpy() for part in parts]))
+    return torch.cat([*parts])
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Where ``mask`` is True, ascending, int64."""
+    return torch.from_numpy(np.flatnonzero(mask.numpy())) if _on_cpu(mask) else mask.nonzero().view(-1)
+
+
+def multiply(integers: Sequence[Tensor], mask: Tensor, shares: Sequence[slice]) -> None:
+    """Multiplies each of ``integers``, of any size, by its share of ``mask``, bool, in place."""
+    if _on_cpu(mask):
+        for tensor, share in zip(integers, shares, strict=True):
+            np.multiply(tensor.numpy(), mask.numpy()[share].view(np.int8), out=tensor.numpy())
+        return
+    for kind in {tensor.dtype for tensor in integers}:
+        factor = mask.to(kind)  # of one type, all are multiplied in one launch
+        pairs = [(tensor, factor[share]) for tensor, share in zip(integers, shares, strict=True)]
+        pairs = [(tensor, part) for tensor, part in pairs if tensor.dtype == kind]
+        torch._foreach_mul_([tensor for tensor, _ in pairs], [part for _, part in pairs])
+
+
+def copy(targets: Sequence[Tensor], mask: Tensor, shares: Sequence[slice]) -> None:
+    """Writes to each of ``targets``, integers, its share of ``mask``, bool: 1 for True."""
+    if _on_cpu(mask):
+        for target, share in zip(targets, shares, strict=True):
+            np.copyto(target.numpy(), mask.numpy()[share].view(np.uint8), casting="same_kind")
+    elif targets:
+        spelled = mask.to(targets[0].dtype)
+        torch._foreach_copy_(list(targets), [spelled[share] for share in shares])
+
+
+def _packed(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.packbits(mask, bitorder="little")
+
+
+def _unpacked(bits: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    return np.unpackbits(bits, bitorder="little").view(np.bool_)
+
+
+def _ones(bits: NDArray[np.uint8]) -> int:
+    whole = bits.size // 8 * 8  # eight bytes at a time
+    count = int(np.bitwise_count(bits[:whole].view(np.uint64)).sum(dtype=np.int64))
+    return count + int(np.bitwise_count(bits[whole:]).sum(dtype=np.int64)) if whole < bits.size else count
+
+
+def _kth_largest(values: NDArray[Any], k: int) -> Any:
+    return np.partition(values, values.size - k)[values.size - k]
+
+
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"

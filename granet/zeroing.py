@@ -1,0 +1,95 @@
+"""Setting to zero what is not active: weights and their optimizer state at updates, gradients before every step.
+
+Bits are multiplied by 0 or 1, as integers. So values that are kept stay the same to the bit, and what is not finite
+becomes zero too, which a product of floating-point numbers would turn into NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from granet import vectorised
+from granet.packed import PackedMasks, pieces
+
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The integer type that has as many bytes as another type."""
+
+
+def as_integers(tensor: Tensor) -> Tensor:
+    """The same memory, read as integers."""
+    return tensor.detach().view(INTEGERS[tensor.element_size()])
+
+
+@torch.no_grad()
+def zero_outside(tensors: Mapping[str, Sequence[Tensor]], masks: PackedMasks) -> None:
+    """Sets to zero, in place, every entry of the layers' ``tensors`` that is not active in ``masks``.
+
+    Takes memory for a small piece of a layer only.
+    """
+    entries: dict[str, list[Tensor]] = {}
+    for name, place in masks.layout.items():
+        if masks.counts[name] == place.size:
+            continue
+        entries[name] = []
+        for tensor in tensors[name]:
+            integers = as_integers(tensor).permute(place.order)
+            if integers.is_contiguous():
+                entries[name].append(integers.view(-1))
+            else:  # laid out unlike its weight
+                tensor.masked_fill_(~masks[name], 0)
+    for piece in pieces(masks.layout, masks.bits.device, entries):
+        found = [(integers[part], share) for name, part, share in piece.shares for integers in entries[name]]
+        active = vectorised.unpack(masks.bits[piece.bytes])
+        vectorised.multiply([integers for integers, _ in found], active, [share for _, share in found])
+
+
+@torch.no_grad()
+def spell_out(masks: PackedMasks, targets: Mapping[str, Tensor]) -> None:
+    """Writes 1 where active and 0 elsewhere into some integer ``targets``, laid out as the masks of their layers."""
+    entries = {name: target.permute(masks.layout[name].order).view(-1) for name, target in targets.items()}
+    for piece in pieces(masks.layout, masks.bits.device, entries):
+        found = [(entries[name][part], share) for name, part, share in piece.shares]
+        active = vectorised.unpack(masks.bits[piece.bytes])
+        vectorised.copy([target for target, _ in found], active, [share for _, share in found])
+
+
+class GradientMasks:
+    """Masks the gradients of some parameters, all of them in one multi-tensor product.
+
+    The multipliers are integers of the gradients' own size and memory format: as many bytes as the weights have, for
+    the sake of a product that neither converts nor rearranges anything. They are there from the beginning, so that
+    memory is not asked for in the middle of training.
+
+    Args:
+        parameters: by name.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._parameters = parameters
+        self._multipliers = {
+            name: torch.ones_like(parameter, dtype=INTEGERS[parameter.element_size()], requires_grad=False)
+            for name, parameter in parameters.items()
+        }
+        self._partial: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def follow(self, masks: PackedMasks) -> None:
+        """Masks as ``masks`` say from now on. Layers in which everything is active are left alone."""
+        full = {name for name, place in masks.layout.items() if masks.counts[name] == place.size}
+        self._partial = {name: tensor for name, tensor in self._multipliers.items() if name not in full}
+        spell_out(masks, self._partial)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Zeroes the gradients of what is inactive."""
+        gradients, multipliers = [], []
+        for name, multiplier in self._partial.items():
+            gradient = self._parameters[name].grad
+            if gradient is not None:
+                gradients.append(as_integers(gradient))
+                multipliers.append(multiplier)
+        if gradients:
+            torch._foreach_mul_(gradients, multipliers)
