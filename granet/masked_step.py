@@ -12,7 +12,7 @@ What changes while training goes on, the learning rate above all, is handed over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from types import FunctionType
@@ -152,20 +152,16 @@ RULES: Mapping[type[Optimizer], Rule] = {
 """The optimizers whose step can be compiled: these types, not what is derived from them."""
 
 
-class _Bound(NamedTuple):
-    """A parameter with all that its step needs: itself, its gradient, its mask and its slots."""
+class _Members(NamedTuple):
+    """The masked parameters of a group, all that their step needs, and what is the same for all of them."""
 
-    tensors: tuple[Tensor, ...]
-    step: Tensor | None
     group: Group
     plan: Plan
-
-    @property
-    def host_step(self) -> float | None:
-        """Which step this is, where knowing it does not mean waiting for the parameter's device."""
-        if self.step is None or self.step.device == self.tensors[0].device:
-            return None
-        return float(self.step) + 1
+    tensors: list[Tensor]
+    """Of each parameter in turn: itself, its gradient, its mask and its slots."""
+    steps: list[Tensor]
+    """The counters of those whose optimizer counts."""
+    number: int
 
 
 class CompiledStep:
@@ -191,7 +187,7 @@ class CompiledStep:
             )
         self._optimizer, self._rule = optimizer, rule
         self._masks = {
-            name: torch.empty_like(parameter, dtype=torch.uint8, requires_grad=False)
+            name: torch.empty_like(parameter, dtype=torch.int8, requires_grad=False)
             for name, parameter in parameters.items()
         }
         self._own = {id(parameter): self._masks[name] for name, parameter in parameters.items()}
@@ -199,11 +195,11 @@ class CompiledStep:
         self._dtype = torch.float64 if exact else torch.float32
         self._numbers = torch.empty(0)
         self._written: dict[tuple[int, int, int], float] = {}
-        self._kernels: dict[str, Callable[[list[Tensor], Tensor], None]] = {}
+        self._kernels: dict[tuple[object, ...], Callable[[list[Tensor], Tensor], None]] = {}
 
     def follow(self, masks: PackedMasks) -> None:
         """Masks as ``masks`` say from now on."""
-        spell_out(masks, self._masks)
+        spell_out(masks, self._masks, -1)
 
     def run(self) -> bool:
         """Does the step; False, with nothing done, when a parameter has no gradient or no optimizer state yet.
@@ -220,17 +216,20 @@ class CompiledStep:
         bound = self._bind()
         if bound is None:
             return False
-        if len(self._numbers) != len(bound):
+        count = sum(members.number for members in bound)
+        if len(self._numbers) != count:
             width = len(self._rule.numbers(bound[0].group, 1.0))
-            device = bound[0].tensors[0].device
-            self._numbers = torch.empty(len(bound), width, dtype=self._dtype, device=device)
+            self._numbers = torch.empty(count, width, dtype=self._dtype, device=bound[0].tensors[0].device)
             self._written.clear()
         self._write_numbers(bound)
-        plans = [one.plan for one in bound]
-        if (key := repr(plans)) not in self._kernels:
+        key = tuple(
+            (names, tuple(flags.values()), members.number) for members in bound for names, flags in [members.plan]
+        )
+        if key not in self._kernels:
+            plans = [members.plan for members in bound for _ in range(members.number)]
             self._kernels[key] = _compiled(self._rule.update, plans)
         try:
-            self._kernels[key]([tensor for one in bound for tensor in one.tensors], self._numbers)
+            self._kernels[key]([tensor for members in bound for tensor in members.tensors], self._numbers)
         except _compiler_errors() as error:
             cause = getattr(error, "inner_exception", error)
             lines = (line.strip() for line in str(cause).splitlines())
@@ -241,40 +240,57 @@ class CompiledStep:
                 remedy="it needs a C++ compiler, such as g++, and on a GPU Triton; or leave compiled at False",
             ) from error
         if self._rule.counts:
-            torch._foreach_add_([one.step for one in bound if one.step is not None], 1)
+            torch._foreach_add_([step for members in bound for step in members.steps], 1)
         return True
 
-    def _bind(self) -> list[_Bound] | None:
-        bound = []
+    def _bind(self) -> list[_Members] | None:
+        bound, states = [], self._optimizer.state
         for group in self._optimizer.param_groups:
             names, flags = self._rule.slots(group), self._rule.flags(group)
+            tensors: list[Tensor] = []
+            steps: list[Tensor] = []
+            number = 0
             for parameter in group["params"]:
                 if (mask := self._own.get(id(parameter))) is None:
                     continue
-                state = self._optimizer.state.get(parameter, {})
-                slots = [state[name] for name in names if state.get(name) is not None]
-                step = state.get("step") if self._rule.counts else None
-                if parameter.grad is None or len(slots) < len(names) or (self._rule.counts and step is None):
+                state = states.get(parameter, {})
+                slots = [state.get(name) for name in names]
+                if parameter.grad is None or any(slot is None for slot in slots):
                     return None
-                bound.append(_Bound((parameter.detach(), parameter.grad, mask, *slots), step, group, (names, flags)))
+                if self._rule.counts:
+                    if "step" not in state:
+                        return None
+                    steps.append(state["step"])
+                tensors.extend((parameter.detach(), parameter.grad, mask, *slots))
+                number += 1
+            if number:
+                bound.append(_Members(group, (names, flags), tensors, steps, number))
         return bound
 
-    def _write_numbers(self, bound: Sequence[_Bound]) -> None:
+    def _write_numbers(self, bound: Sequence[_Members]) -> None:
         """Writes what changed, at once for all neighbours that share it, and without waiting for a device."""
         begin = 0
-        for (_, known), run in groupby(bound, key=lambda one: (id(one.group), one.host_step)):
-            members = list(run)
-            end = begin + len(members)
-            steps = [one.step for one in members if one.step is not None]
-            step = torch.stack(steps).double() + 1 if known is None and steps else known
-            for column, number in enumerate(self._rule.numbers(members[0].group, step)):
-                if isinstance(number, Tensor):
-                    self._numbers[begin:end, column].copy_(number)
-                    self._written.pop((begin, end, column), None)
-                elif self._written.get((begin, end, column)) != number:
-                    self._numbers[begin:end, column].fill_(number)
-                    self._written[begin, end, column] = number
-            begin = end
+        for members in bound:
+            for step, count in self._steps(members):
+                end = begin + count
+                for column, number in enumerate(self._rule.numbers(members.group, step)):
+                    if isinstance(number, Tensor):
+                        self._numbers[begin:end, column].copy_(number)
+                        self._written.pop((begin, end, column), None)
+                    elif self._written.get((begin, end, column)) != number:
+                        self._numbers[begin:end, column].fill_(number)
+                        self._written[begin, end, column] = number
+                begin = end
+
+    def _steps(self, members: _Members) -> Iterator[tuple[Any, int]]:
+        """Which step this is, and for how many of the parameters: a number, or where only the device knows a tensor."""
+        if not members.steps:
+            yield None, members.number
+        elif members.steps[0].device.type != "cpu":
+            yield torch.stack(members.steps).double() + 1, members.number
+        else:
+            for step, same in groupby(map(float, members.steps)):
+                yield step + 1, len(list(same))
 
 
 def _compiled(update: Callable[..., None], plans: Sequence[Plan]) -> Callable[[list[Tensor], Tensor], None]:
@@ -283,8 +299,8 @@ def _compiled(update: Callable[..., None], plans: Sequence[Plan]) -> Callable[[l
         for index, (names, flags) in enumerate(plans):
             weight, gradient, mask, *slots = tensors[begin : begin + 3 + len(names)]
             begin += 3 + len(names)
-            # The bits times 0 or 1; a mask read as a truth value would cost the kernel its vectors.
-            masked = (gradient.view(INTEGERS[gradient.element_size()]) * mask).view(gradient.dtype)
+            # All bits or none; a mask read as a truth value would cost the kernel its vectors.
+            masked = (gradient.view(INTEGERS[gradient.element_size()]) & mask).view(gradient.dtype)
             if flags["maximize"]:
                 masked = -masked
             update(weight, masked, dict(zip(names, slots, strict=True)), numbers[index].unbind(), flags)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import (
     SGD,
@@ -50,3 +52,13 @@ def check_held(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> 
                 where=name,
                 remedy="make the optimizer from model.parameters() after moving the model, or keep the layer dense",
             )
+
+
+def laid_out(value: Any, parameter: nn.Parameter) -> Any:
+    """A slot of optimizer state in the memory format of its parameter; anything else as it is.
+
+    Fused optimizers walk through the memory of both side by side and do not look at their strides.
+    """
+    if not isinstance(value, Tensor) or value.shape != parameter.shape or value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)

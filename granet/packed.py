@@ -23,7 +23,7 @@ from granet.errors import UsageError
 
 Order = tuple[int, ...]
 
-PIECE = 2**16
+PIECE = 2**15
 """Bytes of a mask that are worked on at a time: few enough for a CPU's cache, and enough to be worth a GPU's launch."""
 
 
@@ -267,7 +267,7 @@ class Piece:
 
 def pieces(layout: Layout, device: torch.device, names: Iterable[str] | None = None) -> Iterator[Piece]:
     """The layers called ``names``, in the order of ``layout``, or all of them, in pieces of a bounded size."""
-    most = PIECE if device.type == "cpu" else 2 * PIECE
+    most = PIECE if device.type == "cpu" else 4 * PIECE
     parts: list[tuple[str, Place, slice]] = []
     begin = end = 0
     for name in layout if names is None else names:

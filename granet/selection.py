@@ -27,7 +27,7 @@ Counts = Mapping[str, int]
 
 _SMALL = 2**15
 """Layers of up to this size are partitioned as a whole, many of them at once."""
-_SAMPLES = 2**12, 2**16
+_SAMPLES = 2**12, 2**17
 """The fewest and the most scores that a sample has; one in 128 in between."""
 
 
@@ -163,18 +163,21 @@ class _Contest:
         if not sifted:
             return
         missing = budget - int(torch.stack([found.above for found in sifted]).sum())
-        left, places = (vectorised.join([found[part] for found in sifted]) for part in (2, 1))
-        sifted.clear()
+        left = vectorised.join([found.ranks for found in sifted])
         self._refuse_nan(left)  # it is neither above the bracket nor below
         if not 0 <= missing <= len(left):
+            sifted.clear()
             end = high if missing < 0 else low
             if not self._settle_at(budget, chosen, end):
                 self._settle_plainly(budget, chosen)
         elif missing:
-            reached, bound = vectorised.best(left, missing)
-            at = vectorised.take(places, reached)
+            bound = vectorised.kth_largest(left, missing)
+            del left
+            reached = [found.reaching(bound) for found in sifted]
+            sifted.clear()
+            at, ranks = (vectorised.join([one[part] for one in reached]) for part in (1, 2))
             if surplus := len(at) - missing:
-                tied = vectorised.positions(vectorised.take(left, reached) == bound)
+                tied = vectorised.positions(ranks == bound)
                 last = self._logical(at[tied]).argsort()[-surplus:]
                 at[tied[last]] = -1
                 at = at[at >= 0]
@@ -234,7 +237,7 @@ class _Contest:
             eligible.logical_not_()
         marks = torch.zeros_like(eligible)
         if budget:
-            _, bound = vectorised.best(vectorised.take(ranks, vectorised.positions(eligible)), budget)
+            bound = vectorised.kth_largest(vectorised.take(ranks, vectorised.positions(eligible)), budget)
             torch.ge(ranks, bound, out=marks).logical_and_(eligible)
             if surplus := int(marks.count_nonzero()) - budget:
                 tied = vectorised.positions((ranks == bound).logical_and_(marks))
@@ -248,17 +251,17 @@ class _Contest:
         return pieces(self.layout, self.eligible.bits.device)
 
     def _read(self, piece: Piece) -> tuple[Tensor, Tensor]:
-        """The ranks of a piece, and bits of which of them are eligible."""
+        """The ranks of a piece, which hold until the next one is read, and bits of which of them are eligible."""
         eligible = self.eligible.bits[piece.bytes]
         if self.inactive:
             eligible = vectorised.invert(eligible)
             piece.clear_spare(eligible)
-        return self._rank(piece.gather(self.entries)), eligible
+        return self._rank(piece.gather(self.entries), passing=True), eligible
 
-    def _rank(self, scores: Tensor) -> Tensor:
-        """What is compared."""
+    def _rank(self, scores: Tensor, *, passing: bool = False) -> Tensor:
+        """What is compared; ``passing`` as of ``vectorised.magnitudes``."""
         scores = scores.to(self.dtype)
-        return scores if self.signed else vectorised.magnitudes(scores)
+        return scores if self.signed else vectorised.magnitudes(scores, passing=passing)
 
     def _available(self, name: str) -> int:
         active = self.eligible.counts[name]

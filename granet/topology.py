@@ -127,9 +127,11 @@ class TopologyUpdate:
         for name in ("pruned", "masks"):
             object.__setattr__(self, name, PackedMasks.of(getattr(self, name), before.layout))
 
-    @cached_property
+    @property
     def survivors(self) -> Masks:
         """What was active all the way: these weights keep their values and optimizer state, all others are 0.
+
+        Made anew each time, so that nobody keeps them who does not want them.
 
         A weight pruned and grown again in the same update restarts at zero; one dropped and grown again has
         never left ``pruned`` and keeps everything.

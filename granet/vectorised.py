@@ -6,9 +6,11 @@ Both ways give the same result to the bit, and the tests hold them against each 
 
 from __future__ import annotations
 
+import mmap
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+_rooms = threading.local()
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -24,13 +27,24 @@ def each(function: Callable[[T], R], items: Iterable[T], device: torch.device) -
     """``function``, which consists of operations of this module, of each item in order.
 
     On a CPU by as many threads as torch uses, where there is enough to do: NumPy lets go of Python while it computes.
+    The calling thread is one of them.
     """
     work = list(items)
     threads = min(torch.get_num_threads(), len(work) // 8) if device.type == "cpu" else 1
     if threads <= 1:
         return [function(item) for item in work]
-    with ThreadPoolExecutor(threads, thread_name_prefix="granet") as pool:
-        return list(pool.map(function, work))
+    turns, results = count(), {}
+
+    def take_turns() -> None:
+        while (turn := next(turns)) < len(work):
+            results[turn] = function(work[turn])
+
+    with ThreadPoolExecutor(threads - 1, thread_name_prefix="granet") as pool:
+        others = [pool.submit(take_turns) for _ in range(threads - 1)]
+        take_turns()
+        for other in others:
+            other.result()
+    return [results[turn] for turn in range(len(work))]
 
 
 # Masks as bits, eight a byte, the lowest index in the lowest bit
@@ -103,6 +117,15 @@ class Sifted(NamedTuple):
     places: Tensor
     ranks: Tensor
 
+    def reaching(self, bound: Tensor) -> Sifted:
+        """Those in the bracket that are ``bound``, 0-d, or more."""
+        if _on_cpu(self.ranks):
+            found = np.flatnonzero(self.ranks.numpy() >= bound.numpy())
+            places, ranks = (torch.from_numpy(part.numpy()[found]) for part in (self.places, self.ranks))
+            return self._replace(places=places, ranks=ranks)
+        reached = self.ranks >= bound
+        return self._replace(places=self.places[reached], ranks=self.ranks[reached])
+
 
 def sift(ranks: Tensor, eligible: Tensor, low: Tensor, high: Tensor, above: Tensor) -> Sifted:
     """Separates the eligible ranks that are ``high`` or more from those that are above ``low``, and drops the rest.
@@ -116,9 +139,9 @@ def sift(ranks: Tensor, eligible: Tensor, low: Tensor, high: Tensor, above: Tens
     """
     if _on_cpu(ranks):
         values, allowed, upper = ranks.numpy(), eligible.numpy(), above.numpy()
-        reached = _packed(np.greater_equal(values, high.numpy()))
+        reached = _packed(np.greater_equal(values, high.numpy(), out=_room(values.size, np.bool_)))
         np.bitwise_and(reached, allowed, out=upper)
-        reached |= _packed(np.less_equal(values, low.numpy()))
+        reached |= _packed(np.less_equal(values, low.numpy(), out=_room(values.size, np.bool_)))
         np.bitwise_not(reached, out=reached)
         reached &= allowed
         # Few bytes have any bit left, and only those are unpacked.
@@ -134,14 +157,11 @@ def sift(ranks: Tensor, eligible: Tensor, low: Tensor, high: Tensor, above: Tens
     return Sifted(over.count_nonzero(), inside.int(), ranks[inside])
 
 
-def best(ranks: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Where the ``k`` largest ranks are, ascending, k >= 1, with all that equal the smallest of them; and that one."""
+def kth_largest(ranks: Tensor, k: int) -> Tensor:
+    """The ``k``-th largest of ``ranks``, without NaN; 0-d, ``k`` from 1 to their number."""
     if _on_cpu(ranks):
-        values = ranks.numpy()
-        bound = _kth_largest(values, k)
-        return torch.from_numpy(np.flatnonzero(values >= bound)), torch.from_numpy(np.asarray(bound))
-    least = torch.topk(ranks, k, sorted=False).values.amin()
-    return (ranks >= least).nonzero().view(-1), least
+        return torch.from_numpy(np.asarray(_kth_largest(ranks.numpy(), k)))
+    return torch.topk(ranks, k, sorted=False).values.amin()
 
 
 def best_each(ranks: Tensor, lengths: Sequence[int], ks: Sequence[int]) -> Tensor:
@@ -183,9 +203,12 @@ def active_sums(scores: Tensor, bits: Tensor, shares: Sequence[slice]) -> Tensor
     return torch.stack([chosen[share].sum() for share in shares])
 
 
-def magnitudes(scores: Tensor) -> Tensor:
-    """Absolute values."""
-    return torch.from_numpy(np.abs(scores.numpy())) if _on_cpu(scores) else scores.abs()
+def magnitudes(scores: Tensor, *, passing: bool = False) -> Tensor:
+    """Absolute values. Those that are ``passing`` hold until this thread asks for such values once more."""
+    if not _on_cpu(scores):
+        return scores.abs()
+    values = scores.numpy()
+    return torch.from_numpy(np.abs(values, out=_room(values.size, values.dtype) if passing else None))
 
 
 def ascending(ranks: Tensor) -> Tensor:
@@ -238,14 +261,28 @@ def multiply(integers: Sequence[Tensor], mask: Tensor, shares: Sequence[slice]) 
         torch._foreach_mul_([tensor for tensor, _ in pairs], [part for _, part in pairs])
 
 
-def copy(targets: Sequence[Tensor], mask: Tensor, shares: Sequence[slice]) -> None:
-    """Writes to each of ``targets``, integers, its share of ``mask``, bool: 1 for True."""
+def copy(targets: Sequence[Tensor], mask: Tensor, shares: Sequence[slice], active: int) -> None:
+    """Writes to each of ``targets``, signed integers of one type, its share of ``mask``, bool: ``active`` for True."""
     if _on_cpu(mask):
         for target, share in zip(targets, shares, strict=True):
-            np.copyto(target.numpy(), mask.numpy()[share].view(np.uint8), casting="same_kind")
+            np.multiply(mask.numpy()[share].view(np.int8), np.int8(active), out=target.numpy())
     elif targets:
-        spelled = mask.to(targets[0].dtype)
+        spelled = mask.to(targets[0].dtype).mul_(active)
         torch._foreach_copy_(list(targets), [spelled[share] for share in shares])
+
+
+def _room(size: int, dtype: Any) -> NDArray[Any]:
+    """Memory for ``size`` passing values: of each type, this thread has one.
+
+    It comes from the system and goes back there with the thread. What a thread gets from an allocator, many of them
+    keep for it, so that large arrays which come and go in several threads leave a multiple of what they ever took.
+    """
+    kind = np.dtype(dtype)
+    room: NDArray[Any] | None = getattr(_rooms, kind.name, None)
+    if room is None or room.size < size:
+        room = np.frombuffer(mmap.mmap(-1, max(size, 1) * kind.itemsize), kind)
+        setattr(_rooms, kind.name, room)
+    return room[:size]
 
 
 def _packed(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -47,13 +47,19 @@ def zero_outside(tensors: Mapping[str, Sequence[Tensor]], masks: PackedMasks) ->
 
 
 @torch.no_grad()
-def spell_out(masks: PackedMasks, targets: Mapping[str, Tensor]) -> None:
-    """Writes 1 where active and 0 elsewhere into some integer ``targets``, laid out as the masks of their layers."""
+def spell_out(masks: PackedMasks, targets: Mapping[str, Tensor], active: int) -> None:
+    """Writes ``active``, 1 or -1, where active and 0 elsewhere into some ``targets``.
+
+    Args:
+        masks: of these layers, and perhaps others.
+        targets: signed integers of one type, laid out as the masks of their layers.
+        active: what stands for active: 1 to multiply by, or -1, which has all bits set.
+    """
     entries = {name: target.permute(masks.layout[name].order).view(-1) for name, target in targets.items()}
     for piece in pieces(masks.layout, masks.bits.device, entries):
         found = [(entries[name][part], share) for name, part, share in piece.shares]
-        active = vectorised.unpack(masks.bits[piece.bytes])
-        vectorised.copy([target for target, _ in found], active, [share for _, share in found])
+        bits = vectorised.unpack(masks.bits[piece.bytes])
+        vectorised.copy([target for target, _ in found], bits, [share for _, share in found], active)
 
 
 class GradientMasks:
@@ -80,7 +86,7 @@ class GradientMasks:
         """Masks as ``masks`` say from now on. Layers in which everything is active are left alone."""
         full = {name for name, place in masks.layout.items() if masks.counts[name] == place.size}
         self._partial = {name: tensor for name, tensor in self._multipliers.items() if name not in full}
-        spell_out(masks, self._partial)
+        spell_out(masks, self._partial, 1)
 
     @torch.no_grad()
     def apply(self) -> None:

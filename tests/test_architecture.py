@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "topology": {"errors", "masks", "packed", "selection"},
     "method_settings": {"errors", "allocation"},
     "method": {"errors", "randomness", "masks", "allocation", "schedules", "selection", "topology", "method_settings"},
-    "methods": {"errors", "masks", "allocation", "topology", "method_settings", "method"},
+    "methods": {"errors", "masks", "allocation", "packed", "selection", "topology", "method_settings", "method"},
     "layers": {"errors"},
     "optimizer_state": {"errors"},
     "gradient_sums": set(),
@@ -52,7 +52,7 @@ ARROWS: dict[str, set[str]] = {
     "analysis": {*CORE, "checkpoint", "history", "lineage", "sparse_codec", "flops", "layers", "models", "recipe"},
     "training": {
         *CORE,
-        *("layers", "sparsifier", "durations", "flops", "models", "data"),
+        *("layers", "optimizer_state", "sparsifier", "durations", "flops", "models", "data"),
         *("recipe", "checkpoint", "analysis", "history", "lineage"),
     },
 }

@@ -20,6 +20,7 @@ from granet import models
 from granet.checkpoint import Checkpoint, Network
 from granet.data import Dataset, Pipeline, make_pipeline, open_dataset
 from granet.errors import CheckpointError, UsageError
+from granet.optimizer_state import laid_out
 from granet.recipe import Recipe
 from granet.sparsifier import Sparsifier
 from granet.training.compiling import check_compiler
@@ -270,7 +271,10 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
     parameters = dict(run.model.named_parameters())
     packed = run.optimizer.state_dict()
     numbers = {id(p): n for n, p in enumerate(p for group in run.optimizer.param_groups for p in group["params"])}
-    slots = {numbers[id(parameters[name])]: dict(values) for name, values in checkpoint.optimizer.items()}
+    slots = {
+        numbers[id(parameters[name])]: {slot: laid_out(value, parameters[name]) for slot, value in values.items()}
+        for name, values in checkpoint.optimizer.items()
+    }
     run.optimizer.load_state_dict({**packed, "state": slots})
     run.sparsifier.load_state_dict(
         {
