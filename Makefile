@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench bench-methods bench-rewinding bench-itself bench-gpu older-runtime soak fuzz fuzz-guided clean
+.PHONY: setup demo test lint bench bench-methods bench-rewinding bench-plasticity bench-itself bench-gpu older-runtime soak soak-ranks fuzz fuzz-guided clean
 
 setup: $(READY)
 
@@ -30,7 +30,14 @@ lint: $(READY)
 # Everything that a CPU can measure, but for the comparison of methods, which trains fifteen networks.
 bench: $(READY)
 	$(BIN)/python -m benchmarks.step_cost
+	$(BIN)/python -m benchmarks.selection_cost
 	$(BIN)/python -m benchmarks.update_cost
+	$(BIN)/python -m benchmarks.update_memory
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.input_resident
+	$(BIN)/python -m benchmarks.input_streaming
+	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.checkpoint_size
 	$(BIN)/python -m benchmarks.checkpoint_time
 	$(BIN)/python -m benchmarks.checkpoint_memory
@@ -44,6 +51,10 @@ bench-methods: $(READY)
 # Three ways to retrain a pruned network, three seeds. Some minutes; --data DIR takes an image folder instead.
 bench-rewinding: $(READY)
 	$(BIN)/python -m benchmarks.rewinding
+
+# The experiment behind GraNet at a small scale, three seeds; --data DIR takes an image folder instead. Long.
+bench-plasticity: $(READY)
+	$(BIN)/python -m benchmarks.plasticity
 
 # 25 measurements that show whether granet bench can be believed here. About ten minutes.
 bench-itself: $(READY)
@@ -65,6 +76,10 @@ fuzz: $(READY)
 fuzz-guided: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt atheris
 	$(BIN)/python -m fuzz.guided -max_total_time=600
+
+# 20 random kills of a random rank of four under torchrun: the run must restart by itself and end byte-identical.
+soak-ranks: $(READY)
+	$(BIN)/python -m scripts.soak_ranks --kills 20 --ranks 4
 
 # 200 random kills, in the middle of saves too: every run must resume and end byte-identical. Some minutes.
 soak: $(READY)

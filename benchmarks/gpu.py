@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu [--json runs/gpu.json] [--parts NAME ...] [--quick]
 
-Runs the CUDA tests, the benchmarks of optimizer steps, updates, training steps and input pipelines, and, where ONNX
+Runs the CUDA tests, the benchmarks of optimizer steps, updates, whole trainings and input pipelines, and, where ONNX
 Runtime has CUDA, exports a ResNet-50 and measures its inference. Each part is a process of its own, so that none can
 take the others along. A part that cannot run here is skipped, and the reason is told; the exit code is 1 when a part
 failed, else 0. Needs Python 3.11, torch 2.11 and NumPy; whatever else a part needs and is not there is named.
@@ -24,6 +24,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from exporters.bench.environment import usable_cores
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,6 +105,7 @@ def parts(quick: bool) -> list[Part]:
     """All of them, from the cheapest to the longest."""
     rounds = ["--rounds", "3"] if quick else []
     seconds = "2" if quick else "60"
+    workers = [str(count) for count in sorted({1, usable_cores()})]
     base = ("numpy", "torch", "granet")
     # Options of pyproject.toml that ask for plugins, and warnings of other versions, are not what is tested here.
     pytest = ["-m", "pytest", "-q", "-k", "cuda", "tests", "-o", "addopts=", "-o", "filterwarnings=default"]
@@ -132,6 +135,30 @@ def parts(quick: bool) -> list[Part]:
             missing=no_gpu,
         ),
         Part(
+            "selection",
+            "choosing the largest of many",
+            ["-m", "benchmarks.selection_cost", *rounds, "--json", "{out}"],
+            base,
+            results,
+            missing=no_gpu,
+        ),
+        Part(
+            "memory",
+            "memory of an update",
+            ["-m", "benchmarks.update_memory", "--json", "{out}"],
+            base,
+            results,
+            missing=no_gpu,
+        ),
+        Part(
+            "scaling",
+            "growth with the network",
+            ["-m", "benchmarks.scaling", *(["--most", "70"] if quick else []), "--json", "{out}"],
+            base,
+            results,
+            missing=no_gpu,
+        ),
+        Part(
             "training",
             "a whole training step",
             ["-m", "benchmarks.train_step", *rounds, "--json", "{out}"],
@@ -140,9 +167,25 @@ def parts(quick: bool) -> list[Part]:
             missing=no_gpu,
         ),
         Part(
-            "input",
-            "input pipelines",
-            ["-m", "benchmarks.input_pipeline", *rounds, "--json", "{out}"],
+            "throughput",
+            "whole trainings, sparse and dense",
+            ["-m", "benchmarks.throughput", *(["--epochs", "2"] if quick else []), "--json", "{out}"],
+            (*base, "pydantic"),
+            results,
+            missing=no_gpu,
+        ),
+        Part(
+            "resident",
+            "input from memory",
+            ["-m", "benchmarks.input_resident", *rounds, "--json", "{out}"],
+            (*base, "PIL"),
+            results,
+            missing=no_gpu,
+        ),
+        Part(
+            "streaming",
+            "input from files",
+            ["-m", "benchmarks.input_streaming", *rounds, "--workers", *workers, "--json", "{out}"],
             (*base, "PIL"),
             results,
             missing=no_gpu,

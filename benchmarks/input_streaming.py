@@ -135,9 +135,9 @@ def _named(workers: int) -> str:
 def works(folder: Path, data: Path | None, side: int) -> Iterator[Work]:
     """What is measured."""
     for count, width, height, shown, augment in (
-        (384, 500, 375, 224, "resized-crop-flip"),
-        (512, 256, 256, 256, "crop-flip"),
-        (2048, 32, 32, 32, "crop-flip"),
+        (1536, 500, 375, 224, "resized-crop-flip"),
+        (2048, 256, 256, 256, "crop-flip"),
+        (8192, 32, 32, 32, "crop-flip"),
     ):
         place = folder / f"{width}x{height}"
         place.mkdir()

@@ -35,7 +35,7 @@ def stop():
         os._exit(0)
     return False
 @contextmanager
-def signals():
+def signals(**_):
     yield stop
 training.stop_on_signals = signals
 sys.exit(app.run(["train", "--device", "cpu", "--out", sys.argv[1]]))

@@ -42,7 +42,7 @@ CASES = [(name, update, False) for name in METHODS for update in (1, 3)] + [("gr
 def measure_here(name: str, number: int, compiled: bool) -> dict[str, object]:
     """In this process: bytes at the peak of an update beyond those before, and bytes that are held after it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    _before(torch.nn.Linear(300, 300).to(device), name, 1)()  # loads the libraries
+    _before(Weights(device, 0.02), name, 1)()  # loads the libraries
     model = Weights(device)
     extra, left = peak(_before(model, name, number, compiled=compiled), device)
     size = sum(parameter.nbytes for parameter in model.parameters())

@@ -9,6 +9,7 @@
     ├── DataError                   data that is missing, damaged or inconsistent
     ├── CheckpointError             a file that is not a sound granet checkpoint
     ├── TrainingError               training that cannot go on, such as a loss that is not finite
+    │   └── LostRankError           another process of the same run is gone
     ├── BenchmarkError              a measurement that cannot be made or would not be believed
     └── Interrupted                 stopped by a signal, state saved       exit code 130
 
@@ -34,6 +35,8 @@ class GranetError(Exception):
     """
 
     exit_code = 1
+    everywhere = False
+    """Whether every rank of a run on several processes raises this very error, so that one of them may tell it."""
 
     def __init__(
         self,
@@ -98,6 +101,10 @@ class CheckpointError(GranetError):
 
 class TrainingError(GranetError):
     """Training that cannot go on; the last good checkpoint is untouched."""
+
+
+class LostRankError(TrainingError):
+    """Another process of a run on several cannot be reached any more; it tells why, if it still can."""
 
 
 class BenchmarkError(GranetError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -26,12 +27,14 @@ from granet_cli.commands import (
     inflate,
     inspect,
     plan,
+    plasticity,
     rewind,
     train,
     verify,
 )
 from granet_cli.commands import eval as eval_command
 from granet_cli.commands import list as list_command
+from granet_cli.commands import report as report_command
 from granet_cli.errors import report
 from granet_cli.help import CONTEXT, Command, Group
 from granet_cli.render import ReaderGone, silence
@@ -43,6 +46,8 @@ app.command("plan", cls=Command, context_settings=CONTEXT)(plan.plan)
 app.command("compare", cls=Command, context_settings=CONTEXT)(compare.compare)
 app.command("inspect", cls=Command, context_settings=CONTEXT)(inspect.inspect)
 app.command("history", cls=Command, context_settings=CONTEXT)(history.history)
+app.command("plasticity", cls=Command, context_settings=CONTEXT)(plasticity.plasticity)
+app.command("report", cls=Command, context_settings=CONTEXT)(report_command.report)
 app.command("diff", cls=Command, context_settings=CONTEXT)(diff.diff)
 app.command("eval", cls=Command, context_settings=CONTEXT)(eval_command.evaluate)
 app.command("export", cls=Command, context_settings=CONTEXT)(export.export)
@@ -78,9 +83,26 @@ def root(
       granet list recipes                          the set-ups of the papers
       granet train --recipe cifar10-resnet50-granet --data ~/cifar10 --density 0.05
     """
+    if context.invoked_subcommand not in (None, "train") and os.environ.get("WORLD_SIZE", "1") != "1":
+        _refuse_ranks(str(context.invoked_subcommand))
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)
+
+
+def _refuse_ranks(command: str) -> None:
+    from granet.errors import UsageError
+
+    error = UsageError(
+        "only training runs on several ranks",
+        where=f"granet {command}",
+        got=f"WORLD_SIZE={os.environ['WORLD_SIZE']}",
+        remedy="begin a rewind in one process and go on with it by torchrun -m granet_cli train --resume DIR"
+        if command == "rewind"
+        else "run this command without torchrun",
+    )
+    error.everywhere = True
+    raise error
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -107,4 +129,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def main() -> None:
     """The entry point ``granet``."""
     startup.hurry()
-    sys.exit(run())
+    code = run()
+    if code and os.environ.get("WORLD_SIZE", "1") != "1":
+        # All is said and saved. What is left of torch.distributed may wait for a rank that is gone, for ever.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)

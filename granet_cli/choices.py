@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from granet.data import DATASETS
+from granet.data import DATASETS, SIZED
 from granet.errors import UsageError, nearest
 from granet.recipe import Recipe
 
@@ -103,6 +103,8 @@ def vary(recipe: Recipe, choices: Choices) -> Varied:
         UsageError: anything that cannot be, or does not fit the recipe.
     """
     settings, remarks = dict(choices.settings), []
+    if "model.weights" in settings:
+        settings.setdefault("model.weights_hash", None)  # another file than the recipe's
     if choices.data is not None:
         settings = {**data_settings(choices.data, recipe.data.name, settings), **settings}
     if choices.method is not None and choices.method != recipe.method.name:
@@ -124,6 +126,8 @@ def vary(recipe: Recipe, choices: Choices) -> Varied:
     recipe = recipe.override(settings)
     if recipe.data.directory is not None:  # a run goes on from wherever it is resumed
         recipe = recipe.override({"data.directory": str(_absolute(recipe.data.directory))})
+    if recipe.model.weights is not None:
+        recipe = recipe.override({"model.weights": str(_absolute(recipe.model.weights))})
     return Varied(recipe, tuple(remarks))
 
 
@@ -178,7 +182,7 @@ def evaluated_on(checkpoint: Checkpoint, data: str | None) -> Recipe:
     recipe = checkpoint.recipe
     if data is not None:
         recipe = recipe.override(data_settings(data, recipe.data.name, {}))
-    if recipe.data.name != "image-folder":
+    if recipe.data.name not in SIZED:
         return recipe.override({"data.image_size": None})
     return recipe.override({"data.image_size": checkpoint.network.image_size})
 

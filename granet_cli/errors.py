@@ -22,9 +22,26 @@ from granet_cli.render import Screen, printable
 def report(error: Exception) -> int:
     """Says what went wrong and returns the exit code."""
     message, code = _explain(error)
+    rank = _rank()
+    if rank is not None and _is_everywhere(error):
+        if rank != 0:  # every rank says the same, so one is enough
+            return code
+    elif rank is not None:
+        message = f"rank {rank}: {message}"
     screen = Screen(stderr=True)
     screen.prose(Text("error: ", style="bold red").append(printable(message), style="not bold default"))
     return code
+
+
+def _rank() -> int | None:
+    """Which of several processes that torchrun started this is; None for a single one."""
+    size, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "0")
+    return int(rank) if size.isdecimal() and int(size) > 1 and rank.isdecimal() else None
+
+
+def _is_everywhere(error: Exception) -> bool:
+    """Whether all ranks raise it: mistakes in the command that all of them were given, and errors that say so."""
+    return isinstance(error, typer.TyperException) or bool(getattr(error, "everywhere", False))
 
 
 def _explain(error: Exception) -> tuple[str, int]:

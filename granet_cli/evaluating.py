@@ -36,7 +36,7 @@ def onnx(file: Path, *, data: str | None, split: str, batch_size: int, device: s
     """An exported model likewise; what it was trained on stands in its metadata."""
     from exporters import metadata, runtime, storage
     from exporters.scoring import score
-    from granet.data import open_dataset
+    from granet.data import SIZED, open_dataset
     from granet.errors import UsageError
     from granet_cli.choices import data_settings
 
@@ -51,7 +51,7 @@ def onnx(file: Path, *, data: str | None, split: str, batch_size: int, device: s
         directory=Path(str(folder)) if folder is not None else None,
         validation=origin.validation,
         seed=origin.seed,
-        image_size=origin.network.image_size if name == "image-folder" else None,
+        image_size=origin.network.image_size if name in SIZED else None,
     )
     session = runtime.open_session(file, provider=provider, options=options)
     result = score(session, origin.network, dataset, split, batch_size=batch_size)

@@ -18,7 +18,7 @@ MODELS = (
     "resnet50",
     "vgg19",
 )
-DATASETS = ("fashion-mnist-subset", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder")
+DATASETS = ("fashion-mnist-subset", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder", "tar-shards")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SPLITS = ("train", "validation", "test")
 ENCODINGS = ("auto", "gaps8", "gaps4", "bitmask", "coo", "dense")
@@ -45,7 +45,7 @@ def complete_method(incomplete: str) -> list[str]:
 
 def complete_model(incomplete: str) -> list[str]:
     """Networks of the catalog, and how the name of another one begins."""
-    return _starting(incomplete, (*MODELS, "torchvision:"))
+    return _starting(incomplete, (*MODELS, "torchvision:", "timm:"))
 
 
 def complete_data(incomplete: str) -> list[str]:

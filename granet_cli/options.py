@@ -31,6 +31,13 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+def _named(text: str) -> str:
+    """The name of a file; an empty one would take the setting away."""
+    if not text:
+        raise typer.BadParameter("an empty path.")
+    return text
+
+
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint written by granet train.", show_default=False)]
 Json = Annotated[bool, _option("--json", None, "Print JSON, and nothing else, on standard output.")]
 Confirmed = Annotated[
@@ -68,9 +75,20 @@ Model = Annotated[
     _option(
         "--model",
         "NAME",
-        "Another network (granet list models), torchvision:NAME, or package.module:factory for your own.",
+        "Another network (granet list models), torchvision:NAME, timm:NAME, or package.module:factory for your own.",
         _WHAT,
         names.complete_model,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    _option(
+        "--weights",
+        "FILE",
+        "Start from the weights in FILE: safetensors, torch.save or a granet checkpoint. A classifier of another "
+        "number of classes stays as initialised.",
+        _WHAT,
+        parser=_named,
     ),
 ]
 Data = Annotated[

@@ -14,7 +14,7 @@ from granet_cli.targets import check_target
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SUFFIXES = (".svg", ".png")
+SUFFIXES = (".svg", ".png", ".pdf")
 
 # The colours of Okabe and Ito, which colour-blind people can tell apart, without the yellow, which is too pale for
 # lines. There is one marker more than there are colours, so that 56 curves differ.
@@ -44,7 +44,10 @@ def check_plot(file: Path, *, overwrite: bool) -> None:
 
     if file.suffix.lower() not in SUFFIXES:
         raise UsageError(
-            "not a kind of picture that can be drawn", where="--plot", got=file, expected=" or ".join(SUFFIXES)
+            "not a kind of picture that can be drawn",
+            where="--plot",
+            got=file,
+            expected=f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}",
         )
     check_target(file, overwrite=overwrite)
     try:
@@ -77,5 +80,6 @@ def save(figure: Figure, file: Path) -> None:
 
     kind = file.suffix.lower().removeprefix(".")
     written = io.BytesIO()
-    figure.savefig(written, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    date = {"svg": "Date", "pdf": "CreationDate"}.get(kind)
+    figure.savefig(written, format=kind, dpi=160, metadata=None if date is None else {date: None})
     files.write(file, written.getvalue())

@@ -19,7 +19,7 @@ from granet_cli import startup
 from granet_cli.render import FAINT, ReaderGone, Screen, bar, duration, percent, short
 
 if TYPE_CHECKING:
-    from granet.training.events import EpochEnded, Event, Progressed, RoundEnded, Started
+    from granet.training.events import EpochEnded, Event, Progressed, Resized, RoundEnded, Started
 
 PLAIN_SECONDS = 10.0
 """How often a line of progress is written where nothing can be written over."""
@@ -73,6 +73,8 @@ class _Plain:
             case events.Started():
                 self.run = event
                 self.begin(event)
+            case events.Resized():
+                self.resized(event)
             case events.Progressed():
                 self.progress(event)
             case events.EpochEnded():
@@ -83,14 +85,22 @@ class _Plain:
     def begin(self, run: Started) -> None:
         """What is going to be done, and where."""
         place = f"training on the {run.device}, {run.precision}"
+        if run.ranks > 1:
+            place = f"training on {run.ranks} ranks, the first on the {run.device}, {run.precision}"
         self.line(f"no GPU found: {place}" if not run.on_gpu and self.device_asked == "auto" else place)
         train, validation, test = (run.examples[split] for split in ("train", "validation", "test"))
         self.line(
             f"{train:,} images to train on, {validation:,} to validate, {test:,} to test; "
             f"{run.steps_per_epoch:,} steps an epoch"
         )
+        for note in run.notes:
+            self.line(note)
         if run.step:
             self.line(f"going on after step {run.step:,} of {run.total_steps:,}, at density {run.density:.4f}")
+
+    def resized(self, event: Resized) -> None:
+        """A line."""
+        self.line(f"{event.now} ranks where there were {event.before}: {event.changes}")
 
     def progress(self, event: Progressed) -> None:
         """A line when the last one is old."""

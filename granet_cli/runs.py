@@ -17,9 +17,11 @@ from granet.data import DATASETS
 from granet.errors import UsageError
 from granet.recipe import Recipe
 from granet.training import Evaluation, RunFolder
+from granet.training.distributed import Place
 from granet_cli.choices import EMBEDDED, Choices, contradictions, vary
 
 RUNS = Path("runs")
+_SINGLE = Place()
 DEFAULT = "quickstart"
 
 
@@ -38,7 +40,9 @@ class Run:
     start: Callable[..., Evaluation]
 
 
-def new(name: str | None, choices: Choices, out: Path | None, *, overwrite: bool, download: bool) -> Run:
+def new(
+    name: str | None, choices: Choices, out: Path | None, *, overwrite: bool, download: bool, rank: Place = _SINGLE
+) -> Run:
     """A run of recipe ``name`` as asked for, into ``out`` or a folder that is not there yet.
 
     Raises:
@@ -46,6 +50,13 @@ def new(name: str | None, choices: Choices, out: Path | None, *, overwrite: bool
     """
     if overwrite and out is None:
         raise UsageError("there is nothing to overwrite", where="--overwrite", remedy="name the run with --out")
+    if rank.max_restarts and out is None:
+        raise UsageError(
+            "torchrun is going to restart the run, which then has to find its folder",
+            where="--max-restarts",
+            got=rank.max_restarts,
+            remedy="name the run with --out, or leave --max-restarts out",
+        )
     varied = vary(Recipe.load(DEFAULT if name is None else name), choices)
     recipe = varied.recipe
     if recipe.rewind is not None and len(recipe.rewind.densities) > recipe.rewind.round == 1:
@@ -58,15 +69,27 @@ def new(name: str | None, choices: Choices, out: Path | None, *, overwrite: bool
         options = "--data DIR" if choices.data is None else f"--data DIR --set data.name={recipe.data.name}"
         raise UsageError(f"dataset {recipe.data.name} lies in a folder, which is not named", remedy=f"add {options}")
     stem = recipe.name if recipe.method.name in recipe.name else f"{recipe.name}-{recipe.method.name}"
-    folder = RunFolder(out if out is not None else fresh(stem))
+    leads = rank.ranks.rank == 0  # the others never touch the folder
+    folder = RunFolder(out if out is not None else fresh(stem) if leads else RUNS / stem)
     headline = f"{recipe.name}: {recipe.method.name}, {recipe.model.name}, {recipe.data.name} -> {folder.path}"
-    start: Callable[..., Evaluation] = partial(training.train, recipe, folder, overwrite=overwrite, download=download)
-    if out is None:
+    start: Callable[..., Evaluation] = partial(
+        training.train, recipe, folder, overwrite=overwrite, download=download, restarted=rank.restarts > 0
+    )
+    if out is None and leads:
         start = partial(_in_fresh, folder.path, start)
     return Run(folder, "\n".join((*varied.remarks, headline)), start)
 
 
-def old(path: Path, name: str | None, choices: Choices, out: Path | None, *, overwrite: bool, download: bool) -> Run:
+def old(
+    path: Path,
+    name: str | None,
+    choices: Choices,
+    out: Path | None,
+    *,
+    overwrite: bool,
+    download: bool,
+    rank: Place = _SINGLE,
+) -> Run:
     """The run in ``path``, to go on with.
 
     Raises:
@@ -77,7 +100,7 @@ def old(path: Path, name: str | None, choices: Choices, out: Path | None, *, ove
         if given:
             raise UsageError("a run that goes on has no use for it", where=option, remedy="leave it out, or --resume")
     folder = RunFolder(path)
-    if name is not None or choices.named():
+    if rank.ranks.rank == 0 and (name is not None or choices.named()):
         recipe, _ = folder.open()
         contrary = contradictions(recipe, choices, Recipe.load(name) if name is not None else None)
         if contrary:
@@ -114,17 +137,25 @@ def _in_fresh(folder: Path, start: Callable[..., Evaluation], *args: Any, **sett
                 path.rmdir()  # fails unless it is empty
 
 
-def goodbye(folder: RunFolder, where: object, flags: Mapping[str, object]) -> tuple[str, str | None]:
+def goodbye(
+    folder: RunFolder, where: object, flags: Mapping[str, object], *, rank: Place = _SINGLE
+) -> tuple[str, str | None]:
     """What to say of a run that was stopped, and the command that goes on with it.
 
     Args:
         folder: of the run.
         where: how far it came, when that was saved.
         flags: options that the run was started with and that are no settings of it; empty ones are left out.
+        rank: of the process; of several, each was started by torchrun.
     """
     if not folder.holds_run():
         return "stopped before there was anything to save", None
-    command = ["granet", "train", "--resume", str(folder.path)]
+    command = ["granet"]
+    if rank.ranks.size > 1:
+        machines = rank.ranks.size // rank.local_size
+        nodes = [f"--nnodes={machines}"] if machines > 1 else []
+        command = ["torchrun", *nodes, f"--nproc-per-node={rank.local_size}", "-m", "granet_cli"]
+    command += ["train", "--resume", str(folder.path)]
     for flag, value in flags.items():
         command += [flag] if value is True else [flag, str(value)] if value else []
     at = f" at {where}" if where is not None else ""

@@ -39,11 +39,16 @@ ARROWS: dict[str, set[str]] = {
         *("errors", "masks", "packed", "topology", "method", "layers"),
         *("optimizer_state", "gradient_sums", "zeroing", "masked_step"),
     },
+    "adapters": {
+        *("errors", "masks", "packed", "topology", "method", "layers", "optimizer_state", "sparsifier"),
+        *("models", "checkpoint"),
+    },
     "durations": {"errors"},
     "flops": {"errors", "layers", "masks"},
     "sparse_codec": {"errors"},
     "models": {"errors", "randomness"},
-    "data": {"errors", "randomness"},
+    "ranks": {"errors"},
+    "data": {"errors", "randomness", "ranks"},
     "recipe": {*CORE, "durations"},
     "checkpoint": {"errors", "masks", "recipe", "sparse_codec"},
     "lineage": {"masks", "recipe", "checkpoint"},
@@ -52,15 +57,18 @@ ARROWS: dict[str, set[str]] = {
     "analysis": {*CORE, "checkpoint", "history", "lineage", "sparse_codec", "flops", "layers", "models", "recipe"},
     "training": {
         *CORE,
-        *("layers", "optimizer_state", "sparsifier", "durations", "flops", "models", "data"),
-        *("recipe", "checkpoint", "analysis", "history", "lineage"),
+        *("layers", "optimizer_state", "packed", "sparsifier", "durations", "flops", "models", "data"),
+        *("ranks", "sparse_codec", "recipe", "checkpoint", "analysis", "history", "lineage", "importing"),
     },
 }
 
 # The public doors may open onto anything below them.
 DOORS = {"__init__"}
 
-FORBIDDEN = ("typer", "rich", "onnx", "onnxruntime", "onnxscript", "torchvision", "exporters", "granet_cli")
+FORBIDDEN = (
+    *("typer", "rich", "onnx", "onnxruntime", "onnxscript", "torchvision", "exporters", "granet_cli"),
+    *("lightning", "transformers", "accelerate", "timm"),
+)
 
 
 @cache

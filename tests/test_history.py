@@ -350,7 +350,7 @@ def test_the_picture_has_four_labelled_parts(finished: Path, granet: Granet, tmp
         (["RUN", "--at", "99"], "expected 0 to 18"),
         (["RUN", "--at", "4", "--verify"], "it shows one step alone"),
         (["RUN", "--overwrite"], "nothing to overwrite"),
-        (["RUN", "--plot", "a.gif"], "expected .svg or .png"),
+        (["RUN", "--plot", "a.gif"], "expected .svg, .png or .pdf"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(

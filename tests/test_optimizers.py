@@ -17,7 +17,9 @@ from granet.methods import (
     GraNet,
     RigL,
 )
+from granet.recipe import Recipe
 from granet.topology import TopologyUpdate
+from granet.training.state import build_optimizer
 from tests.running import (
     DEVICES,
     METHODS,
@@ -364,3 +366,18 @@ def test_rigl_cannot_replace_a_step_with_a_closure() -> None:
             run.optimizer.step(lambda: 0.0)  # type: ignore[arg-type,return-value]
     run.optimizer.step()
     assert run.sparsifier.step() is not None
+
+
+def test_momentum_in_fp16_is_not_left_unwritten() -> None:
+    """Where a scaler skips the very first step, fused SGD makes momentum and does not write it."""
+    recipe = Recipe.load("quickstart").override({"training.precision": "fp16"})
+    model = nn.Linear(300, 300)
+    optimizer = build_optimizer(recipe, model, torch.device("cpu"))
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(model(torch.full((1, 300), torch.inf)).sum()).backward()
+    before = model.weight.detach().clone()
+    scaler.step(optimizer)
+    assert torch.equal(model.weight, before)
+    for parameter in model.parameters():
+        momentum = optimizer.state[parameter].get("momentum_buffer")
+        assert momentum is None or not momentum.any()

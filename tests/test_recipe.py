@@ -41,7 +41,7 @@ def test_every_recipe_of_the_catalog_is_whole(name):
     assert recipe.name == name
     assert recipe.description
     method = recipe.build_method(STEPS_PER_EPOCH[name.partition("-")[0]])
-    assert method.final_density() == (1.0 if name.endswith("-rewinding") else 0.1)
+    assert method.final_density() == (1.0 if "-rewinding" in name or "-dense" in name else 0.1)
 
 
 def test_the_catalog_covers_the_set_ups_of_the_papers():
@@ -51,7 +51,11 @@ def test_the_catalog_covers_the_set_ups_of_the_papers():
         for network in ("resnet50", "vgg19")
         for method in ("granet", "granet-s2s", "rigl", "rigl-itop", "gmp")
     }
-    imagenet = {f"imagenet-resnet50-{method}" for method in ("granet", "granet-250", "rigl", "gmp")}
+    imagenet = {
+        f"imagenet-resnet50-{method}{length}"
+        for method in ("granet", "granet-s2s", "rigl", "rigl-itop", "gmp", "dense")
+        for length in ("", "-250")
+    }
     assert set(Recipe.names()) == cifar | imagenet | {"quickstart", "cifar10-resnet56-rewinding"}
 
 
@@ -61,9 +65,35 @@ def test_recipes_of_one_comparison_differ_only_in_the_method():
     assert different == {"name", "description", "method"}
 
 
-def test_the_longer_imagenet_recipe_is_the_shorter_one_stretched():
-    short, long = Recipe.load("imagenet-resnet50-granet"), Recipe.load("imagenet-resnet50-granet-250")
+@pytest.mark.parametrize("method", ["granet", "granet-s2s", "rigl", "rigl-itop", "gmp", "dense"])
+def test_the_longer_imagenet_recipes_are_the_shorter_ones_stretched(method):
+    short, long = Recipe.load(f"imagenet-resnet50-{method}"), Recipe.load(f"imagenet-resnet50-{method}-250")
     assert {key for key, _, _ in short.stretched(250).differences(long)} == {"name", "description"}
+
+
+@pytest.mark.parametrize("name", [name for name in Recipe.names() if name.startswith("imagenet-")])
+def test_imagenet_recipes_have_the_numbers_of_the_papers(name):
+    recipe, factor = Recipe.load(name), 2.5 if name.endswith("-250") else 1.0
+    data, optimizer, schedule, training = recipe.data, recipe.optimizer, recipe.schedule, recipe.training
+    assert recipe.model.name == "torchvision:resnet50"
+    assert (data.image_size, data.augment) == (224, "resized-crop-flip")
+    assert (optimizer.learning_rate, optimizer.momentum, optimizer.nesterov) == (0.1, 0.9, False)
+    assert (optimizer.weight_decay, optimizer.decay_norms_and_biases) == (1e-4, False)
+    assert [float(time.amount) for time in schedule.milestones] == [30 * factor, 60 * factor, 90 * factor]
+    assert (schedule.gamma, float(schedule.warmup.amount)) == (0.1, 5 * factor)
+    assert (training.epochs, training.batch_size, training.label_smoothing) == (100 * factor, 128, 0.1)
+    method, steps = recipe.build_method(STEPS_PER_EPOCH["imagenet"]), STEPS_PER_EPOCH["imagenet"] * factor
+    expected = {
+        "granet": {"initial_density": 1.0, "end": 30 * steps, "interval": 4000, "drop_fraction": 0.5},
+        "granet-s2s": {"initial_density": 0.5, "end": 30 * steps, "interval": 4000, "drop_fraction": 0.5},
+        "rigl": {"allocation": "erk", "stop": 75 * steps, "interval": 100, "drop_fraction": 0.3},
+        "rigl-itop": {"allocation": "erk", "interval": 4000, "drop_fraction": 0.5},
+        "gmp": {"start": 0, "end": 30 * steps, "interval": 4000},
+        "dense": {},
+    }[name.removeprefix("imagenet-resnet50-").removesuffix("-250")]
+    assert {key: getattr(method, key) for key in expected} == {
+        key: pytest.approx(value, abs=1) if isinstance(value, float) else value for key, value in expected.items()
+    }
 
 
 # --- reading and writing ----------------------------------------------------------------------------------------

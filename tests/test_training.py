@@ -376,8 +376,8 @@ def test_workers_that_a_signal_ended_too_do_not_cost_the_state(
     undisturbed = whole(recipe(), tmp_path / "undisturbed")
     begin, signalled = loop.begin, []
 
-    def dying(*arguments):
-        run = begin(*arguments)
+    def dying(*arguments, **settings):
+        run = begin(*arguments, **settings)
         batches = run.pipeline.batches
 
         def until_signalled(epoch: int, *, start: int = 0):

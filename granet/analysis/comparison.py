@@ -175,8 +175,15 @@ def compare(names: Iterable[str], *, factory: str | None = None) -> Comparison:
             problems.append(Problem(path=str(folder), message=str(error)))
             continue
         runs.append(run)
+    return compare_outcomes(runs, problems)
+
+
+def compare_outcomes(runs: Sequence[Outcome], others: Iterable[Problem] = ()) -> Comparison:
+    """These runs side by side; what was found about ``others`` comes first among the problems."""
+    problems = [*others]
+    for run in runs:
         remarks = [*([] if run.finished else [_unfinished(run)]), *run.notes]
-        problems += [Problem(path=str(folder), message=f"{folder}: {remark}") for remark in remarks]
+        problems += [Problem(path=str(run.path), message=f"{run.path}: {remark}") for remark in remarks]
     groups, repeated = _grouped(runs)
     problems += [
         Problem(

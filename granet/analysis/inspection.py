@@ -116,7 +116,7 @@ def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection
     notes: list[str] = []
     network = costs = None
     try:
-        network = _rebuild(checkpoint, factory)
+        network = rebuild(checkpoint, factory)
         size = checkpoint.network.image_size
         costs = flops.layers(network, (checkpoint.network.in_channels, size, size))
     except GranetError as error:
@@ -221,8 +221,8 @@ def _wirings(network: nn.Module) -> dict[str, Wiring]:
     }
 
 
-def _rebuild(checkpoint: Checkpoint, factory: str | None) -> nn.Module:
-    """The network that made the checkpoint, with other weights or none.
+def rebuild(checkpoint: Checkpoint, factory: str | None) -> nn.Module:
+    """The network that made ``checkpoint``, with other weights or none; ``factory`` as for ``inspect``.
 
     Raises:
         GranetError: it cannot be built, must not be, or is another one by now.

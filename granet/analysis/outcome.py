@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from granet import lineage
-from granet.analysis.inspection import inspect
+from granet.analysis.inspection import Inspection, inspect
 from granet.analysis.run_folders import BEST, LAST, holds_run
 from granet.checkpoint import Checkpoint, load_outline
 from granet.errors import CheckpointError, UsageError
@@ -139,12 +139,39 @@ class Outcome:
         }
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class State:
+    """The checkpoints that tell of a run, without values."""
+
+    last: Checkpoint
+    """The newest one."""
+    shown: Checkpoint
+    """The one that the run is judged by: of the best epoch or, before there is one, the newest."""
+    file: Path
+    """Where that one is."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was trained to its end and tested."""
+        return "test" in self.last.metrics
+
+
 def read(folder: Path, *, factory: str | None = None) -> Outcome:
     """What the run in ``folder`` came to.
 
     Args:
         folder: of a run; its checkpoints are checked against their hashes.
         factory: confirms the user's own network, ``package.module:factory``; see ``inspect``.
+
+    Raises:
+        UsageError, CheckpointError: as ``open_state``.
+    """
+    state = open_state(folder)
+    return tell(folder, state, inspect(state.shown, factory=factory))
+
+
+def open_state(folder: Path) -> State:
+    """The checkpoints of the run in ``folder``, checked against their hashes.
 
     Raises:
         UsageError: no run was begun here, or it has no checkpoint yet.
@@ -160,13 +187,19 @@ def read(folder: Path, *, factory: str | None = None) -> Outcome:
             "these are weights, not the state of a run", where=folder / LAST, remedy="see granet inspect"
         )
     finished = "test" in last.metrics
-    file, shown, validation = folder / LAST, last, _newest_validation_accuracy(last)
-    if finished or os.path.lexists(folder / BEST):
-        file = folder / BEST
-        shown = load_outline(file)
-        _check_belongs(file, shown, last, tested=finished)
-        validation = _number(shown.metrics, "best", "accuracy")
-    report = inspect(shown, factory=factory)
+    if not finished and not os.path.lexists(folder / BEST):
+        return State(last=last, shown=last, file=folder / LAST)
+    shown = load_outline(folder / BEST)
+    _check_belongs(folder / BEST, shown, last, tested=finished)
+    return State(last=last, shown=shown, file=folder / BEST)
+
+
+def tell(folder: Path, state: State, report: Inspection) -> Outcome:
+    """What the run in ``folder`` came to; ``report`` is of the checkpoint that is shown."""
+    last, file = state.last, state.file
+    validation = _newest_validation_accuracy(last)
+    if file.name == BEST:
+        validation = _number(state.shown.metrics, "best", "accuracy")
     return Outcome(
         path=folder,
         recipe=last.recipe,
@@ -179,7 +212,7 @@ def read(folder: Path, *, factory: str | None = None) -> Outcome:
         ),
         ancestors=tuple(_ancestor(note) for note in lineage.ancestors(last.metrics)),
         checkpoint=file.name,
-        finished=finished,
+        finished=state.finished,
         step=last.step,
         total_steps=report.total_steps,
         parameters=report.parameters,

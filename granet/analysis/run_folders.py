@@ -6,6 +6,7 @@ any of them. The names of files are those of ``granet.training``, which is above
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import os
 import re
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from granet.errors import UsageError
+from granet.errors import UsageError, nearest
 
 RECIPE, LAST, BEST = "recipe.toml", "last.safetensors", "best.safetensors"
 """Files of a run: its recipe, its newest state, and the best epoch, which is what the test set is met with."""
@@ -65,6 +66,26 @@ def holds_run(path: Path) -> bool:
     return (path / RECIPE).is_file() or (path / LAST).is_file()
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process on this machine trains in this folder: training locks it, see ``granet.training.folder``.
+
+    Where the file system knows no locks the answer is no. The lock is asked for and let go at once.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _expanded(name: str) -> list[Path]:
     """What a name stands for: itself, or what matches it when it is a pattern and not there as it is written."""
     if not os.path.lexists(name) and glob.has_magic(name):
@@ -86,7 +107,7 @@ def _runs_at(path: Path) -> tuple[list[Path], list[Problem]]:
             "not a folder" if there else "nothing of this name is there",
             where=path,
             expected="the folder of a run, or one that holds runs",
-            remedy="name the folder that the file is in" if there else None,
+            remedy="name the folder that the file is in" if there else _hint(path),
         )
     if _is_unit(path):
         return _runs_of(path), []
@@ -101,6 +122,15 @@ def _runs_at(path: Path) -> tuple[list[Path], list[Problem]]:
     if not runs and not problems:
         raise UsageError("no run here", where=path, expected=f"{LAST} or {RECIPE}, in it or in a folder within it")
     return runs, problems
+
+
+def _hint(path: Path) -> str | None:
+    """The folder beside it that it may have been meant for."""
+    try:
+        close = nearest(path.name, [child.name for child in _children(path.parent)])
+    except OSError:
+        return None
+    return None if close is None else f"did you mean {path.with_name(close)}?"
 
 
 def _is_unit(path: Path) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from granet.data.cifar import CIFAR10, CIFAR100, CifarSet, read_cifar
 from granet.data.dataset import Arrays, Dataset
 from granet.data.folder import open_folder
 from granet.data.mnist import CLOTHES, DIGITS, EMBEDDED, EMBEDDED_DIRECTORY, FASHION_MNIST, MNIST, IdxSet, read_idx
+from granet.data.shards import open_shards
 from granet.data.split import hold_out
 from granet.errors import UnknownNameError, UsageError
 
@@ -115,17 +116,28 @@ def _embedded(request: Request) -> tuple[Arrays, Arrays]:
     return read_idx(EMBEDDED, EMBEDDED_DIRECTORY)
 
 
-def _folder(request: Request) -> Dataset:
-    if request.download:
-        raise UsageError("an image folder cannot be downloaded", remedy="leave the download out")
-    return open_folder(
-        request.name,
-        request.needed_directory(),
-        validation=request.validation,
-        seed=request.seed,
-        image_size=request.image_size,
-        residency=request.residency,
-    )
+class _Opener(Protocol):
+    def __call__(
+        self, name: str, directory: Path, *, validation: float, seed: int, image_size: int | None, residency: str
+    ) -> Dataset: ...
+
+
+def _own(opener: _Opener, what: str) -> Callable[[Request], Dataset]:
+    """Opens images of the user's own, which nobody has published."""
+
+    def open_own(request: Request) -> Dataset:
+        if request.download:
+            raise UsageError(f"{what} cannot be downloaded", remedy="leave the download out")
+        return opener(
+            request.name,
+            request.needed_directory(),
+            validation=request.validation,
+            seed=request.seed,
+            image_size=request.image_size,
+            residency=request.residency,
+        )
+
+    return open_own
 
 
 _ENTRIES = (
@@ -169,12 +181,20 @@ _ENTRIES = (
     DatasetEntry(
         "image-folder",
         "your own images, or ImageNet: train/CLASS/* with test/CLASS/*, val/CLASS/* or both",
-        _folder,
+        _own(open_folder, "an image folder"),
+    ),
+    DatasetEntry(
+        "tar-shards",
+        "the same as WebDataset shards: train-000000.tar and so on with test-*.tar, val-*.tar or both",
+        _own(open_shards, "a folder of tar shards"),
     ),
 )
 
 DATASETS: Mapping[str, DatasetEntry] = {entry.name: entry for entry in _ENTRIES}
 """By name. Means and standard deviations are those of all pixels of the training images, the usual constants."""
+
+SIZED: frozenset[str] = frozenset({"image-folder", "tar-shards"})
+"""Those whose images have no size of their own, so that ``image_size`` can be set."""
 
 
 def open_dataset(
@@ -193,12 +213,12 @@ def open_dataset(
         name: a key of ``DATASETS``.
         directory: where its files are; not for data that comes with the package.
         validation: the fraction of the training data to hold out for validation, in (0, 1), class by class. An image
-            folder with a ``val`` besides its ``test`` brings its own, and this fraction has no part then.
+            folder, or shards, with ``val`` besides ``test`` bring their own, and this fraction has no part then.
         seed: keys which examples are held out.
-        image_size: for image folders, height and width in pixels that networks see; None for the images' own.
+        image_size: for those of ``SIZED``, height and width in pixels that networks see; None for the images' own.
         download: fetch published files that are missing into ``directory``.
-        residency: "resident" in memory, "streaming" from disk (image folders only), or "auto": in memory, except
-            image folders of large or differing images.
+        residency: "resident" in memory, "streaming" from disk (those of ``SIZED`` only), or "auto": in memory,
+            except images of those that are large or of different sizes.
 
     Raises:
         UnknownNameError: no such dataset or residency.

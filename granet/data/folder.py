@@ -16,16 +16,9 @@ from pathlib import Path
 
 import torch
 
-from granet.data.dataset import Arrays, Dataset, Files
-from granet.data.images import common_side, load_all
-from granet.data.split import hold_out
+from granet.data.dataset import Dataset, Files
+from granet.data.on_disk import LAYOUTS, dataset_of
 from granet.errors import DataError
-
-RESIDENT_BYTES = 1 << 30
-"""Decoded pixels that residency "auto" keeps in memory at most."""
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def open_folder(
@@ -48,55 +41,36 @@ def open_folder(
     root = directory.absolute()
     if not root.is_dir():
         raise DataError("no such folder", where=directory, remedy="name the folder that holds train")
-    splits = [split for split in ("train", "val", "test") if (root / split).is_dir()]
+    splits = [split for split in LAYOUTS if (root / split).is_dir()]
     if "train" not in splits or len(splits) == 1:
         raise DataError(
             "not an image folder",
             where=directory,
             got=f"folders {', '.join(splits)}" if splits else "none of its folders",
             expected="train/CLASS/* and test/CLASS/* or val/CLASS/*",
-            remedy="name the folder that holds train",
+            remedy='for tar shards, set data.name to "tar-shards"'
+            if any(root.glob("*.tar"))
+            else "name the folder that holds train",
         )
     classes = _class_names(root, "train")
     files = {split: _scan(root, split, classes) for split in splits}
-
-    paths = [path for part in files.values() for path in part.paths]
-    # With thousands of folders' worth of images and a given size, there is no need to look into any of them.
-    own = None if residency == "streaming" and image_size is not None else common_side(paths)
-    side = image_size or own
-    if side is None:
-        raise DataError(
-            "the images differ in size or are not square, so the size to train at has to be given",
-            where=directory,
-            remedy="set image_size, for instance to 224",
-        )
-    fits = own == side and len(paths) * 3 * side * side <= RESIDENT_BYTES
-    parts: dict[str, Arrays] | dict[str, Files] = files
-    if residency == "resident" or (residency == "auto" and fits):
-        parts = {split: Arrays(load_all(part.paths, side), part.labels) for split, part in files.items()}
-
-    if len(parts) == 3:
-        train, held = parts["train"], parts["val"]
-    else:
-        train, held = hold_out(parts["train"], validation, classes=classes, seed=seed)
-    return Dataset(
-        name=name,
-        classes=classes,
-        channels=3,
-        image_size=side,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        train=train,
-        validation=held,
-        test=parts["test"] if "test" in parts else parts["val"],
+    return dataset_of(
+        name,
+        directory,
+        files,
+        classes,
+        validation=validation,
+        seed=seed,
+        image_size=image_size,
+        residency=residency,
     )
 
 
 def _class_names(root: Path, split: str) -> tuple[str, ...]:
     """The class folders of a split, by name."""
-    _check_within(root / split, root)
-    entries = _entries(root / split, root)
-    for entry in entries:
+    check_within(root / split, root)
+    found = entries(root / split, root)
+    for entry in found:
         if not entry.is_dir():
             raise DataError(
                 "a file where only class folders belong",
@@ -104,9 +78,9 @@ def _class_names(root: Path, split: str) -> tuple[str, ...]:
                 expected=f"{split}/CLASS/IMAGE",
                 remedy="sort the images into one folder per class, and remove other files",
             )
-    if not entries:
+    if not found:
         raise DataError("no class folders", where=root / split, expected=f"{split}/CLASS/IMAGE")
-    return tuple(entry.name for entry in entries)
+    return tuple(entry.name for entry in found)
 
 
 def _scan(root: Path, split: str, classes: tuple[str, ...]) -> Files:
@@ -124,19 +98,19 @@ def _scan(root: Path, split: str, classes: tuple[str, ...]) -> Files:
     counts: list[int] = []
     for name in classes:
         folder = root / split / name
-        entries = _entries(folder, root)
-        for entry in entries:
+        found = entries(folder, root)
+        for entry in found:
             if not entry.is_file():
                 raise DataError("not a file", where=entry.path, expected="an image", remedy="move or remove it")
-        if not entries:
+        if not found:
             raise DataError("class folder without images", where=folder, remedy="add images, or remove the class")
-        paths += [folder / entry.name for entry in entries]
-        counts.append(len(entries))
+        paths += [folder / entry.name for entry in found]
+        counts.append(len(found))
     labels = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts))
     return Files(tuple(paths), labels)
 
 
-def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
+def entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
     """What is in ``folder``, by name, less what is hidden."""
     try:
         with os.scandir(folder) as found:
@@ -145,11 +119,12 @@ def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
         raise DataError("cannot be read", where=folder, got=error) from error
     for entry in entries:
         if entry.is_symlink():
-            _check_within(Path(entry.path), root)
+            check_within(Path(entry.path), root)
     return entries
 
 
-def _check_within(path: Path, root: Path) -> None:
+def check_within(path: Path, root: Path) -> None:
+    """Raises DataError when a link leads out of the data directory."""
     if not path.resolve().is_relative_to(root.resolve()):
         raise DataError(
             "a link that leads out of the data directory",

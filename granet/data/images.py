@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +18,9 @@ from torch import Tensor
 
 from granet.data.augment import Window
 from granet.errors import DataError
+
+if TYPE_CHECKING:
+    from granet.data.dataset import Reader
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 """What an image may be. Pillow knows more, among them EPS, which it hands to another program to run."""
@@ -28,18 +33,45 @@ _SLENDER = 16
 as wide as a network wants it, would take all memory."""
 
 
+Where = Callable[[], object]
+"""What to call an image in a message; asked for only when there is one."""
+
+
+class PathReader:
+    """See :class:`granet.data.dataset.Reader`.
+
+    Paths are one array of bytes rather than a list of objects, which for ImageNet would cost each worker hundreds
+    of megabytes.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = np.array([os.fsencode(path) for path in paths])
+
+    def images(self, indices: Sequence[int]) -> Iterator[Image.Image]:
+        """The images there, each decoded when it is asked for."""
+        paths = [os.fsdecode(self._paths[index]) for index in indices]
+        return (load(path) for path in paths)
+
+    def sizes(self) -> Iterator[tuple[int, int]]:
+        """Width and height of each image, from its header."""
+        for encoded in self._paths:
+            path = os.fsdecode(encoded)
+            with _opened(path, lambda path=path: Path(path)) as image:  # type: ignore[misc]
+                yield image.size
+
+
 @contextmanager
-def _opened(path: Path | str) -> Iterator[Image.Image]:
-    """The image in ``path``, its header read; whatever goes wrong with it is a DataError that names it."""
+def _opened(source: Path | str | BytesIO, where: Where) -> Iterator[Image.Image]:
+    """The image in a file, its header read; whatever goes wrong with it is a DataError that names it."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(source, formats=FORMATS) as image:
             yield image
     except DataError:
         raise
     except Exception as error:  # Pillow's readers raise many kinds of errors when a file is damaged.
         raise DataError(
             "cannot be read as an image",
-            where=Path(path),
+            where=where(),
             got=error,
             expected=f"a sound {', '.join(FORMATS)} file",
             remedy="replace or remove it",
@@ -54,11 +86,20 @@ def load(path: Path | str) -> Image.Image:
     Raises:
         DataError: it cannot be read, is not an image, is damaged, or has more than 8 bits per channel.
     """
-    with _opened(path) as image:
+    return _decoded(path, lambda: Path(path))
+
+
+def decode(data: bytes, where: Where) -> Image.Image:
+    """The image in the bytes of a file, as :func:`load`."""
+    return _decoded(BytesIO(data), where)
+
+
+def _decoded(source: Path | str | BytesIO, where: Where) -> Image.Image:
+    with _opened(source, where) as image:
         if image.mode.startswith(("I", "F")):
             raise DataError(
                 "images of this kind are not supported",
-                where=Path(path),
+                where=where(),
                 got=f"mode {image.mode}",
                 expected="8 bits per channel",
                 remedy="convert it",
@@ -69,15 +110,23 @@ def load(path: Path | str) -> Image.Image:
         return whole if whole.mode == "RGB" else whole.convert("RGB")
 
 
-def common_side(paths: Sequence[Path]) -> int | None:
-    """The height and width of these images if they are all square and equally large, else None.
+def size_of(data: bytes, where: Where) -> tuple[int, int]:
+    """Width and height of the image in the bytes of a file, from its header.
 
-    Reads headers only, and stops at the first image that differs.
+    Raises:
+        DataError: it is not an image.
+    """
+    with _opened(BytesIO(data), where) as image:
+        return image.size
+
+
+def common_side(sizes: Iterable[tuple[int, int]]) -> int | None:
+    """The height and width of images of these sizes if they are all square and equally large, else None.
+
+    Stops at the first image that differs.
     """
     side = None
-    for path in paths:
-        with _opened(path) as image:
-            width, height = image.size
+    for width, height in sizes:
         if width != height or side not in (None, width):
             return None
         side = width
@@ -87,21 +136,21 @@ def common_side(paths: Sequence[Path]) -> int | None:
 def whole_view(image: Image.Image, side: int) -> Image.Image:
     """What evaluation sees: an image of that size as it is; any other resized, and its central square.
 
-    The shorter side becomes ``side / WHOLE`` pixels, by bilinear interpolation.
+    The shorter side becomes ``side / WHOLE`` pixels, by bilinear interpolation; 256 for 224. Sizes and positions are
+    rounded as torchvision's ``Resize`` and ``CenterCrop`` do, with which results on ImageNet are published.
     """
     if image.size == (side, side):
         return image
     longest = _SLENDER * min(image.size)
     if max(image.size) > longest:  # the middle is all that is seen, and the whole would be enlarged beyond all bounds
         image = _middle(image, min(image.width, longest), min(image.height, longest))
-    target = round(side / WHOLE)
-    scale = target / min(image.size)
-    width, height = (max(target, round(length * scale)) for length in image.size)
+    target, shorter = round(side / WHOLE), min(image.size)
+    width, height = (target * length // shorter for length in image.size)
     return _middle(image.resize((width, height), Image.Resampling.BILINEAR), side, side)
 
 
 def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
-    left, top = (image.width - width) // 2, (image.height - height) // 2
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))
 
 
@@ -127,20 +176,20 @@ def stack(images: Sequence[Image.Image], side: int) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
-def load_all(paths: Sequence[Path], side: int) -> Tensor:
-    """Every image as evaluation sees it: uint8 [N, 3, side, side], contiguous.
+def load_all(reader: Reader, count: int, side: int) -> Tensor:
+    """All ``count`` images as evaluation sees them: uint8 [N, 3, side, side], contiguous.
 
     Raises:
         DataError: as :func:`load`; of several bad files the first is named.
     """
-    pixels = np.empty((len(paths), side, side, 3), dtype=np.uint8)
+    pixels = np.empty((count, side, side, 3), dtype=np.uint8)
 
     def decode(start: int) -> None:
-        part = slice(start, start + 256)
-        fill(pixels[part], (whole_view(load(path), side) for path in paths[part]))
+        part = range(count)[start : start + 256]
+        fill(pixels[part.start : part.stop], (whole_view(image, side) for image in reader.images(part)))
 
     # Pillow lets go of the interpreter while it decodes, so threads are enough.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(decode, range(0, len(paths), 256)):
+        for _ in pool.map(decode, range(0, count, 256)):
             pass
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

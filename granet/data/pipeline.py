@@ -13,6 +13,10 @@ from granet.data.dataset import Arrays, Dataset
 from granet.data.resident import ResidentPipeline
 from granet.data.streaming import StreamingPipeline
 from granet.errors import UnknownNameError, UsageError
+from granet.ranks import ALONE, Ranks
+
+EVALUATED = 256
+"""Images in a batch of an evaluation."""
 
 
 class Pipeline(Protocol):
@@ -20,7 +24,8 @@ class Pipeline(Protocol):
 
     Images are float32 [B, C, H, W], normalised; labels int64 [B]; both on the device. The batches of an epoch depend
     on nothing but the dataset, the seed, the batch size and the augmentation: not on the epochs before, on where
-    the epoch was started, on the number of workers or, up to the rounding of arithmetic, on the device.
+    the epoch was started, on the number of workers or, up to the rounding of arithmetic, on the device. Of several
+    ranks each has its share of every batch, with the same order and the same draws as a single one.
     """
 
     steps_per_epoch: int
@@ -41,8 +46,10 @@ class Pipeline(Protocol):
         """
         ...
 
-    def evaluation(self, split: str, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation(self, split: str, batch_size: int = EVALUATED) -> Iterator[tuple[Tensor, Tensor]]:
         """Every example of a split once, in order, without augmentation; the last batch may be smaller.
+
+        Several ranks are dealt whole batches in turn, so that each batch is computed as by a single one.
 
         Raises:
             UnknownNameError: no such split.
@@ -59,17 +66,19 @@ def make_pipeline(
     seed: int,
     augment: Augmentation,
     workers: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Pipeline:
     """The pipeline that suits a dataset: resident for data in memory, streaming for files.
 
     Args:
         dataset: what to draw from.
-        batch_size: examples per training step.
+        batch_size: examples per training step, of all ranks together.
         device: where the batches are wanted.
         seed: keys order and augmentation.
         augment: one of ``AUGMENTATIONS``; see :func:`granet.data.augment.draw`.
         workers: processes that decode files, 0 for none but this one. Data in memory needs none and starts none. With
             workers a script must keep its work under ``if __name__ == "__main__":``, as for any multiprocessing.
+        ranks: whose share to make.
 
     Raises:
         UnknownNameError: no such augmentation.
@@ -87,5 +96,7 @@ def make_pipeline(
     if workers < 0:
         raise UsageError("workers is a number of processes", got=workers, expected="at least 0")
     if isinstance(dataset.train, Arrays):
-        return ResidentPipeline(dataset, batch_size=batch_size, device=device, seed=seed, augment=augment)
-    return StreamingPipeline(dataset, batch_size=batch_size, device=device, seed=seed, augment=augment, workers=workers)
+        return ResidentPipeline(dataset, batch_size=batch_size, device=device, seed=seed, augment=augment, ranks=ranks)
+    return StreamingPipeline(
+        dataset, batch_size=batch_size, device=device, seed=seed, augment=augment, workers=workers, ranks=ranks
+    )

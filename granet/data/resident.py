@@ -8,11 +8,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from granet.data.augment import Augmentation, apply, draw
+from granet.data.augment import Augmentation, Windows, apply, draw
 from granet.data.dataset import Arrays, Dataset
 from granet.data.normalise import Normalise
 from granet.data.order import training_order
 from granet.randomness import generator
+from granet.ranks import ALONE, Ranks
 
 
 class ResidentPipeline:
@@ -22,10 +23,18 @@ class ResidentPipeline:
     """
 
     def __init__(
-        self, dataset: Dataset, *, batch_size: int, device: torch.device, seed: int, augment: Augmentation
+        self,
+        dataset: Dataset,
+        *,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+        augment: Augmentation,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._dataset, self._batch_size, self._device = dataset, batch_size, device
         self._seed, self._augment = seed, augment
+        self._ranks, self._share = ranks, ranks.share(batch_size)
         self._normalise = Normalise(dataset.mean, dataset.std, device)
         self._on_device: dict[str, Arrays] = {}
         self.train_examples = len(dataset.train)
@@ -38,15 +47,21 @@ class ResidentPipeline:
 
     def _batches(self, order: Tensor, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         train, size = self._split("train"), self._dataset.image_size
-        for step, chosen in enumerate(order, start):
-            draws = draw(self._augment, generator(self._seed, "augment", epoch, step), len(chosen), size, size)
+        for step, batch in enumerate(order, start):
+            # Drawn for the whole batch, whatever part of it is ours: all ranks together see what a single one would.
+            draws = draw(self._augment, generator(self._seed, "augment", epoch, step), len(batch), size, size)
+            chosen = batch
+            if self._ranks.size > 1:
+                draws, chosen = Windows(draws.boxes[self._share], draws.flips[self._share]), batch[self._share]
             images = apply(self._augment, train.images.index_select(0, chosen), draws)
             yield self._normalise(images), train.labels.index_select(0, chosen)
 
     def evaluation(self, split: str, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
         """See :class:`granet.data.pipeline.Pipeline`."""
         examples = self._split(split)
-        for start in range(0, len(examples), batch_size):
+        for number, start in enumerate(range(0, len(examples), batch_size)):
+            if not self._ranks.deals(number):
+                continue
             part = slice(start, start + batch_size)
             yield self._normalise(examples.images[part]), examples.labels[part]
 

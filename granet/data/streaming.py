@@ -21,7 +21,6 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -29,12 +28,13 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from granet.data.augment import Augmentation, Roll, roll
-from granet.data.dataset import Dataset, Files
-from granet.data.images import fill, load, whole_view, window_view
+from granet.data.dataset import Dataset, Reader, Stored
+from granet.data.images import fill, whole_view, window_view
 from granet.data.normalise import Normalise
 from granet.data.order import training_order
 from granet.errors import DataError
 from granet.randomness import generator
+from granet.ranks import ALONE, Ranks
 
 PREFETCH = 2
 """Batches that each worker makes in advance."""
@@ -54,12 +54,11 @@ class BatchRequest:
 class Decoder(TorchDataset[Tensor | DataError]):
     """Makes the images of the batch that is requested, uint8 [B, 3, S, S]; it is copied to every worker.
 
-    Paths are one array of bytes rather than a list of objects, which for ImageNet would cost each worker hundreds
-    of megabytes. Draws are keyed by (seed, "augment", epoch, index), so it does not matter which worker makes them.
+    Draws are keyed by (seed, "augment", epoch, index), so it does not matter which worker makes them.
     """
 
-    def __init__(self, files: Files, image_size: int, *, augment: Augmentation, seed: int) -> None:
-        self._paths = np.array([os.fsencode(path) for path in files.paths])
+    def __init__(self, stored: Stored, image_size: int, *, augment: Augmentation, seed: int) -> None:
+        self._reader: Reader = stored.reader()
         self._image_size, self._augment, self._seed = image_size, augment, seed
         self._places: dict[int, Tensor] = {}
         self._turn = 0
@@ -87,13 +86,13 @@ class Decoder(TorchDataset[Tensor | DataError]):
         return place[:count]
 
     def _images(self, request: BatchRequest) -> Iterator[Image.Image]:
-        paths = [os.fsdecode(self._paths[index]) for index in request.indices]
+        images = self._reader.images(request.indices)
         if request.epoch is None or self._augment == "none":
-            return (whole_view(load(path), self._image_size) for path in paths)
+            return (whole_view(image, self._image_size) for image in images)
         # All draws come first: between images torch would find its code gone from the caches, ten times as slow.
         keys = (generator(self._seed, "augment", request.epoch, index) for index in request.indices)
         rolls = [roll(self._augment, key) for key in keys]
-        return (self._augmented(load(path), drawn) for path, drawn in zip(paths, rolls, strict=True))
+        return (self._augmented(image, drawn) for image, drawn in zip(images, rolls, strict=True))
 
     def _augmented(self, image: Image.Image, drawn: Roll) -> Image.Image:
         if self._augment != "resized-crop-flip":
@@ -109,7 +108,7 @@ def _shared(*shape: int) -> Tensor:
 
 
 class StreamingPipeline:
-    """Batches of a dataset whose splits are all :class:`Files`."""
+    """Batches of a dataset whose splits all stay on disk."""
 
     def __init__(
         self,
@@ -120,9 +119,11 @@ class StreamingPipeline:
         seed: int,
         augment: Augmentation,
         workers: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._dataset, self._batch_size, self._device = dataset, batch_size, device
         self._seed, self._augment, self._workers = seed, augment, workers
+        self._ranks, self._share = ranks, ranks.share(batch_size)
         self._normalise = Normalise(dataset.mean, dataset.std, device)
         # The workers of training are kept for the whole run; what they do next is written into this list.
         self._schedule: list[BatchRequest] = []
@@ -137,7 +138,7 @@ class StreamingPipeline:
         All iterators share the workers, so an iterator ends for good (RuntimeError) where a later one begins.
         """
         order = training_order(self.train_examples, self._batch_size, seed=self._seed, epoch=epoch, start=start)
-        return self._batches(order, epoch)
+        return self._batches(order[:, self._share], epoch)
 
     def _batches(self, order: Tensor, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         self._schedule[:] = [BatchRequest(indices, epoch) for indices in order.tolist()]
@@ -152,6 +153,7 @@ class StreamingPipeline:
         """See :class:`granet.data.pipeline.Pipeline`; each call has workers of its own."""
         labels = self._dataset.split(split).labels
         parts = [range(len(labels))[start : start + batch_size] for start in range(0, len(labels), batch_size)]
+        parts = parts[self._ranks.rank :: self._ranks.size]
         requests, workers = [BatchRequest(list(part), None) for part in parts], min(self._workers, len(parts))
         loader, labels = self._loader(split, requests, workers, persistent=False), labels.to(self._device)
         for images, part in zip(move(receive(loader), self._device), parts, strict=True):
@@ -160,9 +162,9 @@ class StreamingPipeline:
     def _loader(
         self, split: str, schedule: list[BatchRequest], workers: int, *, persistent: bool
     ) -> DataLoader[Tensor | DataError]:
-        files = cast(Files, self._dataset.split(split))
+        stored = cast(Stored, self._dataset.split(split))
         return DataLoader(
-            Decoder(files, self._dataset.image_size, augment=self._augment, seed=self._seed),
+            Decoder(stored, self._dataset.image_size, augment=self._augment, seed=self._seed),
             batch_size=None,
             sampler=schedule,
             num_workers=workers,

@@ -96,7 +96,7 @@ def apply(chosen: Masks, weights: Mapping[str, Tensor], maskable: Mapping[str, o
     masks = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in maskable}
     unkept, lost = [], 0
     for name, tensor in chosen.tensors.items():
-        mask = _boolean(tensor, weights[name], f"{chosen.where}, mask of {name}")
+        mask = boolean(tensor, weights[name], f"{chosen.where}, mask of {name}")
         lost += int((weights[name].ne(0) & ~mask).sum())
         result[name] = torch.where(mask, weights[name], weights[name].new_zeros(()))
         if name in maskable:
@@ -108,7 +108,12 @@ def apply(chosen: Masks, weights: Mapping[str, Tensor], maskable: Mapping[str, o
     return Masked(result, masks, (*chosen.remarks, *_remarks(chosen, result, masks, lost, unkept)))
 
 
-def _boolean(tensor: Tensor, weight: Tensor, where: str) -> Tensor:
+def boolean(tensor: Tensor, weight: Tensor, where: str) -> Tensor:
+    """The mask of ``weight`` that ``tensor`` is, in whatever dtype.
+
+    Raises:
+        CheckpointError: it has another shape, or other values than 0 and 1.
+    """
     if tensor.shape != weight.shape:
         raise CheckpointError(
             "the mask has another shape than its weight",

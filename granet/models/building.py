@@ -13,10 +13,12 @@ from torch.overrides import TorchFunctionMode
 from granet.errors import ModelError, UnknownNameError, UsageError
 from granet.models.catalog import CATALOG
 from granet.models.factory import build_from_factory
+from granet.models.timm_networks import build_timm
 from granet.models.torchvision_networks import build_torchvision
 from granet.randomness import key
 
-_TORCHVISION = "torchvision:"
+_LIBRARIES = {"torchvision": build_torchvision, "timm": build_timm}
+"""What stands before the colon of a name, for networks of other libraries."""
 
 
 def build(
@@ -29,9 +31,9 @@ def build(
     image, so that a size that does not fit is an error here and not in the middle of a run.
 
     Args:
-        name: a name of :data:`CATALOG`, ``torchvision:NAME``, or ``package.module:factory``, a callable of the
-            user's that takes any of ``in_channels``, ``classes`` and ``image_size`` as keyword arguments. The
-            latter runs the code it names: see :func:`is_factory`.
+        name: a name of :data:`CATALOG`, ``torchvision:NAME``, ``timm:NAME``, or ``package.module:factory``, a
+            callable of the user's that takes any of ``in_channels``, ``classes`` and ``image_size`` as keyword
+            arguments. The latter runs the code it names: see :func:`is_factory`.
         in_channels: channels of the images, 1 for grey.
         classes: number of logits.
         image_size: height and width of the images in pixels.
@@ -65,7 +67,8 @@ def outline(name: str, *, in_channels: int, classes: int, image_size: int) -> nn
 
 def is_factory(name: str) -> bool:
     """Whether ``name`` stands for code of the user's, which building the network would run."""
-    return ":" in name and not name.startswith(_TORCHVISION)
+    library, colon, _ = name.partition(":")
+    return bool(colon) and library not in _LIBRARIES
 
 
 def _construct(name: str, in_channels: int, classes: int, image_size: int) -> nn.Module:
@@ -74,9 +77,10 @@ def _construct(name: str, in_channels: int, classes: int, image_size: int) -> nn
             raise UsageError("must be at least 1", where=option, got=value)
     if is_factory(name):
         return build_from_factory(name, in_channels=in_channels, classes=classes, image_size=image_size)
+    library, colon, rest = name.partition(":")
     try:
-        if name.startswith(_TORCHVISION):
-            return build_torchvision(name.removeprefix(_TORCHVISION), in_channels=in_channels, classes=classes)
+        if colon:
+            return _LIBRARIES[library](rest, in_channels=in_channels, classes=classes)
         if name in CATALOG:
             return CATALOG[name].build(in_channels, classes, image_size)
     except (RuntimeError, MemoryError, TypeError, OverflowError) as error:  # torch's words for too large vary

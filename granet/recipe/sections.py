@@ -99,15 +99,24 @@ class ModelSection(Section):
     """The network."""
 
     name: Name
-    """A name from the catalog, "torchvision:NAME", or "package.module:factory" for your own.
+    """A name from the catalog, "torchvision:NAME", "timm:NAME", or "package.module:factory" for your own.
     Input channels, classes and image size follow the data."""
+    weights: Annotated[Line, Field(min_length=1, max_length=1000)] | None = None
+    """A file of weights to start from, of granet or of another program; initialised by the seed when left out."""
+    weights_hash: ContentHash | None = None
+    """SHA-256 of that file; settled when a run begins, so that it never goes on from another one."""
+
+    def _problems(self) -> Iterator[RecipeError]:
+        if self.weights_hash is not None and self.weights is None:
+            yield RecipeError("there are no weights for this hash", where="weights_hash", remedy="set model.weights")
 
 
 class DataSection(Section):
     """The images and how they are presented."""
 
     name: Name
-    """A dataset: fashion-mnist-subset (comes with granet), mnist, fashion-mnist, cifar10, cifar100, image-folder."""
+    """A dataset: fashion-mnist-subset (comes with granet), mnist, fashion-mnist, cifar10, cifar100, image-folder,
+    tar-shards."""
     directory: Location | None = None
     """Where the dataset lies on disk."""
     validation: float = Field(default=0.1, gt=0, lt=1)
@@ -116,7 +125,7 @@ class DataSection(Section):
     """Random changes to training images: crop (after padding by 4 pixels), crop and flip left to right,
     or a crop of random size and shape and flip."""
     image_size: int | None = Field(default=None, ge=1, le=4096)
-    """Height and width, in pixels, that images of a folder are brought to."""
+    """Height and width, in pixels, that images of a folder or of shards are brought to."""
     workers: int = Field(default=0, ge=0, le=256)
     """Processes that decode images which do not fit on the device; 0 decodes in the main process."""
     residency: Literal["auto", "resident", "streaming"] = "auto"
@@ -298,12 +307,15 @@ class TrainingSection(Section):
     """Images for each optimizer step."""
     accumulate: int = Field(default=1, ge=1, le=10_000)
     """Parts that a batch is computed in, one after the other, to save memory; their gradients are averaged."""
+    sync_batch_norm: bool = False
+    """Whether the batch norms of several ranks see the images of all of them, as those of one would."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of each label that is spread evenly over all classes."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the forward and backward pass; auto is bf16 on a GPU that has it and fp32 elsewhere."""
     compile: bool = False
-    """Whether training puts the network through torch.compile, which needs a C++ compiler."""
+    """Whether training puts the network through torch.compile, and the optimizer step of masked weights too, except in
+    fp16; needs a C++ compiler, on a GPU Triton."""
     deterministic: bool = False
     """Whether a GPU is held to kernels that repeat bit for bit, which are slower; a CPU always repeats."""
     keep_every: WrittenDuration | None = None

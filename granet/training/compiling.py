@@ -1,8 +1,8 @@
 """The network through torch.compile, and what to say where that does not work.
 
-Only the network is compiled. Gradients, optimizer and masks are what they are without it: masking acts on gradients,
-weights and state, in place, and a compiled network reads the same weights. So masks come out right by construction,
-and differ from those of an uncompiled run only where sums are rounded otherwise.
+Masking acts on gradients, weights and state, in place, and a compiled network reads the same weights. So masks come out
+right by construction, and differ from those of an uncompiled run only where sums are rounded otherwise. The optimizer
+step, which masks on its way, is compiled in ``granet.masked_step``.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from granet.errors import DataError, Interrupted
 from granet.training.device import Precision
+from granet.training.distributed.world import World
 
 
 @dataclass(frozen=True)
@@ -35,29 +36,64 @@ def evaluate(
     *,
     precision: Precision = "fp32",
     stop: Callable[[], bool] = lambda: False,
+    world: World | None = None,
+    rounds: int = 0,
 ) -> Evaluation:
     """Runs the model, in evaluation mode, over batches of images and labels; its mode is restored afterwards.
+
+    Sums are taken batch by batch, in the order of the batches, whichever rank computed them: they come out the same
+    on every rank, and for any number of ranks.
+
+    Args:
+        model: maps images to logits; the same on every rank.
+        batches: those that this rank is dealt, see ``granet.data.Pipeline.evaluation``.
+        precision: number format of the forward pass.
+        stop: asked before every batch; by several ranks equally often.
+        world: the ranks that share the work; a single one when left out.
+        rounds: how many batches the busiest rank has; a single rank need not know.
 
     Raises:
         DataError: no batches.
         Interrupted: ``stop`` answered True between two batches.
     """
+    world = World() if world is None else world
     training = model.training
     model.eval()
-    loss, correct, examples = None, None, 0
+    rows: list[tuple[Tensor, Tensor, int]] = []
     try:
         for images, labels in batches:
             if stop():
                 raise Interrupted("stopped while evaluating")
             with autocast(images.device, precision):
                 logits = model(images)
-            batch_loss = F.cross_entropy(logits.float(), labels, reduction="sum").double()
-            batch_correct = (logits.argmax(1) == labels).sum()
-            loss = batch_loss if loss is None else loss + batch_loss
-            correct = batch_correct if correct is None else correct + batch_correct
-            examples += len(labels)
+            loss = F.cross_entropy(logits.float(), labels, reduction="sum").double()
+            rows.append((loss, (logits.argmax(1) == labels).sum(), len(labels)))
+        for _ in range(rounds - len(rows)):
+            if stop():
+                raise Interrupted("stopped while evaluating")
     finally:
         model.train(training)
-    if loss is None or correct is None:
+    total, correct, examples = _in_order(world.gathered(_table(rows, max(rounds, len(rows)), model)))
+    if not examples:
         raise DataError("there is nothing to evaluate", expected="a split with at least one example")
-    return Evaluation(float(loss) / examples, int(correct) / examples, examples)
+    return Evaluation(total / examples, correct / examples, examples)
+
+
+def _table(rows: list[tuple[Tensor, Tensor, int]], length: int, model: nn.Module) -> Tensor:
+    """Loss, correct answers and number of examples of each batch, and zeros: float64 [length, 3]."""
+    like = rows[0][0] if rows else next(model.parameters(), torch.empty(0))
+    table = torch.zeros(length, 3, dtype=torch.float64, device=like.device)
+    if rows:
+        losses, answers, counts = zip(*rows, strict=True)
+        table[: len(rows), 0] = torch.stack(losses)
+        table[: len(rows), 1] = torch.stack(answers).double()
+        table[: len(rows), 2] = torch.tensor(counts, dtype=torch.float64)
+    return table
+
+
+def _in_order(tables: Tensor) -> tuple[float, int, int]:
+    """The sums over the tables of all ranks, [ranks, rounds, 3], as one rank would have added them up."""
+    loss, correct, examples = 0.0, 0, 0
+    for more in tables.transpose(0, 1).reshape(-1, 3).tolist():
+        loss, correct, examples = loss + more[0], correct + int(more[1]), examples + int(more[2])
+    return loss, correct, examples

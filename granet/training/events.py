@@ -42,6 +42,19 @@ class Started:
     parameters: int
     density: float
     examples: dict[str, int]
+    ranks: int = 1
+    notes: tuple[str, ...] = ()
+    """What there is to tell about weights that it starts from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resized:
+    """A run goes on with another number of ranks than it had. ``changes`` says what that changes, in sentences."""
+
+    step: int
+    before: int
+    now: int
+    changes: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,4 +132,4 @@ class Tested:
     examples: int
 
 
-Event = RoundStarted | RoundEnded | Started | Progressed | Updated | EpochEnded | Saved | Tested
+Event = RoundStarted | RoundEnded | Resized | Started | Progressed | Updated | EpochEnded | Saved | Tested

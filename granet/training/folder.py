@@ -5,6 +5,7 @@ last.safetensors     the newest state; training goes on from here
 best.safetensors     the best validation accuracy at the final density
 step-N.safetensors   states kept on the way, when asked for: rewind points
 metrics.jsonl        one line for each epoch, update and test, with times
+sessions.jsonl       where and when it was trained, when the command line did
 history.bin          every change of the masks, see ``granet.history``
 tensorboard/         when asked for
 
@@ -61,6 +62,11 @@ class RunFolder:
     def metrics_file(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def sessions_file(self) -> Path:
+        """Where and when the run was trained, one JSON object a line; written by the command line."""
+        return self.path / "sessions.jsonl"
 
     @property
     def history(self) -> Path:
@@ -184,7 +190,8 @@ class RunFolder:
                 with suppress(OSError):
                     folder.path.rmdir()  # unless somebody put something into it
         kept = [self.kept(step) for step in self.kept_steps()]
-        for file in (self.recipe_file, self.last, self.best, self.metrics_file, self.history, *kept):
+        lines = (self.metrics_file, self.sessions_file)
+        for file in (self.recipe_file, self.last, self.best, *lines, self.history, *kept):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.tensorboard, ignore_errors=True)
 

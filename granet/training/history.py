@@ -1,5 +1,8 @@
 """Keeps the history of a run: a frame is added to the file at every update, and nothing in it is ever changed.
 
+The frame of a large network takes several times as long as the update. So a thread makes it while training goes on,
+one at a time; the masks of an update never change.
+
 Whatever a checkpoint has seen is on disk before the checkpoint is. So a run that goes on finds in the file every
 update up to its step, cuts off what lies past it, which is going to happen again, and adds to it what an undisturbed
 run would have added.
@@ -9,11 +12,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from granet.checkpoint import files
 from granet.errors import CheckpointError
 from granet.history import Beginning, flat, log
+from granet.masks import Masks
 from granet.topology import TopologyUpdate
 from granet.training.state import Run
 
@@ -26,6 +31,8 @@ class History:
     def __init__(self, path: Path, step: int, chain: int) -> None:
         self.path = path
         self._step, self._chain = step, chain
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="granet-history")
+        self._pending: Future[None] | None = None
 
     @classmethod
     def of(cls, path: Path, run: Run, *, begun: bool) -> History:
@@ -80,19 +87,13 @@ class History:
         return cls(path, done[-1].step if done else found.beginning.step, found.chain[len(done)])
 
     def add(self, update: TopologyUpdate) -> None:
-        """Adds an update. It survives the end of the process, and after ``sync`` a power cut.
+        """Adds an update; it is in the file after ``sync``. Waits for the one before it.
 
         Raises:
-            CheckpointError: it cannot be written.
+            CheckpointError: the one before it could not be written.
         """
-        frame, chain = log.entry(update.step, self._step, flat(update.before), flat(update.masks), self._chain)
-        try:
-            with self.path.open("r+b") as file:  # no new one: it would have no beginning
-                file.seek(0, os.SEEK_END)
-                file.write(frame)
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
-        self._step, self._chain = update.step, chain
+        self._wait()
+        self._pending = self._worker.submit(self._write, update.step, update.before, update.masks)
 
     def sync(self) -> None:
         """Returns once all that was added is on disk.
@@ -100,11 +101,27 @@ class History:
         Raises:
             CheckpointError: that could not be done.
         """
+        self._wait()
         try:
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
         except OSError as error:
             raise _cannot_write(self.path, error) from error
+
+    def _wait(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, step: int, before: Masks, after: Masks) -> None:
+        frame, chain = log.entry(step, self._step, flat(before), flat(after), self._chain)
+        try:
+            with self.path.open("r+b") as file:  # no new one: it would have no beginning
+                file.seek(0, os.SEEK_END)
+                file.write(frame)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        self._step, self._chain = step, chain
 
 
 def steps_after(step: int, metrics: Mapping[str, object]) -> list[int]:

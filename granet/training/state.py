@@ -23,8 +23,10 @@ from granet.errors import CheckpointError, UsageError
 from granet.optimizer_state import laid_out
 from granet.recipe import Recipe
 from granet.sparsifier import Sparsifier
+from granet.training import weights
 from granet.training.compiling import check_compiler
 from granet.training.device import Precision, resolve_precision
+from granet.training.distributed.world import World
 
 
 @dataclass
@@ -69,6 +71,7 @@ class Run:
     sparsifier: Sparsifier
     scaler: torch.amp.GradScaler
     sums: EpochSums
+    world: World = field(default_factory=World)
     metrics: dict[str, Any] = field(default_factory=lambda: {"epochs": [], "updates": []})
 
     @property
@@ -108,13 +111,25 @@ def open_data(recipe: Recipe, *, directory: Path | None = None, download: bool =
     )
 
 
-def begin(recipe: Recipe, dataset: Dataset, device: torch.device) -> Run:
+def begin(
+    recipe: Recipe, dataset: Dataset, device: torch.device, *, fresh: bool = True, world: World | None = None
+) -> Run:
     """A run at step 0.
+
+    Args:
+        recipe: the whole of the run.
+        dataset: that of the recipe.
+        device: where to compute.
+        fresh: False leaves out the weights that the recipe starts from, for a state that is going to be restored.
+        world: the ranks that train together; a single one when left out.
 
     Raises:
         UsageError: settings that do not fit the data, the device or each other.
-        ModelError: a network that cannot be built.
+        ModelError: a network that cannot be built, or weights to start from that do not fit it.
+        CheckpointError: weights to start from that cannot be read.
     """
+    world = World() if world is None else world
+    world.ranks.check(recipe.training.batch_size, recipe.training.accumulate)
     precision = resolve_precision(recipe.training.precision, device)
     if recipe.training.compile:
         check_compiler(device)
@@ -125,6 +140,7 @@ def begin(recipe: Recipe, dataset: Dataset, device: torch.device) -> Run:
         seed=recipe.seed,
         augment=recipe.data.augment,
         workers=recipe.data.workers,
+        ranks=world.ranks,
     )
     method = recipe.build_method(pipeline.steps_per_epoch)
     model = models.build(
@@ -133,10 +149,14 @@ def begin(recipe: Recipe, dataset: Dataset, device: torch.device) -> Run:
         classes=len(dataset.classes),
         image_size=dataset.image_size,
         seed=recipe.seed,
-    ).to(device)
+    )
+    start = weights.start(recipe, model, dataset) if fresh else {}
+    model = model.to(device)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-    _check_smallest_part(recipe, model, dataset)
+    _check_smallest_part(recipe, model, dataset, world)
+    if recipe.training.sync_batch_norm:
+        model = world.normalised(model)
     optimizer = build_optimizer(recipe, model, device)
     sparsifier = Sparsifier(
         model,
@@ -145,6 +165,8 @@ def begin(recipe: Recipe, dataset: Dataset, device: torch.device) -> Run:
         total_steps=recipe.total_steps(pipeline.steps_per_epoch),
         seed=recipe.seed,
         dense=recipe.method.dense,
+        # A fused optimizer unscales fp16 gradients inside its step, which ours does not.
+        compiled=recipe.training.compile and precision != "fp16" and method.final_density() < 1,
     )
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     return Run(
@@ -158,17 +180,20 @@ def begin(recipe: Recipe, dataset: Dataset, device: torch.device) -> Run:
         sparsifier=sparsifier,
         scaler=scaler,
         sums=EpochSums.zero(device),
+        world=world,
+        metrics={"epochs": [], "updates": [], **start},
     )
 
 
-def _check_smallest_part(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
+def _check_smallest_part(recipe: Recipe, model: nn.Module, dataset: Dataset, world: World) -> None:
     """Raises UsageError when a network that normalises by batch is to train on a single image that leaves it one value.
 
     Evaluation, in which the network was tried out, does not mind.
     """
-    batch_size, parts = recipe.training.batch_size, recipe.training.accumulate
+    ranks, parts = world.ranks.size, recipe.training.accumulate
+    batch_size = recipe.training.batch_size // ranks
     largest = -(-batch_size // parts)
-    if (batch_size % largest or largest) > 1:
+    if (batch_size % largest or largest) > 1 or (ranks > 1 and recipe.training.sync_batch_norm):
         return
     like = next(model.parameters())
     image = torch.zeros(1, dataset.channels, dataset.image_size, dataset.image_size, device=like.device)
@@ -179,7 +204,7 @@ def _check_smallest_part(recipe: Recipe, model: nn.Module, dataset: Dataset) -> 
         raise UsageError(
             "the network cannot train on one image at a time",
             where="training.batch_size" if parts == 1 else "training.accumulate",
-            got=f"{batch_size} images in parts of {largest}; {error}",
+            got=f"{batch_size} images{' a rank' if ranks > 1 else ''} in parts of {largest}; {error}",
             remedy="choose a larger batch" if parts == 1 else "choose fewer parts, of which none is a single image",
         ) from error
 
@@ -197,7 +222,9 @@ def build_optimizer(recipe: Recipe, model: nn.Module, device: torch.device) -> O
         ]
         groups = [group for group in groups if group["params"]]
     common: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    fused: dict[str, Any] = {"fused": device.type in ("cpu", "cuda")}
+    # Fused SGD leaves momentum that nobody has written where a scaler skips the very first step.
+    skips = settings.name == "sgd" and recipe.training.precision == "fp16"
+    fused: dict[str, Any] = {"fused": device.type in ("cpu", "cuda") and not skips}
     if settings.name == "sgd":
         nesterov = bool(settings.nesterov)
         return SGD(groups, momentum=settings.momentum or 0.0, nesterov=nesterov, **common, **fused)
@@ -225,6 +252,8 @@ def capture(run: Run) -> Checkpoint:
         "steps_per_epoch": run.pipeline.steps_per_epoch,
         "examples": split_sizes(run.dataset),
     }
+    if run.world.ranks.size > 1:
+        progress["ranks"] = run.world.ranks.size
     if run.scaler.is_enabled():
         progress["scaler"] = run.scaler.state_dict()
     return Checkpoint(

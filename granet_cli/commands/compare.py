@@ -41,7 +41,7 @@ def compare(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Draw density against test accuracy, as .svg or .png. Needs granet[plot].",
+            help="Draw density against test accuracy, as .svg, .png or .pdf. Needs granet[plot].",
             show_default=False,
         ),
     ] = None,

@@ -28,7 +28,7 @@ def history(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Draw densities, exploration, churn and survival, as .svg or .png. Needs granet[plot].",
+            help="Draw densities, exploration, churn and survival, as .svg, .png or .pdf. Needs granet[plot].",
             show_default=False,
         ),
     ] = None,

@@ -21,8 +21,8 @@ def import_weights(
         str,
         typer.Option(
             metavar="NAME",
-            help="The network (granet list models), torchvision:NAME, or package.module:factory for your own, whose "
-            "code is run.",
+            help="The network (granet list models), torchvision:NAME, timm:NAME, or package.module:factory for your "
+            "own, whose code is run.",
             rich_help_panel=_NETWORK,
             autocompletion=names.complete_model,
             show_default=False,

@@ -153,6 +153,7 @@ def rewind(
     from granet import training
     from granet.errors import Interrupted, UsageError
     from granet.recipe import Recipe
+    from granet.training import sessions
     from granet.training.rewinding import rounds as rewinding_rounds
     from granet.training.rewinding.plan import Request
     from granet.training.rewinding.preview import preview
@@ -212,7 +213,8 @@ def rewind(
         folder = rewinding.folder(out, planned.recipe, overwrite=overwrite)
         say(rewinding.headline(planned.recipe, folder))
     try:
-        with training.stop_on_signals() as stop, progress.shown(screen, stopping=stop, device_asked=device) as watch:
+        with training.stop_on_signals() as stop, progress.shown(screen, stopping=stop, device_asked=device) as shown:
+            watch = sessions.noted(shown)
             if planned is None:
                 directory = None if data is None else data.absolute()
                 rows = rewinding_rounds.go_on(folder, place, directory=directory, watch=watch, stop=stop)

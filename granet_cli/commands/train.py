@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import typer
 
 from granet_cli import options
+
+if TYPE_CHECKING:
+    from granet.training.events import Event
+    from granet_cli.runs import Run
 
 
 def train(
     recipe: options.Recipe = None,
     method: options.Method = None,
     model: options.Model = None,
+    weights: options.Weights = None,
     data: options.Data = None,
     density: options.Density = None,
     initial_density: options.InitialDensity = None,
@@ -43,19 +50,23 @@ def train(
       granet train --density 0.05 --method rigl --seed 1 --out runs/rigl
       granet train --recipe cifar10-resnet50-granet --data ~/cifar10 --download
       granet train --data ./photos --model torchvision:resnet18 --epochs 30
+      granet train --data ./photos --model timm:convnext_atto --weights convnext_atto.safetensors
       granet train --set method.interval=50it --set optimizer.weight_decay=1e-4
       granet train --resume runs/rigl
+      torchrun --nproc-per-node 4 -m granet_cli train --recipe cifar10-resnet50-granet --data ~/cifar10 --out runs/a
     """
     from granet import training
     from granet.analysis.inspection import inspect
     from granet.checkpoint import load
     from granet.errors import Interrupted
+    from granet.training import distributed, sessions
     from granet.training.tensorboard import write_tensorboard
     from granet_cli import choices, progress, runs, summary
     from granet_cli.render import Screen, print_json, say
 
     settings = {
         "model.name": model,
+        "model.weights": weights,
         "method.density": density,
         "method.initial_density": initial_density,
         "training.batch_size": batch_size,
@@ -65,32 +76,44 @@ def train(
         "training.keep_every": keep_every,
         "training.keep_last": keep_last,
     }
-    asked = choices.gather(settings, assignments or (), method=method, epochs=epochs, data=data)
-    place = training.resolve_device(device)
-    run = (
-        runs.new(recipe, asked, out, overwrite=overwrite, download=download)
-        if resume is None
-        else runs.old(resume, recipe, asked, out, overwrite=overwrite, download=download)
-    )
+    rank = distributed.Place.of()
+    place = distributed.device_for(device, rank)
     screen = Screen(stderr=json)
-    say(run.announcement)
-    try:
-        with ExitStack() as stack:
-            stop = stack.enter_context(training.stop_on_signals())
-            watchers = [stack.enter_context(progress.shown(screen, stopping=stop, device_asked=device))]
-            if tensorboard:
-                watchers.append(stack.enter_context(write_tensorboard(run.folder)))
-            run.start(place, watch=lambda event: [watch(event) for watch in watchers], stop=stop)
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        flags = {
-            "--device": device if device != "auto" else None,
-            "--data": data if resume is not None else None,
-            "--tensorboard": tensorboard,
-            "--json": json,
-        }
-        message, command = runs.goodbye(run.folder, getattr(stopped, "where", None), flags)
-        say(message, command=command)
-        raise typer.Exit(130) from stopped
+    run: Run | None = None
+    with training.stop_on_signals(patient=rank.ranks.size > 1) as stop:
+        try:
+            with ExitStack() as stack:
+                world = stack.enter_context(distributed.joined(rank, place))
+                with world.together():
+                    asked = choices.gather(settings, assignments or (), method=method, epochs=epochs, data=data)
+                    run = (
+                        runs.new(recipe, asked, out, overwrite=overwrite, download=download, rank=rank)
+                        if resume is None
+                        else runs.old(resume, recipe, asked, out, overwrite=overwrite, download=download, rank=rank)
+                    )
+                watchers: list[Callable[[Event], None]] = []
+                if world.first:  # the others have nothing to tell that it does not
+                    say(run.announcement)
+                    shown = stack.enter_context(progress.shown(screen, stopping=stop, device_asked=device))
+                    watchers.append(sessions.noted(shown))
+                    if tensorboard:
+                        watchers.append(stack.enter_context(write_tensorboard(run.folder)))
+                run.start(place, world=world, watch=lambda event: [watch(event) for watch in watchers], stop=stop)
+        except (Interrupted, KeyboardInterrupt) as stopped:
+            if run is None:
+                raise
+            if rank.ranks.rank == 0:
+                flags = {
+                    "--device": device if device != "auto" else None,
+                    "--data": data if resume is not None else None,
+                    "--tensorboard": tensorboard,
+                    "--json": json,
+                }
+                message, command = runs.goodbye(run.folder, getattr(stopped, "where", None), flags, rank=rank)
+                say(message, command=command)
+            raise typer.Exit(130) from stopped
+    if rank.ranks.rank != 0:
+        return
     checkpoint = load(run.folder.last)
     end = inspect(checkpoint, factory=checkpoint.network.name)
     print_json(summary.as_json(run.folder, end)) if json else summary.show(screen, run.folder, end)

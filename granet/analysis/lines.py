@@ -1,0 +1,57 @@
+"""Files of one JSON object a line, which runs add to while they go on, read with bounds."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+MOST_BYTES = 256 * 2**20
+LONGEST_LINE = 2**20
+
+_Taken = TypeVar("_Taken")
+
+
+def read(path: Path, take: Callable[[dict[str, Any]], _Taken | None]) -> tuple[list[_Taken] | None, str | None]:
+    """What ``take`` finds in the objects of a file, without None; or None and what is wrong with the file.
+
+    A last line without an end is being written or was cut short by a kill, and is left out. For a file that is not
+    there the answer is None and None.
+
+    Args:
+        path: of the file.
+        take: given one object after the other; raises ValueError for one that no run writes.
+    """
+    found: list[_Taken] = []
+    try:
+        # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
+        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return None, f"{path.name} is not a file"
+            if status.st_size > MOST_BYTES:
+                return None, f"{path.name} has more than {MOST_BYTES // 2**20} MiB, and was not read"
+            number = 0
+            while line := file.readline(LONGEST_LINE):
+                number += 1
+                if not line.endswith(b"\n"):
+                    if len(line) == LONGEST_LINE:
+                        return None, f"{path.name} is damaged: line {number} is too long"
+                    break
+                try:
+                    entry = json.loads(line)
+                    if not isinstance(entry, dict):
+                        raise TypeError
+                    taken = take(entry)
+                except (ValueError, TypeError, RecursionError):
+                    return None, f"{path.name} is damaged: line {number} is not what a run writes"
+                if taken is not None:
+                    found.append(taken)
+    except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        return None, f"{path.name} cannot be read: {error.strerror}"
+    return found, None

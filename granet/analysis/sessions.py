@@ -1,0 +1,44 @@
+"""Where and when a run was trained, from the lines that it noted in sessions.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from granet.analysis import lines
+
+SESSIONS = "sessions.jsonl"
+
+KEYS = ("device", "precision", "ranks", "processor", "cores", "system", "granet", "torch", "Python")
+"""What is noted of each session besides its step and time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A stretch of training in one process, or in several that trained together."""
+
+    step: int
+    """Optimizer steps that were done before it."""
+    time: str | None
+    """When it began, UTC, ISO 8601."""
+    facts: Mapping[str, str | int | float]
+    """Those of ``KEYS`` that were noted."""
+
+
+def read(folder: Path, *, step: int) -> tuple[tuple[Session, ...], str | None]:
+    """The sessions up to ``step`` of the run in ``folder``, and what is wrong with the file if anything is.
+
+    A run that was not trained by the command line, or by an older granet, has no such file, and no sessions.
+    """
+
+    def take(entry: dict[str, Any]) -> Session | None:
+        at, time = entry.get("step"), entry.get("time")
+        if type(at) is not int or not isinstance(time, str | None):
+            raise ValueError("no session")
+        facts = {key: value for key in KEYS if isinstance(value := entry.get(key), str | int | float)}
+        return Session(step=at, time=time, facts=facts) if at <= step else None
+
+    found, fault = lines.read(folder / SESSIONS, take)
+    return tuple(found or ()), fault

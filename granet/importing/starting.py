@@ -1,0 +1,149 @@
+"""Weights in a file as the start of a run: a network that is there, and what of the file goes into it.
+
+Unlike an import, which takes every tensor or none, a start may leave the classifier out: the commonest use is a
+network that was trained on other classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from granet import checkpoint
+from granet.checkpoint import container, files, schema
+from granet.errors import CheckpointError, GranetError
+from granet.importing import fitting, masking, names, reading
+from granet.models import load_weights, outline
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run started from.
+
+    Attributes:
+        file: its name, without the folder.
+        hash: SHA-256 of its bytes, in hexadecimal.
+        initialised: the tensors that were left as they were initialised, being of other classes.
+        remarks: what was left out, renamed or converted, in words.
+    """
+
+    file: str
+    hash: str
+    initialised: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def content_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of the file, in hexadecimal.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return hashlib.sha256(files.read(path).data).hexdigest()
+
+
+def start_from(
+    path: str | os.PathLike[str],
+    network: nn.Module,
+    model: str,
+    *,
+    in_channels: int,
+    classes: int,
+    image_size: int,
+    expected_hash: str | None = None,
+) -> Start:
+    """Copies the weights and buffers of a file into ``network``, which was just built.
+
+    The file is a granet checkpoint, whose masks are not taken along but whose zeros are, or one of another program as
+    :func:`granet.importing.import_weights` reads them. A classifier of another number of classes stays as it was
+    initialised. Anything else that does not fit is an error, and nothing is copied then.
+
+    Args:
+        path: the file.
+        network: on any device.
+        model, in_channels, classes, image_size: what it was built from.
+        expected_hash: that of the content, where it is settled.
+
+    Raises:
+        CheckpointError: the file cannot be read, or has another content.
+        ModelError: it does not fit the network; every difference is named.
+    """
+    where, found = os.fspath(path), content_hash(path)
+    if expected_hash not in (None, found):
+        raise CheckpointError(
+            "the weights that the run starts from are no longer those that it was begun with",
+            where=where,
+            got=f"SHA-256 {found}",
+            expected=expected_hash,
+            remedy="bring the file back, or begin another run",
+        )
+    tensors, remarks = _read(path, network, where)
+    classifier = _following_classes(model, in_channels=in_channels, classes=classes, image_size=image_size)
+    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    other = all(
+        name in tensors and _differs_along(tensors[name], own[name], dimension)
+        for name, dimension in classifier.items()
+    )
+    left = tuple(classifier) if other else ()
+    kept = {name: own[name].detach().cpu() for name in left}
+    fitted = fitting.fit({**tensors, **kept}, network, model, where)
+    load_weights(network, fitted.weights, fitted.buffers)
+    return Start(os.path.basename(where), found, left, (*remarks, *fitted.remarks))  # noqa: PTH119  a path of any kind
+
+
+def _read(path: str | os.PathLike[str], network: nn.Module, where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors by the names of the network, and remarks on how they came to it."""
+    if _is_checkpoint(path, where):
+        state = checkpoint.load(path)
+        return {**state.weights, **state.buffers}, ("took the weights of a granet checkpoint, not its masks",)
+    file = reading.read(path)
+    tensors, renamed = names.unwrapped(file.tensors, network.state_dict(), where)
+    pruned = names.unpruned(tensors, where)
+    plain = dict(pruned.tensors)
+    for name, mask in pruned.masks.items():
+        active = masking.boolean(mask, plain[name], f"{where}, mask of {name}")
+        plain[name] = torch.where(active, plain[name], plain[name].new_zeros(()))
+    masked = ("set weights outside of the file's masks to 0, and took no masks",) if pruned.masks else ()
+    return plain, (*file.remarks, *renamed, *masked)
+
+
+def _is_checkpoint(path: str | os.PathLike[str], where: str) -> bool:
+    data = files.read(path)
+    if data[8:9].tobytes() != b"{":
+        return False
+    try:
+        return schema.KEY in container.read(data, where)[1]
+    except CheckpointError:
+        return False  # whoever reads it next says what is wrong
+
+
+def _following_classes(model: str, *, in_channels: int, classes: int, image_size: int) -> Mapping[str, int]:
+    """The parameters whose shape follows the number of classes, and along which dimension."""
+    try:
+        shapes = [
+            {name: parameter.shape for name, parameter in network.named_parameters()}
+            for network in (
+                outline(model, in_channels=in_channels, classes=number, image_size=image_size)
+                for number in (classes, classes + 1)
+            )
+        ]
+    except GranetError:  # a factory for one number of classes has no classifier that could be of another
+        return {}
+    return {
+        name: next(dimension for dimension, (a, b) in enumerate(zip(shape, shapes[1][name], strict=True)) if a != b)
+        for name, shape in shapes[0].items()
+        if name in shapes[1] and len(shape) == len(shapes[1][name]) and shape != shapes[1][name]
+    }
+
+
+def _differs_along(theirs: Tensor, mine: Tensor, dimension: int) -> bool:
+    """Whether two shapes differ in this dimension, and in no other."""
+    if theirs.dim() != mine.dim():
+        return False
+    different = [at for at, (a, b) in enumerate(zip(theirs.shape, mine.shape, strict=True)) if a != b]
+    return different == [dimension]

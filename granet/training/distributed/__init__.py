@@ -1,0 +1,80 @@
+"""Training on several processes, started by torchrun: ``environment`` says which one this is, ``world`` what ranks do
+together, ``group`` does it, and ``fingerprints`` and ``agreement`` see to it that all of them do the same.
+
+Nothing of ``torch.distributed`` is used before ``joined`` finds that there is more than one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from granet.errors import DeviceError, Interrupted, LostRankError, UsageError
+from granet.training.device import resolve_device
+from granet.training.distributed.environment import Place
+from granet.training.distributed.world import World
+
+__all__ = ["Place", "World", "device_for", "joined"]
+
+
+def device_for(name: str, place: Place) -> torch.device:
+    """The device that ``name`` stands for on this rank: of several GPUs each rank of a machine has one of its own.
+
+    Raises:
+        UsageError: all ranks of a machine were given the same GPU.
+        DeviceError: there is no such device, or there are more ranks than GPUs.
+    """
+    device = resolve_device(name)
+    if place.ranks.size == 1 or device.type != "cuda":
+        return device
+    if device.index is not None and place.local_size > 1:
+        raise UsageError(
+            "several ranks cannot share a GPU",
+            where="device",
+            got=f"{name} for {place.local_size} ranks",
+            remedy="use --device cuda, which gives each rank its own",
+        )
+    count = torch.cuda.device_count()
+    index = place.local_rank if device.index is None else device.index
+    if index >= count:
+        raise DeviceError(
+            "more ranks than GPUs",
+            where="device",
+            got=f"{place.local_size} ranks on this machine",
+            expected=f"at most {count}",
+            remedy=f"start by torchrun --nproc-per-node {count}, or train on the CPU with --device cpu",
+        )
+    return torch.device("cuda", index)
+
+
+@contextmanager
+def joined(place: Place, device: torch.device) -> Iterator[World]:
+    """The world of the ranks that this process is one of; it leaves it at the end.
+
+    Raises:
+        TrainingError: the other ranks do not come.
+        UsageError: they cannot work together.
+    """
+    if place.ranks.size == 1:
+        yield World()
+        return
+    from granet.training.distributed.group import Group
+
+    group = Group.join(place, device)
+    try:
+        yield group
+    except Interrupted as stopped:
+        if stopped.__cause__ is not None:  # what ended this rank ended no other, which is not going to be there
+            group.abandon()
+            raise
+        try:
+            group.leave()  # not before rank 0 has saved: torchrun ends what is left once one of them is gone
+        except LostRankError:
+            group.abandon()
+        raise
+    except BaseException:
+        group.abandon()
+        raise
+    group.leave()

@@ -1,0 +1,105 @@
+"""Batch norm over the images of all ranks, for CPUs; torch's own is for GPUs alone.
+
+Mean and variance are taken in two passes, each a sum over the ranks, and so are their derivatives. In evaluation it
+is an ordinary batch norm. Modules are exchanged, parameters and buffers are kept, and so names are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over the ranks. The derivative of the sum of all losses is such a sum too."""
+
+    @staticmethod
+    def forward(context: Any, tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
+        context.group = group
+        total = tensor.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].clone()
+        dist.all_reduce(total, group=context.group)
+        return total, None
+
+
+class BatchNormOverRanks(_BatchNorm):
+    """Normalises by the images of all ranks together, which each have their own."""
+
+    def __init__(self, like: _BatchNorm, group: dist.ProcessGroup) -> None:
+        super().__init__(0, like.eps, like.momentum, affine=False, track_running_stats=False)
+        self._group = group
+        self.num_features, self.affine = like.num_features, like.affine
+        self.track_running_stats, self.training = like.track_running_stats, like.training
+        self._parameters.update(like._parameters)  # the very same ones
+        self._buffers.update(like._buffers)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2 dimensions, got {input.dim()}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Of [N, C, ...], the same shape."""
+        if not self.training:
+            return super().forward(input)
+        self._check_input_dim(input)
+        x = input if input.dtype == torch.float64 else input.float()
+        over = [dim for dim in range(x.dim()) if dim != 1]
+        each = (1, -1, *([1] * (x.dim() - 2)))
+        count = x.new_full((), x.numel() // x.shape[1])
+        # The count travels with the sum: the last entry. Ranks may have different numbers of values.
+        sums = _sum(torch.cat([x.sum(over), count[None]]), self._group)
+        total = sums[-1].detach()
+        if total <= 1:
+            raise ValueError(f"expected more than 1 value per channel when training, got {tuple(input.shape)}")
+        mean = sums[:-1] / total
+        centred = x - mean.view(each)
+        variance = _sum(centred.square().sum(over), self._group) / total
+        self._note(mean.detach(), variance.detach(), total)
+        result = centred * (variance + self.eps).rsqrt().view(each)
+        if self.affine:
+            result = result * self.weight.to(x.dtype).view(each) + self.bias.to(x.dtype).view(each)
+        return result.to(input.dtype)
+
+    @torch.no_grad()
+    def _note(self, mean: Tensor, variance: Tensor, total: Tensor) -> None:
+        """Running statistics, as torch's: the variance without bias, and a plain average without a momentum."""
+        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None  # noqa: S101  it comes with the other two
+        self.num_batches_tracked.add_(1)
+        share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_((variance * (total / (total - 1))).to(self.running_var.dtype), share)
+
+
+def _sum(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
+    total: Tensor = _SumOverRanks.apply(tensor, group)  # type: ignore[no-untyped-call]
+    return total
+
+
+def over_ranks(model: nn.Module, group: dist.ProcessGroup, device: torch.device) -> nn.Module:
+    """``model`` with every batch norm in it exchanged; those that it shares between places stay shared."""
+    if device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model, group)  # type: ignore[no-untyped-call]
+        return converted
+    exchanged: dict[nn.Module, nn.Module] = {}
+
+    def exchange(module: nn.Module) -> nn.Module:
+        if module not in exchanged:
+            plain = isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
+            exchanged[module] = BatchNormOverRanks(module, group) if plain else module  # type: ignore[arg-type]
+            for name, child in list(module._modules.items()):
+                if child is not None:
+                    setattr(module, name, exchange(child))
+        return exchanged[module]
+
+    return exchange(model)

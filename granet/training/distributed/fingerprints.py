@@ -1,0 +1,136 @@
+"""What all ranks must have in common, as facts that can be compared: masks, weights, recipe, data, software."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from granet.data import SPLITS, Arrays, Dataset, Files
+from granet.errors import DataError
+from granet.masks import Masks
+from granet.packed import PackedMasks
+from granet.recipe import Recipe
+from granet.training.distributed.world import Facts
+
+_THREADS = 8
+"""Files whose sizes are asked for at the same time: on a network file system each answer takes its time."""
+
+# Settings that say how a rank does its work and not what comes out.
+_OWN = ("data.directory", "data.workers")
+
+
+def of_masks(masks: Masks) -> Facts:
+    """A hash of the active weights of each layer. Waits for the device."""
+    packed = PackedMasks.of(masks)
+    bits = packed.bits.cpu().numpy()
+    return {name: _hash(bits[place.start : place.end]) for name, place in packed.layout.items()}
+
+
+def of_weights(model: nn.Module) -> Facts:
+    """A hash of each parameter. Waits for the device."""
+    return {name: _hash(_bytes(parameter)) for name, parameter in model.named_parameters()}
+
+
+def of_recipe(recipe: Recipe) -> Facts:
+    """Every setting but those that may differ from machine to machine: where the data lie, how many workers."""
+    return {key: str(value) for key, value in _settings(recipe.as_dict()) if key not in _OWN}
+
+
+def of_software(device: torch.device, precision: str) -> Facts:
+    """Versions, the kind of device and the number format."""
+    from importlib.metadata import version  # which reads mail headers, and is wanted by several ranks only
+
+    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return {
+        "granet": version("granet"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "Python": platform.python_version(),
+        "processor": platform.machine(),
+        "device": device_name,
+        "precision": precision,
+    }
+
+
+def of_data(dataset: Dataset) -> Facts:
+    """Classes, sizes and labels; of images in memory the pixels, of those on disk names and numbers of bytes.
+
+    Raises:
+        DataError: a file is not there any more.
+    """
+    facts = {
+        "data set": dataset.name,
+        "number of classes": str(len(dataset.classes)),
+        "names of the classes": _hash("\0".join(dataset.classes).encode()),
+        "channels": str(dataset.channels),
+        "image size": str(dataset.image_size),
+        "mean and deviation": f"{dataset.mean} {dataset.std}",
+    }
+    facts |= {f"number of images, {split}": str(len(dataset.split(split))) for split in SPLITS}
+    root = _root(dataset)
+    for split in SPLITS:
+        examples = dataset.split(split)
+        labels = examples.labels.tolist()
+        if isinstance(examples, Arrays):
+            images = (_hash(image) for image in examples.images.numpy())
+            facts |= {
+                f"{split} image {number}": f"label {label}, {content}"
+                for number, (label, content) in enumerate(zip(labels, images, strict=True))
+            }
+        elif isinstance(examples, Files):
+            with ThreadPoolExecutor(_THREADS, "granet-sizes") as pool:
+                sizes = pool.map(_size, examples.paths, chunksize=256)
+                facts |= {
+                    f"{split}, {str(path)[root:]}": f"label {label}, {size} bytes"
+                    for path, label, size in zip(examples.paths, labels, sizes, strict=True)
+                }
+        else:
+            which = examples.places[:, 0]
+            numbers = np.asarray(labels)
+            for number, shard in enumerate(examples.shards):
+                mine = which == number
+                members = _hash(examples.places[mine][:, 1:]) + _hash(numbers[mine])
+                facts[f"{split}, {Path(shard.path).name}"] = f"{shard.size} bytes, members {members[:12]}"
+    return facts
+
+
+def _root(dataset: Dataset) -> int:
+    """How many characters of the paths of the images say where the data lie; the rest is the same everywhere."""
+    paths = [str(path) for split in SPLITS if isinstance(part := dataset.split(split), Files) for path in part.paths]
+    return len(os.path.commonpath(paths)) + 1 if paths else 0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError("cannot be read", where=path, got=error.strerror) from error
+
+
+def _settings(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _settings(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _bytes(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The entries of a tensor in logical order, as bytes."""
+    whole = tensor.detach().cpu().contiguous().reshape(-1)
+    found: np.ndarray[Any, np.dtype[np.uint8]] = whole.view(torch.uint8).numpy()
+    return found
+
+
+def _hash(data: bytes | np.ndarray[Any, Any]) -> str:
+    content = data if isinstance(data, bytes) else np.ascontiguousarray(data).data
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

@@ -1,0 +1,276 @@
+"""One cell: a checkpoint is pruned in one go, perhaps regenerated, and trained on with fixed masks.
+
+Pruning and training are those of a rewind: a cell is the fine-tuning of its checkpoint at the learning rate that the
+schedule has there, so it restores optimizer slots too and goes on with the order of the data. What is regenerated
+between the two:
+
+===========  =========================================================================  =================
+kind         what happens after pruning                                                 density
+===========  =========================================================================  =================
+``none``     nothing                                                                    as pruned
+``pruned``   each layer grows as many weights as it lost, at the largest gradients      of the checkpoint
+``swap``     each layer drops a share of its smallest and grows as many, as GraNet does  as pruned
+===========  =========================================================================  =================
+
+``pruned`` is the regeneration of "the same number of connections as pruned" of the paper's section 3; ``swap`` is the
+one that its method has, at no cost in weights. In both, positions that were just pruned or dropped may grow again, and
+what pruning took restarts at zero with zero optimizer state, while a weight that ``swap`` drops and grows at once keeps
+both. Gradients are dense, of the unpruned checkpoint, on the batch that training goes on with. Two things differ from
+GraNet's code: counts are exact, and the gradient is always taken in fp32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from granet import models
+from granet.analysis.plasticity import Cell
+from granet.checkpoint import Checkpoint, content_hash, load
+from granet.data import Dataset
+from granet.errors import CheckpointError, Interrupted, TrainingError
+from granet.masks import Masks, active, size
+from granet.randomness import key
+from granet.topology import grow, swap
+from granet.training.compiling import compiled
+from granet.training.device import seed, use_kernels
+from granet.training.evaluate import Evaluation, autocast, evaluate
+from granet.training.plasticity.grid import Job
+from granet.training.rewinding.start import rewound
+from granet.training.scoring import score
+from granet.training.state import EpochSums, Run, begin, restore
+
+SPLIT = "validation"
+"""Where accuracies are measured: the test set is met once in the life of a run, and not here."""
+
+
+@dataclass(frozen=True)
+class CellProgressed:
+    """Some steps of a cell were done."""
+
+    steps: int
+    total: int
+
+
+def baseline(job: Job, dataset: Dataset, device: torch.device, *, factory: str | None = None) -> Evaluation:
+    """How the unpruned checkpoint does on the validation split, as ``granet eval`` has it."""
+    state = _load(job)
+    recipe = state.recipe.override({"data.workers": job.recipe.data.workers})
+    return score(replace(state, recipe=recipe), dataset, SPLIT, device=device, factory=factory)
+
+
+def measure(
+    job: Job,
+    before: Evaluation,
+    dataset: Dataset,
+    device: torch.device,
+    *,
+    watch: Callable[[CellProgressed], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Cell:
+    """Prunes, regenerates, trains and measures; nothing is written.
+
+    Args:
+        job: what is pruned, and how.
+        before: from ``baseline``.
+        dataset: that of the run.
+        device: where to compute.
+        watch: told of every step.
+        stop: asked before the first step and after every one.
+
+    Raises:
+        Interrupted: ``stop`` said so; what was done of the cell is lost.
+        CheckpointError: the checkpoint changed, or the data are not its own.
+        TrainingError: gradients to grow by are not finite.
+    """
+    if stop():
+        raise _stopped(job)
+    use_kernels(deterministic=job.recipe.training.deterministic)
+    run, counts = prepare(job, dataset, device)
+    pruned = _evaluate(run, stop)
+    after = _evaluate(run, stop) if train(run, job, watch=watch, stop=stop) else None
+    finite = after is not None and math.isfinite(after.loss)
+    source = job.source
+    return Cell(
+        checkpoint=source.hash,
+        step=source.step,
+        epoch=source.step / source.steps_per_epoch,
+        seed=source.recipe.seed,
+        learning_rate=source.learning_rate,
+        rate=job.rate,
+        regeneration=job.regeneration,
+        epochs=job.settings.epochs,
+        scope=job.settings.scope,
+        drop_fraction=job.settings.drop_fraction if job.regeneration == "swap" else None,
+        parameters=size(run.sparsifier.masks),
+        active_before=counts["before"],
+        active_pruned=counts["pruned"],
+        active=sum(active(run.sparsifier.masks).values()),
+        before=before.accuracy,
+        pruned=pruned.accuracy,
+        after=after.accuracy if after is not None and finite else None,
+        split=SPLIT,
+        examples=before.examples,
+        device=device.type,
+        precision=run.precision,
+    )
+
+
+def prepare(job: Job, dataset: Dataset, device: torch.device) -> tuple[Run, dict[str, int]]:
+    """The run that a cell trains, pruned and regenerated; and how many weights were active ``before`` and ``pruned``.
+
+    Raises:
+        CheckpointError, TrainingError: see ``measure``.
+    """
+    run = begin(job.recipe, dataset, device)
+    parent = _load(job)
+    gradients: Mapping[str, Tensor] = {}
+    if job.regeneration != "none":
+        models.load_weights(run.model, parent.weights, parent.buffers)
+        gradients = dense_gradients(run, job.source.step)
+    restore(run, rewound(run))
+    before, pruned = active(parent.masks), active(run.sparsifier.masks)
+    present = {name: before.get(name, run.sparsifier.masks[name].numel()) for name in pruned}
+    if job.regeneration != "none":
+        lost = {name: present[name] - count for name, count in pruned.items()}
+        weights = {name: p.detach() for name, p in run.model.named_parameters() if name in pruned}
+        share = None if job.regeneration == "pruned" else job.settings.drop_fraction
+        masks = regenerated(weights, gradients, run.sparsifier.masks, lost, share=share)
+        # Whatever is active and was not, is zero already, with its optimizer state.
+        run.sparsifier.load_state_dict({**run.sparsifier.state_dict(), "masks": masks, "explored": masks})
+    return run, {"before": sum(present.values()), "pruned": sum(pruned.values())}
+
+
+def regenerated(
+    weights: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    masks: Masks,
+    lost: Mapping[str, int],
+    *,
+    share: float | None,
+) -> Masks:
+    """The masks of a pruned network after regeneration.
+
+    Args:
+        weights: after pruning.
+        gradients: dense; only magnitudes matter.
+        masks: after pruning.
+        lost: how many weights pruning took from each layer.
+        share: None grows ``lost``; otherwise each layer drops this share, rounded up, and grows as many. A layer that
+            is wholly active has nowhere to grow and is left alone.
+    """
+    if share is None:
+        return grow(gradients, masks, lost)
+    counts = {
+        name: 0 if count == masks[name].numel() else min(math.ceil(share * count), count)
+        for name, count in active(masks).items()
+    }
+    return swap(weights, gradients, masks, counts)
+
+
+def dense_gradients(run: Run, step: int) -> dict[str, Tensor]:
+    """Of the loss that ``run`` trains with, at its present weights, on the batch that follows after ``step`` steps.
+
+    Buffers change, as in any forward pass of training.
+
+    Raises:
+        TrainingError: they are not finite.
+    """
+    epoch, position = divmod(step, run.pipeline.steps_per_epoch)
+    loss_of = nn.CrossEntropyLoss(label_smoothing=run.recipe.training.label_smoothing)
+    run.model.train()
+    seed(run.device, key(run.recipe.seed, "forward", step))
+    with closing(_batches(run, epoch, position)) as batches:
+        images, labels = next(batches)
+    for part, answers in zip(*(half.chunk(run.recipe.training.accumulate) for half in (images, labels)), strict=True):
+        (loss_of(run.model(part), answers) * (len(answers) / len(labels))).backward()
+    parameters = dict(run.model.named_parameters())
+    found = {name: grad for name in run.sparsifier.masks if (grad := parameters[name].grad) is not None}
+    missing = sorted(run.sparsifier.masks.keys() - found.keys())
+    if missing or not all(bool(gradient.isfinite().all()) for gradient in found.values()):
+        raise TrainingError(
+            "there are no gradients to regenerate by",
+            where=f"step {step}",
+            got=f"none for {missing[0]}" if missing else "some that are not finite",
+            remedy="measure it without regeneration",
+        )
+    run.optimizer.zero_grad(set_to_none=True)
+    return found
+
+
+def train(run: Run, job: Job, *, watch: Callable[[CellProgressed], None], stop: Callable[[], bool]) -> bool:
+    """Trains to the end of the cell, step by step as ``granet.training.loop``; a test holds the two together.
+
+    Returns:
+        Whether the loss stayed finite.
+    """
+    forward = compiled(run.model) if run.recipe.training.compile else run.model
+    loss_of = nn.CrossEntropyLoss(label_smoothing=run.recipe.training.label_smoothing)
+    for group in run.optimizer.param_groups:
+        group["lr"] = job.source.learning_rate
+    begun, end = run.step, run.total_steps
+    while run.step < end:
+        epoch, position = divmod(run.step, run.pipeline.steps_per_epoch)
+        run.model.train()
+        run.sums = EpochSums.zero(run.device)
+        with closing(_batches(run, epoch, position)) as batches:
+            for images, labels in batches:
+                _step(run, forward, loss_of, images, labels)
+                watch(CellProgressed(run.step - begun, end - begun))
+                if stop():
+                    raise _stopped(job)
+                if run.step == end:
+                    break
+        if not math.isfinite(run.sums.means()[0]):
+            return False
+    return True
+
+
+def _step(
+    run: Run, forward: Callable[[Tensor], Tensor], loss_of: nn.CrossEntropyLoss, images: Tensor, labels: Tensor
+) -> None:
+    seed(run.device, key(run.recipe.seed, "forward", run.step))
+    run.optimizer.zero_grad(set_to_none=True)
+    parts = run.recipe.training.accumulate
+    for part, answers in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        with autocast(run.device, run.precision):
+            logits = forward(part)
+            loss = loss_of(logits, answers)
+        run.scaler.scale(loss * (len(answers) / len(labels))).backward()
+        correct = (logits.detach().argmax(1) == answers).sum()
+        run.sums.add(loss.detach().double() * len(answers), correct, len(answers))
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.sparsifier.step()
+
+
+def _batches(run: Run, epoch: int, position: int) -> Generator[tuple[Tensor, Tensor]]:
+    for images, labels in run.pipeline.batches(epoch, start=position):
+        yield _laid_out(images), labels
+
+
+def _evaluate(run: Run, stop: Callable[[], bool]) -> Evaluation:
+    batches = ((_laid_out(images), labels) for images, labels in run.pipeline.evaluation(SPLIT))
+    return evaluate(run.model, batches, precision=run.precision, stop=stop)
+
+
+def _laid_out(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images
+
+
+def _load(job: Job) -> Checkpoint:
+    """The checkpoint, when it is still the one that the grid was made of."""
+    if content_hash(job.source.path) != job.source.hash:
+        raise CheckpointError(
+            "the checkpoint changed while it was being measured", where=job.source.path, remedy="start again"
+        )
+    return load(job.source.path)
+
+
+def _stopped(job: Job) -> Interrupted:
+    return Interrupted("stopped", where=str(job))

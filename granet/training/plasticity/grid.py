@@ -1,0 +1,340 @@
+"""Which checkpoints are pruned, how much and how: from names to a grid of jobs, each with the recipe it trains."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from granet.allocation import total_budget
+from granet.analysis import run_folders
+from granet.analysis.comparison import ASIDE
+from granet.analysis.plasticity import REGENERATIONS, Cell, Drop
+from granet.checkpoint import Checkpoint, content_hash, load_outline
+from granet.errors import CheckpointError, UnknownNameError, UsageError
+from granet.lineage import ancestors
+from granet.masks import density, shapes
+from granet.recipe import Recipe
+from granet.training.folder import RunFolder
+from granet.training.learning_rate import learning_rate
+from granet.training.rewinding.plan import Request, course
+from granet.training.rewinding.start import Scope
+
+FOLDER = "plasticity"
+"""Where in the folder of a run the results go."""
+
+_LEAVE_ALONE = ASIDE | {
+    *("name", "data.workers", "data.residency"),
+    *("training.keep_every", "training.keep_last", "training.save_every"),
+}
+"""Settings that runs of one curve may differ in: what has no part in the course of training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all cells of a grid have in common.
+
+    Raises:
+        UsageError: a number out of range.
+    """
+
+    epochs: int
+    """How long a pruned network is trained."""
+    scope: Scope = "global"
+    """Whether weights are ranked over all layers, or in each."""
+    drop_fraction: float = 0.5
+    """Share of each layer that ``swap`` drops and grows: what GraNet begins with."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.epochs <= 100_000:
+            raise UsageError("out of range", where="--epochs", got=self.epochs, expected="1 to 100000")
+        if not 0 < self.drop_fraction <= 1:
+            raise UsageError(
+                "out of range", where="--drop-fraction", got=self.drop_fraction, expected="above 0 and at most 1"
+            )
+
+    def difference(self, cell: Cell) -> str | None:
+        """In which of these ``cell`` is another, in words; None in none."""
+        mine: dict[str, Any] = {"epochs": self.epochs, "scope": self.scope}
+        if cell.drop_fraction is not None:
+            mine["drop_fraction"] = self.drop_fraction
+        other = [name for name, value in mine.items() if getattr(cell, name) != value]
+        return f"--{other[0].replace('_', '-')} {getattr(cell, other[0])}" if other else None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """A checkpoint that is pruned."""
+
+    run: Path
+    """The folder it lies in."""
+    path: Path
+    hash: str
+    outline: Checkpoint
+    """Without any tensors: a grid may have many checkpoints."""
+    density: float
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of the masks."""
+    tuned: Recipe
+    """Of its fine-tuning, with fixed masks; without what a cell prunes."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.outline.step
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it was trained."""
+        return self.outline.recipe
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Of its training."""
+        return int(self.outline.progress["steps_per_epoch"])
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the step that followed; at the end of training, of the last one."""
+        last = self.recipe.total_steps(self.steps_per_epoch) - 1
+        return learning_rate(self.recipe, min(self.step, last), self.steps_per_epoch)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """A cell that is still to be measured."""
+
+    source: Source
+    rate: float
+    regeneration: str
+    settings: Settings
+    recipe: Recipe
+    """The fine-tuning that the cell is."""
+
+    @property
+    def key(self) -> tuple[str, float, str]:
+        """That of its ``Cell``."""
+        return self.source.hash, self.rate, self.regeneration
+
+    def __str__(self) -> str:
+        return f"{self.source.path}, rate {self.rate:g}, regeneration {self.regeneration}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """All jobs, and what is known of where they come from."""
+
+    sources: tuple[Source, ...]
+    """Run by run, by step."""
+    settings: Settings
+    jobs: tuple[Job, ...]
+    """By checkpoint, rate and regeneration."""
+    remarks: tuple[str, ...] = ()
+    """What deserves to be said."""
+
+    @property
+    def runs(self) -> tuple[Path, ...]:
+        """The folders, each once."""
+        return tuple(dict.fromkeys(source.run for source in self.sources))
+
+    @property
+    def drops(self) -> tuple[Drop, ...]:
+        """Where the schedule of the runs lowers the learning rate."""
+        first = self.sources[0]
+        recipe, steps = first.recipe, first.steps_per_epoch
+        found = []
+        for milestone in recipe.schedule.milestones:
+            step = milestone.steps(steps)
+            before, after = (learning_rate(recipe, max(at, 0), steps) for at in (step - 1, step))
+            if after < before and step < recipe.total_steps(steps):
+                found.append(Drop(step=step, epoch=step / steps, before=before, after=after))
+        return tuple(found)
+
+
+def plan(
+    names: Iterable[str],
+    settings: Settings,
+    rates: Sequence[float],
+    regenerations: Sequence[str],
+    *,
+    workers: int | None = None,
+) -> Grid:
+    """The grid that is asked for. Nothing is written, and no data are opened.
+
+    Args:
+        names: folders of runs, which stand for the checkpoints kept in them, patterns for such, or checkpoints.
+        settings: of all cells.
+        rates: shares to prune.
+        regenerations: of ``REGENERATIONS``.
+        workers: processes that decode images, when others than in the runs.
+
+    Raises:
+        UsageError: rates that cannot be, no checkpoints, a run that is not finished or is being written to, or runs
+            that differ in more than their seed.
+        CheckpointError: a checkpoint is damaged, of a newer version or not of its run.
+    """
+    _check_axes(rates, regenerations)
+    found, remarks = _sources(names)
+    _check_alike(found)
+    jobs = []
+    for source in found:
+        for rate in rates:
+            recipe = _recipe(source, settings, rate, workers)
+            jobs += [
+                Job(source=source, rate=rate, regeneration=kind, settings=settings, recipe=recipe)
+                for kind in regenerations
+            ]
+    return Grid(sources=tuple(found), settings=settings, jobs=tuple(jobs), remarks=tuple(remarks))
+
+
+def _check_axes(rates: Sequence[float], regenerations: Sequence[str]) -> None:
+    for rate in rates:
+        if not 0 < rate < 1:
+            raise UsageError("not a share to prune", where="--rates", got=rate, expected="above 0 and below 1")
+    for kind in regenerations:
+        if kind not in REGENERATIONS:
+            raise UnknownNameError("regeneration", kind, REGENERATIONS, where="--regeneration")
+    for option, values in (("--rates", rates), ("--regeneration", regenerations)):
+        if len(set(values)) != len(values) or not values:
+            raise UsageError("named twice" if values else "none is named", where=option)
+
+
+def _sources(names: Iterable[str]) -> tuple[list[Source], list[str]]:
+    found: dict[str, Source] = {}
+    remarks = []
+    for name in names:
+        if Path(name).is_file():
+            source = _source(Path(name))
+            found.setdefault(source.hash, source)
+            continue
+        runs, problems = run_folders.find([name])
+        if problems:
+            raise UsageError(problems[0].message)
+        for run in runs:
+            for source in _kept(run):
+                found.setdefault(source.hash, source)
+    if not found:
+        raise UsageError("no run is named", where="RUN")
+    runs_by_place: dict[str, Path] = {}  # a folder may have been named in more than one way
+    sources = [
+        replace(source, run=runs_by_place.setdefault(os.path.realpath(source.run), source.run))
+        for source in found.values()
+    ]
+    order = list(runs_by_place.values())
+    counts = [sum(source.run == run for source in sources) for run in order]
+    if len(set(counts)) > 1:
+        remarks.append(f"not as many checkpoints of every run: {', '.join(map(str, counts))}")
+    return sorted(sources, key=lambda source: (order.index(source.run), source.step)), remarks
+
+
+def _kept(run: Path) -> list[Source]:
+    """The checkpoints that a finished run kept."""
+    folder = RunFolder(run)
+    with folder.claimed():  # raises when somebody is at work in it
+        pass
+    if not folder.last.exists():
+        raise UsageError("the run has no checkpoint yet", where=run, remedy=f"go on by granet train --resume {run}")
+    last = load_outline(folder.last)
+    if "steps_per_epoch" in last.progress and "test" not in last.metrics:
+        raise UsageError(
+            "the run is not finished",
+            where=run,
+            got=f"step {last.step:,} of {last.recipe.total_steps(last.progress['steps_per_epoch']):,}",
+            remedy=f"go on with it by granet train --resume {run}, or name single checkpoints of it",
+        )
+    steps = folder.kept_steps()
+    if not steps:
+        raise UsageError(
+            "the run kept no checkpoints on its way",
+            where=run,
+            expected="step-N.safetensors",
+            remedy="train with --keep-every 10ep, which is --set training.keep_every=10ep, or name checkpoints",
+        )
+    sources = [_source(folder.kept(step)) for step in steps]
+    for step, source in zip(steps, sources, strict=True):
+        if source.step != step or source.recipe != last.recipe:
+            raise CheckpointError(
+                "the checkpoint is of another run than last.safetensors, or not of the step in its name",
+                where=source.path,
+            )
+    return sources
+
+
+def _source(path: Path) -> Source:
+    outline = load_outline(path)
+    if "steps_per_epoch" not in outline.progress:
+        raise UsageError(
+            "how these weights were trained is not known, so that there is no learning rate to freeze",
+            where=path,
+            expected="a checkpoint of granet train or granet rewind",
+        )
+    return Source(
+        run=path.parent,
+        path=path,
+        hash=content_hash(path),
+        outline=replace(outline, weights={}, masks={}, explored={}, buffers={}, optimizer={}, accumulators={}),
+        density=density(outline.masks),
+        shapes=shapes(outline.masks),
+        tuned=course(Request(checkpoint=path, mode="finetune"), outline),
+    )
+
+
+def _check_alike(sources: Sequence[Source]) -> None:
+    """Raises UsageError unless all runs are one training under different seeds."""
+    first = sources[0]
+    seeds: dict[int, Path] = {}
+    for source in sources:
+        other = [d for d in source.recipe.differences(first.recipe) if d[0] not in _LEAVE_ALONE]
+        if other:
+            key, mine, theirs = other[0]
+            raise UsageError(
+                f"the runs differ in more than their seed: {key}",
+                where=source.run,
+                got=mine,
+                expected=f"{theirs}, as in {first.run}",
+                remedy="measure them one by one, each with its own --out",
+            )
+        if _origin(source.outline) != _origin(first.outline):
+            raise UsageError("the runs were trained on other data, or rewound from another training", where=source.run)
+        there = seeds.setdefault(source.recipe.seed, source.run)
+        if there != source.run:
+            raise UsageError(
+                "two runs have the same seed; a deviation is over different ones",
+                where=source.run,
+                got=f"seed {source.recipe.seed}, as {there} has",
+            )
+
+
+def _origin(outline: Checkpoint) -> object:
+    courses = [note.get("course") for note in ancestors(outline.metrics)]
+    return outline.network.classes, outline.network.image_size, outline.progress.get("examples"), courses
+
+
+def _recipe(source: Source, settings: Settings, rate: float, workers: int | None) -> Recipe:
+    """The fine-tuning of ``source`` after pruning the share ``rate`` of its active weights."""
+    target = (1 - rate) * source.density
+    try:
+        total_budget(source.shapes, target)
+    except UsageError as error:
+        raise UsageError(
+            f"{error.what}", where=f"--rates, {source.path}", got=f"{rate:g}, {error.got}", expected=error.expected
+        ) from error
+    base = source.tuned
+    if workers is not None:
+        base = base.override({"data.workers": workers})
+    data = base.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    section = {
+        "mode": "finetune",
+        "parent": str(source.path.absolute()),
+        "parent_hash": source.hash,
+        "start": source.step,
+        "steps": settings.epochs * source.steps_per_epoch,
+        "densities": [target],
+        "scope": settings.scope,
+        "learning_rate": source.learning_rate,
+    }
+    return Recipe.from_dict(
+        {**data, "method": {**data["method"], "density": target}, "rewind": section}, where=f"recipe {base.name}"
+    )

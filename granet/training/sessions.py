@@ -1,0 +1,70 @@
+"""Where and when a run was trained: a line in sessions.jsonl for each time that it was begun or gone on with.
+
+It is beside the checkpoints and not in them, so that equal runs have equal checkpoints wherever they were made. Nothing
+but reports reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from granet.errors import CheckpointError
+from granet.training.events import Event, Started
+from granet.training.folder import RunFolder
+
+
+def noted(watch: Callable[[Event], None]) -> Callable[[Event], None]:
+    """``watch``, which sessions are noted before it is told of."""
+
+    def both(event: Event) -> None:
+        if isinstance(event, Started) and event.step < event.total_steps:
+            _note(event)
+        watch(event)
+
+    return both
+
+
+def _note(event: Started) -> None:
+    """Adds a line to the file in the folder of the run.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    line = {
+        "step": event.step,
+        "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "device": event.device,
+        "precision": event.precision,
+        "ranks": event.ranks,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "granet": version("granet"),
+        "torch": torch.__version__,
+        "Python": platform.python_version(),
+    }
+    path = RunFolder(event.folder).sessions_file
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise CheckpointError("cannot note where the run is trained", where=path, got=error.strerror) from error
+
+
+def _processor() -> str:
+    """The model of the processor, where the system tells it, or its kind."""
+    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.machine()

@@ -1,0 +1,157 @@
+"""``granet plasticity``: how well a network recovers from pruning, over its training."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from granet_cli import options
+
+
+class Scope(StrEnum):
+    """How weights are ranked."""
+
+    GLOBAL = "global"
+    UNIFORM = "uniform"
+
+
+_WHAT, _RUN = "What is measured", "The grid"
+
+
+def plasticity(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folders of finished runs, which stand for the checkpoints kept in them, patterns for such, or single "
+            "checkpoints. Several runs are one training under different seeds.",
+            show_default=False,
+        ),
+    ],
+    epochs: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="How long a pruned network is trained. The paper has 30 on CIFAR.",
+            rich_help_panel=_WHAT,
+            show_default=False,
+        ),
+    ],
+    rates: Annotated[
+        str,
+        typer.Option(metavar="SHARE,...", help="Shares of the active weights to prune.", rich_help_panel=_WHAT),
+    ] = "0.2,0.5,0.9,0.98",
+    regeneration: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND,...",
+            help="none; pruned: each layer regrows as many weights as it lost; swap: each layer drops and grows a "
+            "share, as GraNet does.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "none,pruned",
+    drop_fraction: Annotated[
+        float, typer.Option(metavar="SHARE", help="What swap drops and grows.", rich_help_panel=_WHAT)
+    ] = 0.5,
+    scope: Annotated[
+        Scope,
+        typer.Option(
+            help="global: the smallest weights wherever they are; uniform: the same share of each layer.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = Scope.GLOBAL,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder of the results.  [default: RUN/plasticity, for each RUN]", rich_help_panel=_RUN
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the data are now, when they moved.", rich_help_panel=_RUN),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Processes that decode images.  [default: as in the runs]",
+            rich_help_panel=_RUN,
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be measured, and stop.", rich_help_panel=_RUN)
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw plasticity over the training, as .svg, .png or .pdf. Needs granet[plot].",
+            rich_help_panel=_RUN,
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file of --plot if it is there.", rich_help_panel=_RUN)
+    ] = False,
+    model: options.Confirmed = None,
+    device: options.Device = "auto",
+    json: options.Json = False,
+) -> None:
+    """Measure how well a network recovers from being pruned, at every checkpoint of its training.
+
+    Liu et al. 2021, section 3. Each kept checkpoint (granet train --keep-every) is pruned in one go and trained on with
+    fixed masks, at the learning rate that it had reached. Plasticity is the accuracy then minus that before pruning,
+    on the validation split; the test set is left alone. Ctrl-C keeps all finished cells of the grid; the same command
+    goes on with the others, and one that lacks none only shows them.
+
+    \b
+    Examples:
+      granet plasticity runs/a --epochs 30
+      granet plasticity runs/seed-* --epochs 30 --regeneration none,pruned,swap --plot plasticity.svg
+      granet plasticity runs/a/step-00000500.safetensors --epochs 2 --rates 0.9 --scope uniform
+      granet plasticity runs/a --epochs 30 --json | jq '.curves[] | {rate, regeneration}'
+    """
+    from granet import training
+    from granet.errors import Interrupted, UsageError
+    from granet.training.plasticity import experiment, grid
+    from granet_cli import plasticity as shown
+    from granet_cli import plasticity_progress
+    from granet_cli.choices import check_network
+    from granet_cli.pictures import check_plot
+    from granet_cli.plasticity_plot import draw
+    from granet_cli.render import Screen, print_json, say
+
+    if "" in runs:
+        raise UsageError("an empty path; the working directory is written .", where="RUN")
+    if plot is not None:
+        check_plot(plot, overwrite=overwrite)
+    elif overwrite:
+        raise UsageError("there is nothing to overwrite", where="--overwrite", remedy="name the picture with --plot")
+    place = training.resolve_device(device)
+    settings = grid.Settings(epochs=epochs, scope=scope.value, drop_fraction=drop_fraction)
+    planned = grid.plan(runs, settings, shown.numbers(rates), shown.words(regeneration), workers=workers)
+    check_network(planned.sources[0].outline, model)
+    for remark in planned.remarks:
+        say(remark)
+    say(shown.headline(planned))
+    if dry_run:
+        if json:
+            print_json(shown.plan_as_json(planned))
+        return
+    screen = Screen(stderr=True)  # so that the tables, alone on standard output, are the same after every stop
+    try:
+        with training.stop_on_signals() as stop, plasticity_progress.shown(screen, stopping=stop) as watch:
+            report = experiment.run(planned, place, out=out, directory=data, factory=model, watch=watch, stop=stop)
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        say("stopped; finished cells are kept, and the same command goes on with the others")
+        raise typer.Exit(130) from stopped
+    if plot is not None:
+        draw(plot, report)
+    print_json(report.as_json()) if json else shown.show(Screen(), report)
+    if plot is not None:
+        say(f"{plot}: plasticity over the training")

@@ -1,0 +1,86 @@
+"""``granet report``: runs as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from granet_cli import options
+
+
+def report(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folders of runs, of rewinds in rounds, folders that hold such folders, or patterns.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="The page to write, such as report.html.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of -o if it is there.")] = False,
+    model: options.Confirmed = None,
+    json: options.Json = False,
+) -> None:
+    """Write all about runs as one HTML page that needs nothing but itself.
+
+    Accuracies, costs and sizes; curves of loss, accuracy, density and exploration; layers over time; settings, and
+    which of them differ; where rewound runs come from. For a screen, a phone or paper, light or dark, without scripts
+    and without the network.
+
+    A run is shown whole or not at all: one that is damaged, of a newer granet or not begun is named with its reason. A
+    run that is going on is shown as of its newest checkpoint.
+
+    \b
+    Examples:
+      granet report runs/a -o report.html
+      granet report runs/granet-* runs/rigl-* -o report.html --overwrite
+      granet report runs --json | jq '.runs[] | {path, state, test_accuracy}'
+    """
+    from granet.analysis import report as analysis
+    from granet.checkpoint import files
+    from granet.errors import GranetError, UsageError
+    from granet_cli.render import print_json, say, size
+    from granet_cli.report.page import page
+
+    if "" in runs:
+        raise UsageError("an empty path; the working directory is written .", where="RUN")
+    if out is None and not json:
+        raise UsageError("where the page is to be written is not said", remedy="add -o report.html, or --json")
+    if out is None and overwrite:
+        raise UsageError("there is nothing to overwrite", where="--overwrite", remedy="name the page with -o")
+    if out is not None:
+        _check_page(out, overwrite=overwrite)
+    found = analysis.report(runs, factory=model)
+    for problem in (*found.problems, *found.remarks):
+        say(problem.message)
+    if not found.runs:
+        raise GranetError("there is nothing to report", where=", ".join(runs), expected="folders of runs")
+    if model is not None and all(run.outcome.model != model for run in found.runs):
+        raise UsageError("none of the runs has this network", where="--model", got=model)
+    if out is not None:
+        written = page(found).encode()
+        files.write(out, written)
+        told = f"{len(found.runs)} run{'s' * (len(found.runs) != 1)}"
+        say(f"{out}: {told}, {size(len(written))}")
+    if json:
+        print_json(found.as_json())
+
+
+def _check_page(out: Path, *, overwrite: bool) -> None:
+    """Refuses what cannot be written, before anything else is done."""
+    from granet.errors import UsageError
+    from granet_cli.targets import check_target
+
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError("the page is HTML", where="-o", got=out, expected="a name that ends in .html")
+    if out.is_dir():
+        raise UsageError("a folder", where="-o", got=out, expected="the name of a file")
+    check_target(out, overwrite=overwrite)
+    if not out.absolute().parent.is_dir():
+        raise UsageError("there is no such folder", where="-o", got=out.parent)
