@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from granet_cli import startup
-from granet_cli.render import FAINT, ReaderGone, Screen, bar, duration, percent
+from granet_cli.progress import telling
+from granet_cli.render import FAINT, Screen, bar, duration, percent
 
 if TYPE_CHECKING:
     from granet.training.plasticity.experiment import CellEnded, CellStarted, Event
@@ -26,21 +26,8 @@ _HEADING = "   seed   epoch    rate  regeneration   before   pruned    after  pl
 @contextmanager
 def shown(screen: Screen, *, stopping: Callable[[], bool]) -> Iterator[Callable[[Event], None]]:
     """Yields the function to tell events to; ``stopping`` is whether the user has asked to stop."""
-    display = (_Live if screen.live else _Plain)(screen, stopping)
-
-    def tell(event: Event) -> None:
-        startup.over()
-        if not screen.quiet:
-            try:
-                display.tell(event)
-            except (ReaderGone, OSError):
-                screen.quiet = True
-
-    try:
+    with telling(screen, (_Live if screen.live else _Plain)(screen, stopping)) as tell:
         yield tell
-    finally:
-        with suppress(ReaderGone, OSError):
-            display.close()
 
 
 class _Plain:

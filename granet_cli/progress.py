@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Group
 from rich.live import Live
@@ -36,9 +36,25 @@ def shown(screen: Screen, *, stopping: Callable[[], bool], device_asked: str) ->
         stopping: whether the user has asked to stop, so that the display can say that it was heard.
         device_asked: what ``--device`` said.
     """
-    display = (_Live if screen.live else _Plain)(screen, stopping, device_asked)
+    with telling(screen, (_Live if screen.live else _Plain)(screen, stopping, device_asked)) as tell:
+        yield tell
 
-    def tell(event: Event) -> None:
+
+class Display(Protocol):
+    """What shows events."""
+
+    def tell(self, event: Any) -> None:
+        """Shows one."""
+
+    def close(self) -> None:
+        """Leaves the screen as it should stay."""
+
+
+@contextmanager
+def telling(screen: Screen, display: Display) -> Iterator[Callable[[Any], None]]:
+    """Yields the function that has ``display`` show an event, as long as somebody reads the screen."""
+
+    def tell(event: Any) -> None:
         startup.over()  # whoever has something to tell has imported all it needs
         if not screen.quiet:
             try:
