@@ -28,6 +28,7 @@ from typing import Any
 from exporters.bench.environment import usable_cores
 
 ROOT = Path(__file__).parents[1]
+BASE = ("numpy", "torch", "granet")
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,17 @@ def tests(path: Path) -> list[dict[str, Any]]:
     return [{"benchmark": "CUDA tests", **counts, "failed": bad}]
 
 
+def _benchmark(name: str, what: str, module: str, *options: str, needs: Sequence[str] = ()) -> Part:
+    """One of these benchmarks as a part."""
+    command = ["-m", f"benchmarks.{module}", *options, "--json", "{out}"]
+    return Part(name, what, command, (*BASE, *needs), results, missing=no_gpu)
+
+
 def parts(quick: bool) -> list[Part]:
     """All of them, from the cheapest to the longest."""
     rounds = ["--rounds", "3"] if quick else []
     seconds = "2" if quick else "60"
     workers = [str(count) for count in sorted({1, usable_cores()})]
-    base = ("numpy", "torch", "granet")
     # Options of pyproject.toml that ask for plugins, and warnings of other versions, are not what is tested here.
     pytest = ["-m", "pytest", "-q", "-k", "cuda", "tests", "-o", "addopts=", "-o", "filterwarnings=default"]
     return [
@@ -114,87 +120,30 @@ def parts(quick: bool) -> list[Part]:
             "tests",
             "the CUDA tests",
             [*pytest, "-p", "no:cacheprovider", "--continue-on-collection-errors", "--junitxml", "{out}"],
-            ("pytest", *base),
+            ("pytest", *BASE),
             tests,
             missing=no_gpu,
         ),
-        Part(
-            "step",
-            "an optimizer step",
-            ["-m", "benchmarks.step_cost", "--json", "{out}"],
-            base,
-            results,
-            missing=no_gpu,
-        ),
-        Part(
-            "update",
-            "an update of the masks",
-            ["-m", "benchmarks.update_cost", *rounds, "--json", "{out}"],
-            base,
-            results,
-            missing=no_gpu,
-        ),
-        Part(
-            "selection",
-            "choosing the largest of many",
-            ["-m", "benchmarks.selection_cost", *rounds, "--json", "{out}"],
-            base,
-            results,
-            missing=no_gpu,
-        ),
-        Part(
-            "memory",
-            "memory of an update",
-            ["-m", "benchmarks.update_memory", "--json", "{out}"],
-            base,
-            results,
-            missing=no_gpu,
-        ),
-        Part(
-            "scaling",
-            "growth with the network",
-            ["-m", "benchmarks.scaling", *(["--most", "70"] if quick else []), "--json", "{out}"],
-            base,
-            results,
-            missing=no_gpu,
-        ),
-        Part(
-            "training",
-            "a whole training step",
-            ["-m", "benchmarks.train_step", *rounds, "--json", "{out}"],
-            base,
-            results,
-            missing=no_gpu,
-        ),
-        Part(
+        _benchmark("step", "an optimizer step", "step_cost"),
+        _benchmark("update", "an update of the masks", "update_cost", *rounds),
+        _benchmark("selection", "choosing the largest of many", "selection_cost", *rounds),
+        _benchmark("memory", "memory of an update", "update_memory"),
+        _benchmark("scaling", "growth with the network", "scaling", *(["--most", "70"] if quick else [])),
+        _benchmark("training", "a whole training step", "train_step", *rounds),
+        _benchmark(
             "throughput",
             "whole trainings, sparse and dense",
-            ["-m", "benchmarks.throughput", *(["--epochs", "2"] if quick else []), "--json", "{out}"],
-            (*base, "pydantic"),
-            results,
-            missing=no_gpu,
+            "throughput",
+            *(["--epochs", "2"] if quick else []),
+            needs=("pydantic",),
         ),
-        Part(
-            "resident",
-            "input from memory",
-            ["-m", "benchmarks.input_resident", *rounds, "--json", "{out}"],
-            (*base, "PIL"),
-            results,
-            missing=no_gpu,
-        ),
-        Part(
-            "streaming",
-            "input from files",
-            ["-m", "benchmarks.input_streaming", *rounds, "--workers", *workers, "--json", "{out}"],
-            (*base, "PIL"),
-            results,
-            missing=no_gpu,
-        ),
+        _benchmark("resident", "input from memory", "input_resident", *rounds, needs=("PIL",)),
+        _benchmark("streaming", "input from files", "input_streaming", *rounds, "--workers", *workers, needs=("PIL",)),
         Part(
             "inference",
             "export, and inference in ONNX Runtime",
             ["-m", "benchmarks.inference", "--time-limit", seconds, "--json", "{out}"],
-            (*base, "onnx", "onnxscript", "onnxruntime"),
+            (*BASE, "onnx", "onnxscript", "onnxruntime"),
             results,
             limit=3600.0,
             missing=no_onnx_cuda,
