@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from granet_cli.comparison_plot import COLOURS, MARKERS
+from granet_cli.pictures import COLOURS, MARKERS, save, styled
 
 if TYPE_CHECKING:
     from exporters.bench.report import Report, Result
 
-_STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "granet",  # equal pictures are equal files
-    "text.parse_math": False,  # names of files may have dollars
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 _LONGEST = 48
 
 
@@ -28,16 +19,13 @@ def draw(file: Path, report: Report) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
-    import matplotlib as mpl
     from matplotlib.figure import Figure
-
-    from granet.checkpoint import files
 
     labels = list(dict.fromkeys(_label(result, report) for result in report.results))
     looks = {
         label: (COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]) for number, label in enumerate(labels)
     }
-    with mpl.rc_context(_STYLE):
+    with styled():
         compared = [result for result in report.results if result.ratio is not None]
         figure = Figure(figsize=(9.6, 2.4 + 0.22 * len(compared)), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -46,9 +34,7 @@ def draw(file: Path, report: Report) -> None:
         gpu = report.environment.get("gpu")
         place = gpu["name"] if isinstance(gpu, dict) else report.environment["cpu"]
         figure.suptitle(f"{report.provider} on {place}")
-        image = io.BytesIO()
-        figure.savefig(image, format=file.suffix[1:].lower(), dpi=150, metadata=_metadata(file))
-    files.write(file, image.getvalue())
+        save(figure, file)
 
 
 def _ratios(axes: Any, compared: list[Result], report: Report, looks: dict[str, tuple[str, str]]) -> None:
@@ -92,7 +78,3 @@ def _label(result: Result, report: Report) -> str:
     several = len({each.precision for each in report.results}) > 1
     name = result.model if len(result.model) <= _LONGEST else f"...{result.model[3 - _LONGEST :]}"
     return f"{name}, {result.precision}" if several else name
-
-
-def _metadata(file: Path) -> dict[str, Any]:
-    return {"Date": None} if file.suffix.lower() == ".svg" else {}

@@ -179,7 +179,9 @@ def bench(
             help="Print JSON, and nothing else, on standard output; or write it to a file, beside the table.",
         ),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw ratios and rates: an .svg or .png.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw ratios and rates: .svg, .png or .pdf.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --json and --plot.")] = False,
 ) -> None:
     """Measure how fast models run, each against its dense twin.
@@ -203,7 +205,7 @@ def bench(
     from granet.errors import BenchmarkError, UsageError
     from granet_cli.bench_plot import draw
     from granet_cli.benching import show
-    from granet_cli.comparison_plot import check_plot
+    from granet_cli.pictures import check_plot
     from granet_cli.render import Screen, print_json, say
     from granet_cli.targets import check_target
 
