@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from granet.packed import flattened, layout, only_device, pieces
+
 
 class GradientSums:
     """For each parameter the sum of its gradients so far, those of each step weighing ``decay`` times the next one's.
@@ -24,13 +26,24 @@ class GradientSums:
             name: torch.zeros_like(parameter, requires_grad=False) for name, parameter in parameters.items()
         }
         self._decay = decay
+        self._layout = layout(self.tensors)
+        self._pieces = list(pieces(self._layout, only_device(self.tensors)))
+        self._totals = flattened(self.tensors, self._layout)
 
     @torch.no_grad()
     def add(self, gradients: Mapping[str, Tensor], *, unless: Tensor | None) -> None:
-        """Adds a step's ``gradients``, but for what is not finite in them; nothing where ``unless``, 0-d, is not 0."""
-        for name, total in self.tensors.items():
-            added = gradients[name].nan_to_num(0.0, 0.0, 0.0)
+        """Adds a step's ``gradients``, but for what is not finite in them; nothing where ``unless``, 0-d, is not 0.
+
+        Takes memory for a small piece of a layer only.
+        """
+        entries = flattened(gradients, self._layout)
+        for piece in self._pieces:
+            added = piece.gather(entries).nan_to_num(0.0, 0.0, 0.0)
+            totals = [self._totals[name][part] for name, part, _ in piece.shares]
+            shares = [added[share] for _, _, share in piece.shares]
             if unless is None:
-                total.mul_(self._decay).add_(added)
+                torch._foreach_mul_(totals, self._decay)
+                torch._foreach_add_(totals, shares)
             else:  # known only to the device, which is not waited for
-                total.copy_(torch.where(unless == 0, total * self._decay + added, total))
+                for total, share in zip(totals, shares, strict=True):
+                    total.copy_(torch.where(unless == 0, total * self._decay + share, total))

@@ -7,13 +7,10 @@ done, from 1; an update at step s happens after the s-th optimizer step and sees
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import ClassVar
-
-import torch
-from torch import Tensor
 
 from granet import schedules
 from granet.allocation import Shapes, sizes, total_budget
@@ -21,9 +18,10 @@ from granet.errors import UsageError
 from granet.masks import Masks, active, shapes
 from granet.method_settings import Decay, Growth
 from granet.method_settings import check_setting as check_setting
-from granet.randomness import generator
+from granet.randomness import key
 from granet.selection import largest
 from granet.topology import Counts, Tensors, TopologyUpdate, swap
+from granet.unheld import UniformScores
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +57,8 @@ class Snapshot:
             return self.gradients
         if growth == "momentum":
             return self.momenta
-        return RandomScores(self)
+        keys = {name: key(self.seed, "grow", self.step, name) for name in self.masks}
+        return UniformScores(keys, self.weights)
 
     @property
     def finite(self) -> bool:
@@ -78,23 +77,6 @@ class Snapshot:
     @cached_property
     def _largest_gradient(self) -> float:
         return largest(self.gradients)
-
-
-class RandomScores(Mapping[str, Tensor]):
-    """Uniform scores, keyed by (seed, step, layer) and drawn when they are looked up, for one layer at a time."""
-
-    def __init__(self, at: Snapshot) -> None:
-        self._at = at
-
-    def __getitem__(self, name: str) -> Tensor:
-        source = generator(self._at.seed, "grow", self._at.step, name)
-        return torch.rand(self._at.shapes[name], generator=source).to(self._at.weights[name].device)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._at.masks)
-
-    def __len__(self) -> int:
-        return len(self._at.masks)
 
 
 @dataclass(frozen=True, kw_only=True)

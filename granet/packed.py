@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -54,6 +55,17 @@ def in_shape(entries: Tensor, shape: Sequence[int], order: Order) -> Tensor:
     return entries.view([shape[dim] for dim in order]).permute(inverse)
 
 
+class Entries(Protocol):
+    """What is read of a flat tensor: slices."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of each slice."""
+
+    def __getitem__(self, span: slice, /) -> Tensor:
+        """Those of ``span``."""
+
+
 def flattened(tensors: Mapping[str, Tensor], layout: Mapping[str, Place]) -> dict[str, Tensor]:
     """``flat`` for every layer of ``layout``."""
     return {name: flat(tensors[name].detach(), place.order) for name, place in layout.items()}
@@ -86,8 +98,8 @@ class Place:
         """Storage positions within the layer as logical ones."""
         index, rest = torch.zeros_like(positions), positions
         for dim in reversed(self.order):
-            index += (rest % self.shape[dim]) * prod(self.shape[dim + 1 :])
-            rest = rest // self.shape[dim]
+            rest, coordinate = vectorised.divided(rest, self.shape[dim])
+            index += coordinate.mul_(prod(self.shape[dim + 1 :]))
         return index
 
 
@@ -255,13 +267,13 @@ class Piece:
             if share.stop % 8:
                 bits[share.stop // 8] &= (1 << share.stop % 8) - 1
 
-    def gather(self, entries: Mapping[str, Tensor]) -> Tensor:
+    def gather(self, entries: Mapping[str, Entries]) -> Tensor:
         """Those of ``flattened`` tensors, one for every bit, 0 for spare ones. A view where that is possible."""
         found: list[Tensor] = []
         for name, _, part in self.parts:
             found.append(entries[name][part])
             if spare := -found[-1].numel() % 8:
-                found.append(entries[name].new_zeros(spare))
+                found.append(found[-1].new_zeros(spare))
         return found[0] if len(found) == 1 else torch.cat(found)
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from granet import vectorised
 from granet.errors import UsageError
-from granet.packed import PackedMasks, Piece, flattened, layout, only_device, pieces
+from granet.packed import Entries, PackedMasks, Piece, flattened, layout, only_device, pieces
+from granet.unheld import UniformScores
 from granet.vectorised import Sifted
 
 Tensors = Mapping[str, Tensor]
@@ -146,7 +147,9 @@ class _Contest:
     def __init__(self, scores: Tensors, eligible: PackedMasks, *, inactive: bool = False, signed: bool = False) -> None:
         self.scores, self.eligible, self.inactive, self.signed = scores, eligible, inactive, signed
         self.layout = eligible.layout
-        self.entries = flattened(scores, self.layout)
+        self.entries: Mapping[str, Entries] = (
+            scores.flattened(self.layout) if isinstance(scores, UniformScores) else flattened(scores, self.layout)
+        )
         wide = any(entries.dtype == torch.float64 for entries in self.entries.values())
         self.dtype = torch.float64 if wide else torch.float32  # each is exact for all narrower types
 

@@ -97,6 +97,47 @@ def add_bits(bits: Tensor, positions: Tensor) -> None:
     bits.index_add_(0, positions >> 3, torch.ones_like(positions, dtype=torch.uint8) << (positions & 7).to(torch.uint8))
 
 
+def divided(numbers: Tensor, by: int) -> tuple[Tensor, Tensor]:
+    """Quotients and remainders of ``numbers``, int64, none below 0."""
+    quotients = torch.from_numpy(numbers.numpy() // by) if _on_cpu(numbers) else numbers // by
+    return quotients, numbers - quotients * by
+
+
+# SplitMix64: a counter in equal strides, and two rounds of shifts and multiplications that mix its bits.
+_STRIDE, _ROUNDS = 0x9E3779B97F4A7C15, ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+_FINE = 24
+"""Bits of a float32 in [0, 1)."""
+
+
+def uniform(key: int, positions: Tensor, *, out: Tensor) -> None:
+    """Writes the numbers that SplitMix64, started at ``key``, has at ``positions``, int64, to ``out``, float32."""
+    if _on_cpu(positions):
+        mixed = positions.numpy().astype(np.uint64)
+        mixed += np.uint64(1)
+        mixed *= np.uint64(_STRIDE)
+        mixed += np.uint64(key)
+        shifted = np.empty_like(mixed)
+        for places, factor in _ROUNDS:
+            np.right_shift(mixed, np.uint64(places), out=shifted)
+            mixed ^= shifted
+            mixed *= np.uint64(factor)
+        # The last step of SplitMix64 leaves the highest bits as they are.
+        mixed >>= np.uint64(64 - _FINE)
+        np.multiply(mixed.view(np.int64), np.float32(2.0**-_FINE), out=out.numpy(), casting="same_kind")
+        return
+    mixing = (positions + 1).mul_(_signed(_STRIDE)).add_(_signed(key))
+    for places, factor in _ROUNDS:
+        # Shifted as signed integers are, with the sign's copies cleared.
+        mixing.bitwise_xor_((mixing >> places).bitwise_and_((1 << (64 - places)) - 1)).mul_(_signed(factor))
+    out.copy_((mixing >> (64 - _FINE)).bitwise_and_((1 << _FINE) - 1))
+    out.mul_(2.0**-_FINE)
+
+
+def _signed(number: int) -> int:
+    """The signed integer that has the 64 bits of ``number``."""
+    return number - (1 << 64) if number >> 63 else number
+
+
 # Ranks: float32 or float64
 
 
