@@ -21,12 +21,13 @@ from granet.methods import METHODS
 from granet.packed import PackedMasks
 from granet.ranks import Ranks
 from granet.recipe import Recipe
-from granet.training import RunFolder, loop, open_data, resume, train
+from granet.training import RunFolder, open_data, resume, train
 from granet.training import events as told
 from granet.training.distributed import World, fingerprints, reduction
 from granet.training.distributed.batch_norm import over_ranks
 from granet.training.distributed.checksum import Checksum
 from granet.training.distributed.fingerprints import of_masks
+from granet.training.trainer import Trainer
 from tests.ranks_at_work import CPU, Failed, at_work, done
 from tests.synthetic import arrays_dataset, write_image_folder
 
@@ -299,7 +300,7 @@ def with_planted(world: World, what: str, recipe: Recipe, folder: Path) -> int:
     """Trains with something else on the last rank than on the others; how many steps that rank came, if any."""
     odd = world.ranks.rank == world.ranks.size - 1
     done_steps = 0
-    original = loop.Trainer._step
+    original = Trainer._step
 
     def step(trainer: Any, images: Tensor, labels: Tensor) -> None:
         nonlocal done_steps
@@ -319,7 +320,7 @@ def with_planted(world: World, what: str, recipe: Recipe, folder: Path) -> int:
         original(trainer, images, labels)
         done_steps = trainer.run.step
 
-    loop.Trainer._step = step  # type: ignore[method-assign]
+    Trainer._step = step  # type: ignore[method-assign]
     dataset = None
     if odd and what == "software":
         other = SimpleNamespace(python_version=lambda: "3.99", machine=lambda: "x")
@@ -430,13 +431,13 @@ def test_a_folder_that_holds_a_run_is_safe_from_ranks_too_but_a_restart_goes_on(
 
 def dropping(world: World, recipe: Recipe, folder: Path) -> float:
     drawn: list[Tensor] = []
-    original = loop.Trainer._step
+    original = Trainer._step
 
     def step(trainer: Any, images: Tensor, labels: Tensor) -> None:
         original(trainer, images, labels)
         drawn.append(torch.rand(4))
 
-    loop.Trainer._step = step  # type: ignore[method-assign]
+    Trainer._step = step  # type: ignore[method-assign]
     train(recipe, RunFolder(folder), CPU, world=world)
     return float(torch.stack(drawn).sum())
 
@@ -464,7 +465,7 @@ def test_a_checksum_sees_every_weight_that_moves() -> None:
 def lost_within_a_step(world: World, recipe: Recipe, folder: Path, at: int) -> None:
     """The last rank goes within step ``at`` + 1, and the others are told to stop, as by torchrun, just then."""
     told_to_stop = folder.with_suffix(".lost")
-    original = loop.Trainer._step
+    original = Trainer._step
 
     def step(trainer: Any, images: Tensor, labels: Tensor) -> None:
         if trainer.run.step == at and world.ranks.rank == world.ranks.size - 1:
@@ -476,7 +477,7 @@ def lost_within_a_step(world: World, recipe: Recipe, folder: Path, at: int) -> N
             world.totals = gone  # type: ignore[method-assign,assignment]
         original(trainer, images, labels)
 
-    loop.Trainer._step = step  # type: ignore[method-assign]
+    Trainer._step = step  # type: ignore[method-assign]
     train(recipe, RunFolder(folder), CPU, world=world, stop=told_to_stop.exists)
 
 

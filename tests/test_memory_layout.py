@@ -13,7 +13,7 @@ from granet import models
 from granet.checkpoint import load
 from granet.errors import Interrupted
 from granet.recipe import Recipe
-from granet.training import RunFolder, loop, resume, train
+from granet.training import RunFolder, resume, train, trainer
 from tests.synthetic import arrays_dataset
 
 CPU, LAST = torch.device("cpu"), torch.channels_last
@@ -31,18 +31,19 @@ RECIPE = """
 @pytest.fixture
 def channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lays networks and images out as on a GPU."""
-    build = models.build
+    build, built = models.build, list[nn.Module]()
 
     def laid_out(*arguments: Any, **settings: Any) -> nn.Module:
         network: nn.Module = build(*arguments, **settings).to(memory_format=LAST)  # type: ignore[call-overload]
+        built.append(network)
         return network
 
-    def images_laid_out(trainer: loop.Trainer, images: Tensor) -> Tensor:
-        assert trainer.run.model.get_parameter("layer1.0.conv1.weight").is_contiguous(memory_format=LAST)
+    def images_laid_out(images: Tensor) -> Tensor:
+        assert built[-1].get_parameter("layer1.0.conv1.weight").is_contiguous(memory_format=LAST)
         return images.contiguous(memory_format=LAST)
 
     monkeypatch.setattr(models, "build", laid_out)
-    monkeypatch.setattr(loop.Trainer, "_laid_out", images_laid_out)
+    monkeypatch.setattr(trainer, "images_laid_out", images_laid_out)
 
 
 @pytest.fixture(scope="module")

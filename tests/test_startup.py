@@ -21,11 +21,11 @@ def test_training_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     script = f"""
 import json, os, sys
 from granet_cli import app
-from granet.training import loop
+from granet.training.trainer import Trainer
 def step(*_):
     os.write(1, json.dumps([name for name in {HEAVY!r} if name in sys.modules]).encode())
     os._exit(0)
-loop.Trainer._step = step
+Trainer._step = step
 app.run(["train", "--out", os.path.join(sys.argv[1], "run"), "--device", "cpu"])
 """
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)

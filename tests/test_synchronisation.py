@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from granet.data import augment
 from granet.methods import METHODS
 from granet.recipe import Recipe
-from granet.training import RunFolder, loop, pace, train
+from granet.training import RunFolder, pace, train, trainer
 from granet.training.state import EpochSums
 from tests.synthetic import arrays_dataset, write_image_folder
 
@@ -115,7 +115,7 @@ def recipe(method: str = "granet", optimizer: str = "sgd", **settings: str) -> R
 
 @pytest.fixture(autouse=True)
 def _as_where_reading_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "reading_waits", lambda device: True)
+    monkeypatch.setattr(trainer, "reading_waits", lambda device: True)
     monkeypatch.setattr(augment, "crop_rows", augment.crop_views)  # the former is for CPUs alone
     monkeypatch.setattr(pace, "TELL_SECONDS", math.inf)  # progress reads the loss, and is not due in a plain step
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,3 +134,6 @@ class Tested:
 
 
 Event = RoundStarted | RoundEnded | Resized | Started | Progressed | Updated | EpochEnded | Saved | Tested
+
+Watch = Callable[[Event], None]
+"""Somebody who is told."""

@@ -14,6 +14,7 @@ from granet.errors import DataError
 from granet.models import from_checkpoint
 from granet.training.device import resolve_precision, use_kernels
 from granet.training.evaluate import Evaluation, evaluate
+from granet.training.step import images_laid_out
 
 
 def score(
@@ -74,7 +75,7 @@ def score(
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in pipeline.evaluation(split, batch_size):
-            yield images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images, labels
+            yield images_laid_out(images), labels
 
     return evaluate(model, batches(), precision=resolve_precision(asked, device))
 

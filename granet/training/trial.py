@@ -18,6 +18,7 @@ from granet.training.compiling import compiled
 from granet.training.device import describe_device
 from granet.training.evaluate import autocast
 from granet.training.state import Run
+from granet.training.step import images_laid_out
 
 _SECONDS = 20.0
 """After so long no further step is timed."""
@@ -94,7 +95,7 @@ def attempt(run: Run, *, steps: int, real_images: bool) -> Trial:
 
 def _step(run: Run, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> None:
     """One step of training, as the loop does it."""
-    images = _laid_out(images)
+    images = images_laid_out(images)
     loss_of = nn.CrossEntropyLoss(label_smoothing=run.recipe.training.label_smoothing)
     run.optimizer.zero_grad(set_to_none=True)
     parts = run.recipe.training.accumulate
@@ -124,10 +125,6 @@ def _noise(run: Run, number: int) -> Iterator[tuple[Tensor, Tensor]]:
     return repeat((images, torch.zeros(number, dtype=torch.int64, device=run.device)))
 
 
-def _laid_out(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images
-
-
 @torch.no_grad()
 def _evaluation(run: Run, *, real_images: bool) -> float:
     examples = len(run.dataset.validation)
@@ -136,7 +133,7 @@ def _evaluation(run: Run, *, real_images: bool) -> float:
     begin = _now(run)
     images, _ = next(iter(batches))
     with autocast(run.device, run.precision):
-        run.model(_laid_out(images))
+        run.model(images_laid_out(images))
     seconds = _now(run) - begin
     run.model.train()
     return seconds * examples / len(images)

@@ -37,13 +37,13 @@ from granet.errors import CheckpointError, Interrupted, TrainingError
 from granet.masks import Masks, active, size
 from granet.randomness import key
 from granet.topology import grow, swap
-from granet.training.compiling import compiled
 from granet.training.device import seed, use_kernels
-from granet.training.evaluate import Evaluation, autocast, evaluate
+from granet.training.evaluate import Evaluation, evaluate
 from granet.training.plasticity.grid import Job
 from granet.training.rewinding.start import rewound
 from granet.training.scoring import score
 from granet.training.state import EpochSums, Run, begin, restore
+from granet.training.step import Steps, images_laid_out
 
 SPLIT = "validation"
 """Where accuracies are measured: the test set is met once in the life of a run, and not here."""
@@ -204,13 +204,12 @@ def dense_gradients(run: Run, step: int) -> dict[str, Tensor]:
 
 
 def train(run: Run, job: Job, *, watch: Callable[[CellProgressed], None], stop: Callable[[], bool]) -> bool:
-    """Trains to the end of the cell, step by step as ``granet.training.loop``; a test holds the two together.
+    """Trains to the end of the cell, by the steps of ``granet.training.trainer``; a test holds the two together.
 
     Returns:
         Whether the loss stayed finite.
     """
-    forward = compiled(run.model) if run.recipe.training.compile else run.model
-    loss_of = nn.CrossEntropyLoss(label_smoothing=run.recipe.training.label_smoothing)
+    steps = Steps(run)
     for group in run.optimizer.param_groups:
         group["lr"] = job.source.learning_rate
     begun, end = run.step, run.total_steps
@@ -220,7 +219,9 @@ def train(run: Run, job: Job, *, watch: Callable[[CellProgressed], None], stop: 
         run.sums = EpochSums.zero(run.device)
         with closing(_batches(run, epoch, position)) as batches:
             for images, labels in batches:
-                _step(run, forward, loss_of, images, labels)
+                steps.backward(images, labels)
+                steps.optimize()
+                run.sparsifier.step()
                 watch(CellProgressed(run.step - begun, end - begun))
                 if stop():
                     raise _stopped(job)
@@ -231,36 +232,14 @@ def train(run: Run, job: Job, *, watch: Callable[[CellProgressed], None], stop: 
     return True
 
 
-def _step(
-    run: Run, forward: Callable[[Tensor], Tensor], loss_of: nn.CrossEntropyLoss, images: Tensor, labels: Tensor
-) -> None:
-    seed(run.device, key(run.recipe.seed, "forward", run.step))
-    run.optimizer.zero_grad(set_to_none=True)
-    parts = run.recipe.training.accumulate
-    for part, answers in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-        with autocast(run.device, run.precision):
-            logits = forward(part)
-            loss = loss_of(logits, answers)
-        run.scaler.scale(loss * (len(answers) / len(labels))).backward()
-        correct = (logits.detach().argmax(1) == answers).sum()
-        run.sums.add(loss.detach().double() * len(answers), correct, len(answers))
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    run.sparsifier.step()
-
-
 def _batches(run: Run, epoch: int, position: int) -> Generator[tuple[Tensor, Tensor]]:
     for images, labels in run.pipeline.batches(epoch, start=position):
-        yield _laid_out(images), labels
+        yield images_laid_out(images), labels
 
 
 def _evaluate(run: Run, stop: Callable[[], bool]) -> Evaluation:
-    batches = ((_laid_out(images), labels) for images, labels in run.pipeline.evaluation(SPLIT))
+    batches = ((images_laid_out(images), labels) for images, labels in run.pipeline.evaluation(SPLIT))
     return evaluate(run.model, batches, precision=run.precision, stop=stop)
-
-
-def _laid_out(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images
 
 
 def _load(job: Job) -> Checkpoint:

@@ -2,7 +2,7 @@
 
 One round is a run like any other, in the folder it is given. Several are one run each, in folders of their own below
 it: a round prunes what the round before it ended with. Which of them are done is read off the folders, so that a
-stop needs no memory of its own, as in ``granet.training.loop``.
+stop needs no memory of its own, as in ``granet.training.trainer``.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ from granet.data import Dataset
 from granet.errors import CheckpointError, UsageError
 from granet.masks import active, density, size
 from granet.recipe import Recipe
-from granet.training.events import Event, RoundEnded, RoundRow, RoundStarted
+from granet.training.events import RoundEnded, RoundRow, RoundStarted, Watch
 from granet.training.folder import RunFolder, replace_text
 from granet.training.loop import resume, train
 from granet.training.rewinding.plan import round_of
 from granet.training.rewinding.start import rewound
 from granet.training.state import begin, open_data, restore
-
-Watch = Callable[[Event], None]
 
 
 def rewind(
