@@ -2,10 +2,10 @@
 
 A dense step moves 12 to 28 bytes a weight through memory; one that also reads a byte of mask hardly costs more than
 that, where masking the gradients in a pass of their own costs half as much again. So ``torch.compile`` makes one kernel
-of both, for a CPU or a GPU. What it computes is written down here once for each optimizer, as ``torch.optim`` has it,
-and reads and writes the optimizer's own state: checkpoints do not know whether a step was compiled. Gradients are left
-as they are. Sums are rounded as the compiler orders them, so that results differ from those of ``torch.optim`` in the
-last bits.
+of both, for a CPU or a GPU. What it computes is written down in ``granet.step_rules`` once for each optimizer, as
+``torch.optim`` has it, and reads and writes the optimizer's own state: checkpoints do not know whether a step was
+compiled. Gradients are left as they are. Sums are rounded as the compiler orders them, so that results differ from
+those of ``torch.optim`` in the last bits.
 
 What changes while training goes on, the learning rate above all, is handed over in a tensor: nothing is compiled twice.
 """
@@ -13,155 +13,73 @@ What changes while training goes on, the learning rate above all, is handed over
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby, repeat
+from operator import is_
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import Optimizer
 
 from granet.errors import UsageError
 from granet.optimizer_state import is_elementwise
 from granet.packed import PackedMasks
+from granet.step_rules import RULES, Flags, Group, Rule
 from granet.zeroing import INTEGERS, spell_out
 
-Group = Mapping[str, Any]
-Slots = Mapping[str, Tensor]
-Numbers = Sequence[Tensor]
-Flags = Mapping[str, bool]
 Plan = tuple[tuple[str, ...], Flags]
 """The names of a parameter's slots, and its flags."""
 BACKEND: Any = "inductor"
 
 
-@dataclass(frozen=True)
-class Rule:
-    """What an optimizer does to one parameter, given the settings of its group.
+class _Members:
+    """The masked parameters of a group and all that their step needs, but for gradients.
+
+    Looking that up takes as long as a twentieth of the step, which has swept the caches, and hardly anything of it ever
+    changes. So it is kept as long as it holds.
+
+    Args:
+        group: of the optimizer.
+        masks: of the masked parameters, by their identity.
+        states: of the optimizer.
+        rule: of the optimizer.
 
     Attributes:
-        slots: names of its state tensors that are shaped like the parameter.
-        flags: what decides which operations there are. A change of one compiles anew.
-        numbers: what is computed with, given also, if the optimizer counts them, which step of this parameter it is.
-        update: changes the parameter and its slots in place, given its masked gradient, the numbers and the flags.
-        counts: whether it counts the steps, in its state ``step``.
+        plan: the same for all of them.
+        complete: whether each has all of its state; only then is there anything to step.
+        steps: the counters of those whose optimizer counts.
     """
 
-    slots: Callable[[Group], tuple[str, ...]]
-    flags: Callable[[Group], dict[str, bool]]
-    numbers: Callable[[Group, Any], tuple[Any, ...]]
-    update: Callable[[Tensor, Tensor, Slots, Numbers, Flags], None]
-    counts: bool = True
+    def __init__(self, group: Group, masks: Mapping[int, Tensor], states: Mapping[Tensor, Any], rule: Rule) -> None:
+        self.group, self._rule, self._all = group, rule, list(group["params"])
+        self.plan: Plan = (rule.slots(group), rule.flags(group))
+        self.parameters: list[nn.Parameter] = [parameter for parameter in self._all if id(parameter) in masks]
+        self.masks = [masks[id(parameter)] for parameter in self.parameters]
+        self.weights = [parameter.detach() for parameter in self.parameters]
+        self._states: list[Any] = [states.get(parameter) for parameter in self.parameters]
+        names = [*self.plan[0], *(["step"] if rule.counts else [])]
+        self._slots = {name: [(state or {}).get(name) for state in self._states] for name in names}
+        self.complete = all(slot is not None for slots in self._slots.values() for slot in slots)
+        self.steps: list[Any] = self._slots.get("step", [])
 
+    def hold(self, group: Group, states: Mapping[Tensor, Any]) -> bool:
+        """Whether these are still the parameters of ``group``, with the state and the settings that they had."""
+        return (
+            group is self.group
+            and _same(group["params"], self._all)
+            and self.plan == (self._rule.slots(group), self._rule.flags(group))
+            and _same(list(map(states.get, self.parameters)), self._states)
+            and all(map(Tensor.is_set_to, self.weights, self.parameters))
+            and self.complete
+            and all(_same([state.get(name) for state in self._states], kept) for name, kept in self._slots.items())
+        )
 
-def _flags(group: Group) -> dict[str, bool]:
-    decays = bool(group["weight_decay"] != 0)
-    decoupled = bool(group.get("decoupled_weight_decay", False))
-    return {
-        "maximize": bool(group["maximize"]),
-        "shrinks": decays and decoupled,
-        "decays": decays and not decoupled,
-        "nesterov": bool(group.get("nesterov", False)),
-    }
-
-
-def _sgd(weight: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers, flags: Flags) -> None:
-    rate, decay, momentum, share = numbers
-    if flags["decays"]:
-        gradient = gradient + decay * weight
-    if "momentum_buffer" in slots:
-        buffer = slots["momentum_buffer"].mul_(momentum).add_(share * gradient)
-        gradient = gradient + momentum * buffer if flags["nesterov"] else buffer
-    weight.sub_(rate * gradient)
-
-
-def _adam(weight: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers, flags: Flags) -> None:
-    rate, decay, first, keep, second, root, eps = numbers
-    if flags["shrinks"]:
-        weight.mul_(decay)
-    if flags["decays"]:
-        gradient = gradient + decay * weight
-    mean = slots["exp_avg"]
-    mean.add_(first * (gradient - mean))
-    square = slots["exp_avg_sq"].mul_(keep).add_(second * gradient * gradient)
-    if "max_exp_avg_sq" in slots:
-        square = slots["max_exp_avg_sq"].copy_(torch.maximum(slots["max_exp_avg_sq"], square))
-    weight.sub_(rate * mean / (square.sqrt() * root + eps))
-
-
-def _rmsprop(weight: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers, flags: Flags) -> None:
-    rate, decay, keep, share, momentum, eps = numbers
-    if flags["decays"]:
-        gradient = gradient + decay * weight
-    square = slots["square_avg"].mul_(keep).add_(share * gradient * gradient)
-    if "grad_avg" in slots:
-        mean = slots["grad_avg"]
-        mean.add_(share * (gradient - mean))
-        square = square - mean * mean
-    gradient = gradient / (square.sqrt() + eps)
-    if "momentum_buffer" in slots:
-        gradient = slots["momentum_buffer"].mul_(momentum).add_(gradient)
-    weight.sub_(rate * gradient)
-
-
-def _sgd_numbers(group: Group, _: Any) -> tuple[Any, ...]:
-    return group["lr"], group["weight_decay"], group["momentum"], 1 - group["dampening"]
-
-
-def _adam_numbers(group: Group, step: Any) -> tuple[Any, ...]:
-    rate, (first, second), decay = group["lr"], group["betas"], group["weight_decay"]
-    if group.get("decoupled_weight_decay", False):
-        decay = 1 - rate * decay
-    root = (1 - second**step) ** -0.5
-    return rate / (1 - first**step), decay, 1 - first, second, 1 - second, root, group["eps"]
-
-
-def _rmsprop_numbers(group: Group, _: Any) -> tuple[Any, ...]:
-    alpha = group["alpha"]
-    return group["lr"], group["weight_decay"], alpha, 1 - alpha, group["momentum"], group["eps"]
-
-
-_ADAM = Rule(
-    slots=lambda group: ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])),
-    flags=_flags,
-    numbers=_adam_numbers,
-    update=_adam,
-)
-RULES: Mapping[type[Optimizer], Rule] = {
-    SGD: Rule(
-        slots=lambda group: ("momentum_buffer",) if group["momentum"] else (),
-        flags=_flags,
-        numbers=_sgd_numbers,
-        update=_sgd,
-        counts=False,
-    ),
-    Adam: _ADAM,
-    AdamW: _ADAM,
-    RMSprop: Rule(
-        slots=lambda group: (
-            "square_avg",
-            *(["momentum_buffer"] if group["momentum"] else []),
-            *(["grad_avg"] if group["centered"] else []),
-        ),
-        flags=_flags,
-        numbers=_rmsprop_numbers,
-        update=_rmsprop,
-    ),
-}
-"""The optimizers whose step can be compiled: these types, not what is derived from them."""
-
-
-class _Members(NamedTuple):
-    """The masked parameters of a group, all that their step needs, and what is the same for all of them."""
-
-    group: Group
-    plan: Plan
-    tensors: list[Tensor]
-    """Of each parameter in turn: itself, its gradient, its mask and its slots."""
-    steps: list[Tensor]
-    """The counters of those whose optimizer counts."""
-    number: int
+    @property
+    def slots(self) -> list[tuple[Tensor, ...]]:
+        """Of each parameter."""
+        names = self.plan[0]
+        return list(zip(*(self._slots[name] for name in names), strict=True)) if names else [()] * len(self.parameters)
 
 
 class CompiledStep:
@@ -193,9 +111,10 @@ class CompiledStep:
         self._own = {id(parameter): self._masks[name] for name, parameter in parameters.items()}
         exact = any(parameter.dtype == torch.float64 for parameter in parameters.values())
         self._dtype = torch.float64 if exact else torch.float32
+        self._bound: list[_Members] = []
         self._numbers = torch.empty(0)
         self._written: dict[tuple[int, int, int], float] = {}
-        self._kernels: dict[tuple[object, ...], Callable[[list[Tensor], Tensor], None]] = {}
+        self._kernels: dict[tuple[object, ...], Callable[..., None]] = {}
 
     def follow(self, masks: PackedMasks) -> None:
         """Masks as ``masks`` say from now on."""
@@ -214,22 +133,22 @@ class CompiledStep:
                 remedy="make the optimizer with fused=False, train in bf16, or leave compiled at False",
             )
         bound = self._bind()
-        if bound is None:
+        gradients = [parameter.grad for members in bound for parameter in members.parameters]
+        if not all(members.complete for members in bound) or any(gradient is None for gradient in gradients):
             return False
-        count = sum(members.number for members in bound)
-        if len(self._numbers) != count:
-            width = len(self._rule.numbers(bound[0].group, 1.0))
-            self._numbers = torch.empty(count, width, dtype=self._dtype, device=bound[0].tensors[0].device)
-            self._written.clear()
         self._write_numbers(bound)
         key = tuple(
-            (names, tuple(flags.values()), members.number) for members in bound for names, flags in [members.plan]
+            (names, tuple(flags.values()), len(members.weights)) for members in bound for names, flags in [members.plan]
         )
         if key not in self._kernels:
-            plans = [members.plan for members in bound for _ in range(members.number)]
+            plans = [members.plan for members in bound for _ in members.weights]
             self._kernels[key] = _compiled(self._rule.update, plans)
+        weights, masks, slots = (
+            list(chain.from_iterable(parts))
+            for parts in zip(*((members.weights, members.masks, members.slots) for members in bound), strict=True)
+        )
         try:
-            self._kernels[key]([tensor for members in bound for tensor in members.tensors], self._numbers)
+            self._kernels[key](weights, gradients, masks, slots, self._numbers)
         except _compiler_errors() as error:
             cause = getattr(error, "inner_exception", error)
             lines = (line.strip() for line in str(cause).splitlines())
@@ -243,29 +162,16 @@ class CompiledStep:
             torch._foreach_add_([step for members in bound for step in members.steps], 1)
         return True
 
-    def _bind(self) -> list[_Members] | None:
-        bound, states = [], self._optimizer.state
-        for group in self._optimizer.param_groups:
-            names, flags = self._rule.slots(group), self._rule.flags(group)
-            tensors: list[Tensor] = []
-            steps: list[Tensor] = []
-            number = 0
-            for parameter in group["params"]:
-                if (mask := self._own.get(id(parameter))) is None:
-                    continue
-                state = states.get(parameter, {})
-                slots = [state.get(name) for name in names]
-                if parameter.grad is None or any(slot is None for slot in slots):
-                    return None
-                if self._rule.counts:
-                    if "step" not in state:
-                        return None
-                    steps.append(state["step"])
-                tensors.extend((parameter.detach(), parameter.grad, mask, *slots))
-                number += 1
-            if number:
-                bound.append(_Members(group, (names, flags), tensors, steps, number))
-        return bound
+    def _bind(self) -> list[_Members]:
+        groups, states = self._optimizer.param_groups, self._optimizer.state
+        kept = self._bound
+        if len(kept) != len(groups) or not all(map(_Members.hold, kept, groups, repeat(states))):
+            self._bound = [_Members(group, self._own, states, self._rule) for group in groups]
+            count = sum(len(members.weights) for members in self._bound)
+            width = len(self._rule.numbers(groups[0], 1.0))
+            self._numbers = torch.empty(count, width, dtype=self._dtype, device=next(iter(self._masks.values())).device)
+            self._written.clear()
+        return self._bound
 
     def _write_numbers(self, bound: Sequence[_Members]) -> None:
         """Writes what changed, at once for all neighbours that share it, and without waiting for a device."""
@@ -285,25 +191,35 @@ class CompiledStep:
     def _steps(self, members: _Members) -> Iterator[tuple[Any, int]]:
         """Which step this is, and for how many of the parameters: a number, or where only the device knows a tensor."""
         if not members.steps:
-            yield None, members.number
+            yield None, len(members.weights)
         elif members.steps[0].device.type != "cpu":
-            yield torch.stack(members.steps).double() + 1, members.number
+            yield torch.stack(members.steps).double() + 1, len(members.weights)
         else:
-            for step, same in groupby(map(float, members.steps)):
+            for step, same in groupby(torch.stack(members.steps).tolist()):
                 yield step + 1, len(list(same))
 
 
-def _compiled(update: Callable[..., None], plans: Sequence[Plan]) -> Callable[[list[Tensor], Tensor], None]:
-    def kernel(tensors: list[Tensor], numbers: Tensor) -> None:
-        begin = 0
+def _same(some: Sequence[object], others: Sequence[object]) -> bool:
+    """Whether they are the very same objects."""
+    return len(some) == len(others) and all(map(is_, some, others))
+
+
+def _compiled(update: Callable[..., None], plans: Sequence[Plan]) -> Callable[..., None]:
+    def kernel(
+        weights: list[Tensor],
+        gradients: list[Tensor],
+        masks: list[Tensor],
+        slots: list[tuple[Tensor, ...]],
+        numbers: Tensor,
+    ) -> None:
         for index, (names, flags) in enumerate(plans):
-            weight, gradient, mask, *slots = tensors[begin : begin + 3 + len(names)]
-            begin += 3 + len(names)
+            gradient = gradients[index]
             # All bits or none; a mask read as a truth value would cost the kernel its vectors.
-            masked = (gradient.view(INTEGERS[gradient.element_size()]) & mask).view(gradient.dtype)
+            masked = (gradient.view(INTEGERS[gradient.element_size()]) & masks[index]).view(gradient.dtype)
             if flags["maximize"]:
                 masked = -masked
-            update(weight, masked, dict(zip(names, slots, strict=True)), numbers[index].unbind(), flags)
+            named = dict(zip(names, slots[index], strict=True))
+            update(weights[index], masked, named, numbers[index].unbind(), flags)
 
     # The compiler keeps what it made with the code; that of one optimizer is not to count against the limit of another.
     own = FunctionType(kernel.__code__.replace(), globals(), closure=kernel.__closure__)

@@ -95,7 +95,7 @@ class GradientMasks:
         for name, multiplier in self._partial.items():
             gradient = self._parameters[name].grad
             if gradient is not None:
-                gradients.append(as_integers(gradient))
+                gradients.append(gradient.view(INTEGERS[gradient.element_size()]))
                 multipliers.append(multiplier)
         if gradients:
             torch._foreach_mul_(gradients, multipliers)

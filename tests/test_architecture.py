@@ -38,7 +38,8 @@ ARROWS: dict[str, set[str]] = {
     "optimizer_state": {"errors"},
     "gradient_sums": {"packed"},
     "zeroing": {"packed", "vectorised"},
-    "masked_step": {"errors", "optimizer_state", "packed", "zeroing"},
+    "step_rules": set(),
+    "masked_step": {"errors", "optimizer_state", "packed", "step_rules", "zeroing"},
     "sparsifier": {
         *("errors", "masks", "packed", "topology", "method", "layers"),
         *("optimizer_state", "gradient_sums", "zeroing", "masked_step"),

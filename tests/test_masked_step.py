@@ -240,6 +240,46 @@ def test_parameter_groups_keep_their_settings(compiler: list[int]) -> None:
     assert len(compiler) == 1
 
 
+def cleared(run: Run) -> None:
+    run.optimizer.state.clear()
+
+
+def reloaded(run: Run) -> None:
+    run.optimizer.load_state_dict(copy.deepcopy(run.optimizer.state_dict()))
+
+
+def moved(run: Run) -> None:
+    """The weights, and one of the slots, to other memory, which then holds something else."""
+    for parameter in run.model.parameters():
+        parameter.data = parameter.data * 0.5
+    state = run.optimizer.state[run.model.get_parameter("fc1.weight")]
+    state["exp_avg"] = state["exp_avg"] * 2
+
+
+def started_over(run: Run) -> None:
+    """One parameter, with a state of its own."""
+    parameter = run.model.get_parameter("fc2.weight")
+    run.optimizer.state[parameter] = {
+        name: torch.zeros_like(slot) for name, slot in run.optimizer.state[parameter].items()
+    }
+
+
+def settled(run: Run) -> None:
+    run.optimizer.param_groups[0]["weight_decay"] = 0.0
+
+
+@pytest.mark.parametrize("change", [cleared, reloaded, moved, started_over, settled])
+def test_it_follows_what_others_do_to_weights_and_optimizer(change: Callable[[Run], None], compiler: list[int]) -> None:
+    plain, compiled = (Run(Static(density=0.3), OPTIMIZERS["adam"], compiled=flag) for flag in (False, True))
+    for step in range(8):
+        for run in (plain, compiled):
+            if step in (3, 5):
+                change(run)
+            run.step()
+        assert close(plain, compiled, 1e-9)
+    assert compiler
+
+
 def test_a_layer_without_a_gradient_leaves_the_step_to_the_optimizer(compiler: list[int]) -> None:
     plain, compiled = (Run(Static(density=0.3), OPTIMIZERS["adam"], compiled=flag) for flag in (False, True))
     for step in range(6):
