@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from granet.packed import flattened, layout, only_device, pieces
+from granet.storage import Layout, flattened, only_device
 
 
 class GradientSums:
@@ -26,8 +26,8 @@ class GradientSums:
             name: torch.zeros_like(parameter, requires_grad=False) for name, parameter in parameters.items()
         }
         self._decay = decay
-        self._layout = layout(self.tensors)
-        self._pieces = list(pieces(self._layout, only_device(self.tensors)))
+        self._layout = Layout.of(self.tensors)
+        self._pieces = self._layout.pieces(only_device(self.tensors))
         self._totals = flattened(self.tensors, self._layout)
 
     @torch.no_grad()

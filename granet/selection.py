@@ -12,22 +12,24 @@ the scores it takes a few hundredths of their memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from granet import vectorised
 from granet.errors import UsageError
-from granet.packed import Entries, PackedMasks, Piece, flattened, layout, only_device, pieces
+from granet.packed import PackedMasks
+from granet.storage import Entries, Layout, Piece, flattened, only_device
 from granet.unheld import UniformScores
 from granet.vectorised import Sifted
 
 Tensors = Mapping[str, Tensor]
 Counts = Mapping[str, int]
 
-_SMALL = 2**15
-"""Layers of up to this size are partitioned as a whole, many of them at once."""
+_SMALL = 2**16
+"""Layers of up to this size are partitioned as a whole, many of them at once. Less than a piece has, which holds no
+part of such a layer."""
 _SAMPLES = 2**12, 2**17
 """The fewest and the most scores that a sample has; one in 128 in between."""
 
@@ -51,7 +53,7 @@ def top_k(scores: Tensor, k: int, eligible: Tensor | None = None, *, where: str 
     entries = scores.detach().reshape(-1)
     name = "" if where is None else where
     if eligible is None:
-        allowed = PackedMasks.all(layout({name: entries}), entries.device)
+        allowed = PackedMasks.all(Layout.of({name: entries}), entries.device)
     else:
         allowed = PackedMasks.of({name: eligible.reshape(-1)})
     chosen = best_each({name: entries}, allowed, {name: k}, signed=True)
@@ -89,6 +91,7 @@ def best_each(
         else:
             _Contest(scores, eligible.only([name]), inactive=inactive, signed=signed).settle(budgets[name], chosen)
     _Contest(scores, eligible.only(small), inactive=inactive, signed=signed).settle_each(budgets, chosen)
+    chosen.counts = {name: budgets[name] for name in eligible}
     return chosen
 
 
@@ -113,9 +116,9 @@ def best_of_all(scores: Tensors, eligible: PackedMasks, budget: int) -> PackedMa
 
 def largest(scores: Tensors) -> float:
     """The largest magnitude among all scores, floating point, NaN where there is one; 0 when there are no scores."""
-    places, device = layout(scores), only_device(scores)
+    places, device = Layout.of(scores), only_device(scores)
     entries = flattened(scores, places)
-    found = [vectorised.largest(piece.gather(entries)) for piece in pieces(places, device)]
+    found = [vectorised.largest(piece.gather(entries)) for piece in places.pieces(device)]
     return float(torch.stack(found).amax()) if found else 0.0
 
 
@@ -124,7 +127,7 @@ def mean_magnitudes(scores: Tensors, masks: PackedMasks) -> dict[str, float]:
     large ones is not infinite. 0 for a layer without active weights."""
     entries = flattened(scores, masks.layout)
     names, found = [], []
-    for piece in pieces(masks.layout, masks.bits.device):
+    for piece in masks.layout.pieces(masks.bits.device):
         names += [name for name, *_ in piece.parts]
         shares = [share for *_, share in piece.shares]
         found.append(vectorised.active_sums(piece.gather(entries), masks.bits[piece.bytes], shares))
@@ -250,8 +253,8 @@ class _Contest:
         shaped = [part.view(place.shape) for part, place in zip(parts, places, strict=True)]
         chosen.write(PackedMasks.of(dict(zip(self.layout, shaped, strict=True)), self.layout))
 
-    def _pieces(self) -> Iterator[Piece]:
-        return pieces(self.layout, self.eligible.bits.device)
+    def _pieces(self) -> Sequence[Piece]:
+        return self.layout.pieces(self.eligible.bits.device)
 
     def _read(self, piece: Piece) -> tuple[Tensor, Tensor]:
         """The ranks of a piece, which hold until the next one is read, and bits of which of them are eligible."""
@@ -272,7 +275,7 @@ class _Contest:
 
     def _bracket(self, budget: int) -> tuple[Tensor, Tensor]:
         """Two ranks that the one at ``budget`` from the top most probably lies between; NaN where there is no end."""
-        total = sum(place.size for place in self.layout.values())
+        total = self.layout.size
         device = self.eligible.bits.device
         none = torch.full((), torch.nan, dtype=self.dtype, device=device)
         if total <= _SMALL:

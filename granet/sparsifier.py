@@ -32,7 +32,8 @@ from granet.masked_step import CompiledStep
 from granet.masks import Masks
 from granet.method import Method, Snapshot
 from granet.optimizer_state import check_held, is_elementwise, shaped_state
-from granet.packed import PackedMasks, layout, only_device
+from granet.packed import PackedMasks
+from granet.storage import Layout, only_device
 from granet.topology import TopologyUpdate
 from granet.zeroing import GradientMasks, zero_outside
 
@@ -87,7 +88,7 @@ class Sparsifier:
         method.check(shapes, total_steps)
 
         self._step = 0
-        self._layout = layout(self._parameters)
+        self._layout = Layout.of(self._parameters)
         self._device = only_device(self._parameters)
         decay = method.momentum_decay
         self._sums = None if decay is None else GradientSums(self._parameters, decay)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from granet import vectorised
-from granet.packed import Layout, Place, in_shape, layout
+from granet.storage import Layout, Place, in_shape
 
 _BLOCK = 2**15
 """Positions that are hashed at a time on a CPU, for the sake of its cache; elsewhere as many as are asked for."""
@@ -61,8 +61,8 @@ class UniformScores(Mapping[str, Tensor]):
         }
 
     def __getitem__(self, name: str) -> Tensor:
-        place = layout({name: self._like[name]})[name]
-        return in_shape(self.flattened({name: place})[name][:], place.shape, place.order)
+        place = Layout.of({name: self._like[name]})[name]
+        return in_shape(self.flattened(Layout({name: place}))[name][:], place.shape, place.order)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)

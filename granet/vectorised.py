@@ -72,11 +72,13 @@ def invert(bits: Tensor) -> Tensor:
 
 
 def count_bits(bits: Tensor, lengths: Sequence[int]) -> Tensor:
-    """How many bits are set in each part of ``bits``, uint8; parts of these lengths follow each other. int64."""
+    """How many bits are set in each part of ``bits``, uint8; parts of these lengths, none 0, are in a row. int64."""
     ends = list(accumulate(lengths))
     spans = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
     if _on_cpu(bits):
-        return torch.tensor([_ones(bits.numpy()[span]) for span in spans], dtype=torch.int64)
+        if len(spans) == 1:
+            return torch.tensor([_ones(bits.numpy()[spans[0]])])
+        return torch.from_numpy(_sums(np.bitwise_count(bits.numpy()[: ends[-1]]), spans))
     pairs = bits - ((bits >> 1) & 0x55)
     nibbles = (pairs & 0x33) + ((pairs >> 2) & 0x33)
     ones = (nibbles + (nibbles >> 4)) & 0x0F
@@ -338,6 +340,11 @@ def _ones(bits: NDArray[np.uint8]) -> int:
     whole = bits.size // 8 * 8  # eight bytes at a time
     count = int(np.bitwise_count(bits[:whole].view(np.uint64)).sum(dtype=np.int64))
     return count + int(np.bitwise_count(bits[whole:]).sum(dtype=np.int64)) if whole < bits.size else count
+
+
+def _sums(ones: NDArray[np.uint8], spans: Sequence[slice]) -> NDArray[np.int64]:
+    """Of each of the ``spans``, which follow each other, none of them empty."""
+    return np.add.reduceat(ones, [span.start for span in spans], dtype=np.int64)
 
 
 def _kth_largest(values: NDArray[Any], k: int) -> Any:

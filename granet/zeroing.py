@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from granet import vectorised
-from granet.packed import PackedMasks, pieces
+from granet.packed import PackedMasks
 
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The integer type that has as many bytes as another type."""
@@ -40,7 +40,7 @@ def zero_outside(tensors: Mapping[str, Sequence[Tensor]], masks: PackedMasks) ->
                 entries[name].append(integers.view(-1))
             else:  # laid out unlike its weight
                 tensor.masked_fill_(~masks[name], 0)
-    for piece in pieces(masks.layout, masks.bits.device, entries):
+    for piece in masks.layout.only(entries).pieces(masks.bits.device):
         found = [(integers[part], share) for name, part, share in piece.shares for integers in entries[name]]
         active = vectorised.unpack(masks.bits[piece.bytes])
         vectorised.multiply([integers for integers, _ in found], active, [share for _, share in found])
@@ -56,7 +56,7 @@ def spell_out(masks: PackedMasks, targets: Mapping[str, Tensor], active: int) ->
         active: what stands for active: 1 to multiply by, or -1, which has all bits set.
     """
     entries = {name: target.permute(masks.layout[name].order).view(-1) for name, target in targets.items()}
-    for piece in pieces(masks.layout, masks.bits.device, entries):
+    for piece in masks.layout.only(entries).pieces(masks.bits.device):
         found = [(entries[name][part], share) for name, part, share in piece.shares]
         bits = vectorised.unpack(masks.bits[piece.bytes])
         vectorised.copy([target for target, _ in found], bits, [share for _, share in found], active)

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from granet import masks as masking
-from granet import packed, selection, vectorised
+from granet import selection, storage, vectorised
 from granet.errors import UsageError
-from granet.packed import PackedMasks, layout
+from granet.packed import PackedMasks
 from granet.selection import best_each, best_of_all, largest, top_k
+from granet.storage import Layout
 
 EXAMPLES = settings(max_examples=80, deadline=None, derandomize=True)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -29,9 +30,10 @@ INF, NAN = math.inf, math.nan
 @pytest.fixture(autouse=True, params=["numpy", "torch"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test twice: with what a CPU is given, and with what any other device is, in smaller pieces."""
+    monkeypatch.setattr(selection, "_SMALL", 2**12)
     if request.param == "torch":
         monkeypatch.setattr(vectorised, "_on_cpu", lambda tensor: False)
-        monkeypatch.setattr(packed, "PIECE", 2**9)
+        monkeypatch.setattr(storage, "PIECE", 2**9)
     return
 
 
@@ -255,7 +257,7 @@ def test_the_result_does_not_hang_on_the_bracket(
 
 def test_a_bracket_is_narrow() -> None:
     scores = {"w": torch.randn(300, 1000, generator=torch.Generator().manual_seed(0)).abs()}
-    contest = selection._Contest(scores, PackedMasks.all(layout(scores), torch.device("cpu")))
+    contest = selection._Contest(scores, PackedMasks.all(Layout.of(scores), torch.device("cpu")))
     for k in (1_000, 30_000, 150_000, 299_000):
         low, high = contest._bracket(k)
         kth = scores["w"].view(-1).sort(descending=True).values[k - 1]
@@ -264,7 +266,7 @@ def test_a_bracket_is_narrow() -> None:
 
 
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "PIECE", 2**7)
+    monkeypatch.setattr(storage, "PIECE", 2**7)
     scores, masks = layers(lambda x: x.mul(50).round(), last=True)
     found, before = [], torch.get_num_threads()
     try:
@@ -313,7 +315,7 @@ class Launches(TorchDispatchMode):
 
 def test_many_small_layers_take_as_many_launches_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectorised, "_on_cpu", lambda tensor: False)
-    monkeypatch.setattr(packed, "PIECE", 2**16)
+    monkeypatch.setattr(storage, "PIECE", 2**16)
 
     def launches(count: int) -> int:
         scores = {f"layer{n}": torch.randn(40, 30) for n in range(count)}

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from granet import vectorised
-from granet.packed import PackedMasks, flat, layout
+from granet.packed import PackedMasks
 from granet.selection import best_each
+from granet.storage import Layout, flat
 from granet.unheld import UniformScores
 
 EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True)
@@ -46,7 +47,7 @@ def test_any_slice_is_that_of_the_whole(shape: tuple[int, ...], last: bool, star
     like = torch.zeros(shape)
     if last and len(shape) == 4:
         like = like.to(memory_format=torch.channels_last)
-    scores, places = UniformScores({"layer": 9}, {"layer": like}), layout({"layer": like})
+    scores, places = UniformScores({"layer": 9}, {"layer": like}), Layout.of({"layer": like})
     plain = UniformScores({"layer": 9}, {"layer": torch.zeros(shape)})["layer"]
     assert torch.equal(scores["layer"], plain)
     entries, whole = scores.flattened(places)["layer"], flat(plain, places["layer"].order)
@@ -74,7 +75,7 @@ def test_what_is_selected_by_them_is_what_is_selected_by_a_tensor(inactive: bool
     scores = UniformScores({name: place for place, name in enumerate(like)}, like)
     generator = torch.Generator().manual_seed(0)
     masks = {name: torch.rand(tensor.shape, generator=generator) < 0.5 for name, tensor in like.items()}
-    eligible = PackedMasks.of(masks, layout(like))
+    eligible = PackedMasks.of(masks, Layout.of(like))
     budgets = {"small": 100, "large": 20_000, "conv": 1}
     chosen = best_each(scores, eligible, budgets, inactive=inactive)
     held = best_each({name: tensor.clone() for name, tensor in scores.items()}, eligible, budgets, inactive=inactive)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from granet import vectorised
-from granet.packed import PackedMasks, layout
+from granet.packed import PackedMasks
+from granet.storage import Layout
 from granet.zeroing import GradientMasks, zero_outside
 
 INF, NAN = math.inf, math.nan
@@ -48,7 +49,7 @@ def test_only_what_is_active_is_left_and_it_to_the_bit(kind: torch.dtype, device
     masks = {name: torch.rand(tensor.shape, device=device) < 0.5 for name, tensor in tensors.items()}
     masks["z"][:] = True
     before = {name: bits(tensor) for name, tensor in tensors.items()}
-    zero_outside({name: [tensor] for name, tensor in tensors.items()}, PackedMasks.of(masks, layout(tensors)))
+    zero_outside({name: [tensor] for name, tensor in tensors.items()}, PackedMasks.of(masks, Layout.of(tensors)))
     for name, tensor in tensors.items():
         assert torch.equal(bits(tensor), before[name] * masks[name])
 
@@ -58,7 +59,7 @@ def test_tensors_laid_out_unlike_their_weight_are_masked_too() -> None:
     mask = torch.rand(4, 3, 2, 2) < 0.5
     others = [torch.randn(4, 3, 2, 2), torch.randn(4, 3, 2, 4)[..., :2], torch.randn(4, 3, 2, 2).double()]
     expected = [torch.where(mask, other, 0) for other in [weight, *others]]
-    zero_outside({"w": [weight, *others]}, PackedMasks.of({"w": mask}, layout({"w": weight})))
+    zero_outside({"w": [weight, *others]}, PackedMasks.of({"w": mask}, Layout.of({"w": weight})))
     assert all(torch.equal(a, b) for a, b in zip([weight, *others], expected, strict=True))
 
 
@@ -86,7 +87,7 @@ def test_gradients_follow_the_masks() -> None:
         torch.manual_seed(seed)
         present = {name: torch.rand(parameter.shape) < 0.5 for name, parameter in model.items()}
         present["full"][:] = seed != 1  # everything, nothing, everything again
-        masks.follow(PackedMasks.of(present, layout(model)))
+        masks.follow(PackedMasks.of(present, Layout.of(model)))
         expected = {}
         for name in ("conv", "half", "full"):
             gradient = weird(tuple(model[name].shape), model[name].dtype)
@@ -101,7 +102,7 @@ def test_gradients_follow_the_masks() -> None:
 def test_where_all_is_active_nothing_is_masked() -> None:
     model = parameters()
     masks = GradientMasks(model)
-    masks.follow(PackedMasks.all(layout(model), torch.device("cpu")))
+    masks.follow(PackedMasks.all(Layout.of(model), torch.device("cpu")))
     for parameter in model.values():
         parameter.grad = torch.ones_like(parameter)
     masks.apply()

@@ -13,7 +13,7 @@ from torch import distributed
 from granet import masks as masking
 from granet.errors import TrainingError
 from granet.masks import Masks
-from granet.packed import only_device
+from granet.storage import only_device
 
 
 def check_equal(masks: Masks, *, where: str) -> None:

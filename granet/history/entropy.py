@@ -23,7 +23,7 @@ _STATE_BYTES = (_LOWEST_BITS + _WORD_BITS) // 8
 _ROWS, _MOST_LANES = 512, 4096
 
 _SHIFT, _LOWEST = np.uint64(PROBABILITY_BITS), np.uint64(1 << _LOWEST_BITS)
-_WORD, _WORD_MASK = np.uint64(_WORD_BITS), np.uint64((1 << _WORD_BITS) - 1)
+_WORD = np.uint64(_WORD_BITS)
 
 
 def lanes(count: int) -> int:
@@ -43,18 +43,23 @@ def encode(starts: Numbers, sizes: Numbers) -> bytes:
     """
     width = lanes(starts.size)
     states = np.full(width, _LOWEST, np.uint64)
+    limits = sizes << np.uint64(_LOWEST_BITS + _WORD_BITS - PROBABILITY_BITS)
     words: list[NDArray[np.uint16]] = []
+    # Some hundred rows of a few coders: what takes the time is how many calls there are.
     for begin in reversed(range(0, starts.size, max(width, 1))):
-        size, start = sizes[begin : begin + width], starts[begin : begin + width]
-        row = states[: size.size]
-        full = np.flatnonzero(row >= size << np.uint64(_LOWEST_BITS + _WORD_BITS - PROBABILITY_BITS))
+        row, place = states, slice(begin, begin + width)
+        if begin + width > starts.size:
+            row = states[: starts.size - begin]
+        (full,) = (row >= limits[place]).nonzero()
         if full.size:
-            words.append((row[full] & _WORD_MASK).astype(np.uint16))
+            words.append(row[full].astype(np.uint16))  # the lowest bits
             row[full] >>= _WORD
-        quotient, rest = np.divmod(row, size)
-        row[:] = (quotient << _SHIFT) + rest + start
+        quotient, rest = np.divmod(row, sizes[place])
+        quotient <<= _SHIFT
+        quotient += rest
+        np.add(quotient, starts[place], out=row)
     stored = states.astype("<u8").view(np.uint8).reshape(width, 8)[:, :_STATE_BYTES]
-    return stored.tobytes() + b"".join(block.astype("<u2").tobytes() for block in reversed(words))
+    return stored.tobytes() + np.concatenate([np.zeros(0, np.uint16), *reversed(words)]).astype("<u2").tobytes()
 
 
 def decode(data: bytes, tables: NDArray[np.uint64], which: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
