@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from granet.data.augment import AREA, AUGMENTATIONS, Window, Windows, apply, crop_rows, crop_views, draw, roll
-from granet.data.images import stack, window_view
+from granet.data.augment import AREA, AUGMENTATIONS, Window, Windows, apply, crop_rows, crop_views, draw, roll, rolls
+from granet.data.images import fill_window, stack, window_view
 from granet.randomness import generator
 
 seeds = st.integers(0, 10_000)
@@ -62,6 +62,23 @@ def test_drawing_for_one_image_is_drawing_for_a_batch_of_one(seed, augment, heig
     window = roll(augment, generator(seed)).window(height, width)
     assert window == (*windows.boxes[0].tolist(), bool(windows.flips[0]))
     assert all(type(number) in (int, bool) for number in window)
+
+
+@given(seed=seeds, augment=st.sampled_from(AUGMENTATIONS), count=st.integers(1, 5))
+def test_drawing_for_many_images_is_drawing_for_each(seed, augment, count):
+    numbers = range(seed, seed + count)
+    each = [roll(augment, torch.Generator().manual_seed(number)) for number in numbers]
+    assert rolls(augment, numbers) == each
+    assert [type(drawn.flip) for drawn in rolls(augment, numbers)] == [bool] * count
+
+
+@given(seed=seeds, size=st.integers(4, 9), top=st.integers(-4, 4), left=st.integers(-4, 4), flip=st.booleans())
+def test_a_window_is_written_as_pillow_sees_it(seed, size, top, left, flip):
+    (image,) = pillow_images(noise(1, size, seed))
+    window = Window(top, left, size, size, flip)
+    pixels = torch.full((size, size, 3), 7, dtype=torch.uint8).numpy()
+    fill_window(pixels, image, window)
+    assert pixels.tobytes() == window_view(image, window, size).tobytes()
 
 
 def test_a_crop_reaches_into_black_padding():

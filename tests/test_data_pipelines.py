@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import os
 import signal
 import subprocess
 import sys
@@ -14,8 +16,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from granet.data import AUGMENTATIONS, make_pipeline, open_dataset
+from granet.data import AUGMENTATIONS, images, make_pipeline, open_dataset
 from granet.data.normalise import Normalise
+from granet.data.streaming import Places
 from granet.errors import DataError, UnknownNameError, UsageError
 from tests.synthetic import arrays_dataset, write_image_folder
 
@@ -151,6 +154,66 @@ def test_pixels_are_normalised_by_mean_and_standard_deviation():
     pipeline = make_pipeline(dataset, batch_size=2, device=CPU, seed=0, augment="none")
     images, _ = next(pipeline.evaluation("test"))
     torch.testing.assert_close(images, (dataset.test.images / 255 - 0.5) / 0.25)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 5), (3, 3, 224, 224), (1, 3, 1, 11000), (2, 1, 6, 6), (0, 3, 4, 4)])
+def test_normalising_is_the_same_in_every_memory_layout(shape):
+    """What is laid out with channels last goes by rows, in parts, and comes out laid out so."""
+    pixels = torch.arange(math.prod(shape)).remainder_(256).to(torch.uint8).view(shape)
+    few = shape[1]
+    normalise = Normalise((0.485, 0.456, 0.406)[:few], (0.229, 0.224, 0.225)[:few], CPU)
+    last = normalise(pixels.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(last, normalise(pixels))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert normalise(pixels).is_contiguous()
+
+
+def test_normalising_a_stream_leaves_other_processors_to_the_workers():
+    """Threads that torch calls upon wait for their next turn with their processors busy."""
+    script = """if __name__ == "__main__":
+    import os, torch
+    from granet.data.normalise import Normalise
+    pixels = torch.zeros(16, 3, 64, 64, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    torch.set_num_threads(2)
+    before = len(os.listdir("/proc/self/task"))
+    Normalise((0.5,) * 3, (0.25,) * 3, torch.device("cpu"))(pixels)
+    assert len(os.listdir("/proc/self/task")) == before
+    pixels.float()  # this does call upon them
+    assert len(os.listdir("/proc/self/task")) > before
+    """
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("size", [images._SMALL - 1, images._SMALL, images._SMALL + 1])
+def test_an_image_is_read_whole_whatever_its_file_s_size(tmp_path, size):
+    pixels = torch.randint(0, 256, (1, 1, 3), dtype=torch.uint8).numpy().tobytes()
+    header = b"P6\n#" + b"x" * (size - 16) + b"\n1 1\n255\n"
+    file = tmp_path / "1.ppm"
+    file.write_bytes(header + pixels)
+    assert file.stat().st_size == size
+    assert images.load(file).tobytes() == pixels
+
+
+def test_an_image_is_read_whole_where_the_system_gives_less_than_asked(tmp_path, monkeypatch):
+    write_image_folder(tmp_path)
+    path = tmp_path / "test" / "class-0" / "0.png"
+    whole, read = images.load(path), os.read
+    monkeypatch.setattr(images.os, "read", lambda descriptor, count: read(descriptor, min(count, 40)))
+    assert images.load(path).tobytes() == whole.tobytes()
+
+
+def test_too_little_shared_memory_for_the_batches_of_workers_is_an_error():
+    with pytest.raises(DataError, match=r"no memory for the batches of the workers.*fewer workers or smaller batches"):
+        Places(1, 1, (1 << 20, 1 << 14, 1 << 14, 3))
+
+
+def test_workers_of_two_pipelines_keep_apart(folder):
+    """Both are at work at the same time, in memory of their own."""
+    one, other = (pipeline_of("streaming", folder, workers=1, seed=seed) for seed in (0, 1))
+    alone = [list(pipeline_of("streaming", folder, seed=seed).batches(0)) for seed in (0, 1)]
+    together = list(zip(one.batches(0), other.batches(0), strict=True))
+    assert equal([mine for mine, _ in together], alone[0])
+    assert equal([theirs for _, theirs in together], alone[1])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -119,6 +120,23 @@ def roll(augmentation: Augmentation, generator: torch.Generator) -> Roll:
         top, left = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
     flip = augmentation.endswith("flip") and bool(torch.randint(0, 2, (1,), generator=generator))
     return Roll(shapes, (top, left), flip)
+
+
+def rolls(augmentation: Augmentation, seeds: Sequence[int]) -> list[Roll]:
+    """What :func:`roll` draws from a generator of each seed; for small images, for which its time counts."""
+    source = torch.Generator()
+    if augmentation == "resized-crop-flip":
+        return [roll(augmentation, source.manual_seed(seed)) for seed in seeds]
+    reach = 0 if augmentation == "none" else PADDING
+    starts, flips = torch.empty(len(seeds), 2, dtype=torch.int64), torch.zeros(len(seeds), dtype=torch.int64)
+    mirrored = augmentation.endswith("flip")
+    for seed, start, flip in zip(seeds, starts.unbind(), flips[:, None], strict=True):
+        source.manual_seed(seed)
+        start.random_(-reach, reach + 1, generator=source)
+        if mirrored:
+            flip.random_(0, 2, generator=source)
+    drawn = zip(starts.tolist(), flips.tolist(), strict=True)
+    return [Roll((), (top, left), bool(flip)) for (top, left), flip in drawn]
 
 
 def _random_parts(generator: torch.Generator, count: int, height: int, width: int) -> Tensor:

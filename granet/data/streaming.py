@@ -4,11 +4,13 @@ Workers are started from a fork server, not forked from this process: this proce
 has threads, neither of which survives a fork, and Python warns of it from 3.12 on. The server imports torch
 once, and every worker after that takes a fraction of a second. Windows has no fork server and spawns.
 
-Batches cross from process to process as bytes, a quarter of the floats that they become on the device.
+Batches cross from process to process as bytes, a quarter of the floats that they become on the device, in memory
+that both sides have mapped from the start: what is sent is where a batch lies.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import multiprocessing
 import os
@@ -16,24 +18,28 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any, cast
+from typing import Any, ClassVar, cast
+from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
-from granet.data.augment import Augmentation, Roll, roll
+from granet.data.augment import Augmentation, rolls
 from granet.data.dataset import Dataset, Reader, Stored
-from granet.data.images import fill, whole_view, window_view
+from granet.data.images import fill, fill_window, whole_view, window_view
 from granet.data.normalise import Normalise
 from granet.data.order import training_order
 from granet.errors import DataError
-from granet.randomness import generator
+from granet.randomness import key
 from granet.ranks import ALONE, Ranks
 
 PREFETCH = 2
@@ -41,6 +47,9 @@ PREFETCH = 2
 
 PLACES = PREFETCH + 2
 """Batches that a worker has memory for: those in advance, the one in use, and one to be on the safe side."""
+
+KEPT = 4
+"""Blocks of memory, of 16 MiB at most, that Pillow keeps in a worker from one image to the next."""
 
 
 @dataclass(frozen=True)
@@ -51,60 +60,109 @@ class BatchRequest:
     epoch: int | None
 
 
-class Decoder(TorchDataset[Tensor | DataError]):
+class Decoder(TorchDataset["Tensor | DataError"]):
     """Makes the images of the batch that is requested, uint8 [B, 3, S, S]; it is copied to every worker.
 
     Draws are keyed by (seed, "augment", epoch, index), so it does not matter which worker makes them.
+
+    Args:
+        stored: where the images are.
+        image_size: S.
+        augment, seed: what is drawn.
+        places: what workers write into, if there are any.
     """
 
-    def __init__(self, stored: Stored, image_size: int, *, augment: Augmentation, seed: int) -> None:
+    def __init__(
+        self, stored: Stored, image_size: int, *, augment: Augmentation, seed: int, places: Places | None = None
+    ) -> None:
         self._reader: Reader = stored.reader()
         self._image_size, self._augment, self._seed = image_size, augment, seed
-        self._places: dict[int, Tensor] = {}
+        self._places = places
         self._turn = 0
 
     def __getitem__(self, request: BatchRequest) -> Tensor | DataError:
+        worker, count = get_worker_info(), len(request.indices)
+        if worker is None or self._places is None:
+            pixels = torch.empty(count, self._image_size, self._image_size, 3, dtype=torch.uint8)
+            batch = pixels.permute(0, 3, 1, 2)
+        else:
+            self._turn += 1
+            pixels, batch = self._places.place(worker.id, self._turn, count)
         # The error is handed over as a value: raised here, it would reach the user with a worker's traceback in it.
-        pixels = self._memory(len(request.indices))
         try:
-            fill(pixels.numpy(), self._images(request))
+            self._fill(pixels.numpy(), request)
         except DataError as error:
             return error
-        return pixels.permute(0, 3, 1, 2)
+        return batch
 
-    def _memory(self, count: int) -> Tensor:
-        """Bytes for ``count`` images, to be written; in a worker they are shared with the process that trains.
-
-        Pages of shared memory are slow to come by, so a worker uses the same ones over and over.
-        """
-        if get_worker_info() is None:
-            return torch.empty(count, self._image_size, self._image_size, 3, dtype=torch.uint8)
-        self._turn = (self._turn + 1) % PLACES
-        place = self._places.get(self._turn)
-        if place is None or len(place) < count:
-            self._places[self._turn] = place = _shared(count, self._image_size, self._image_size, 3)
-        return place[:count]
-
-    def _images(self, request: BatchRequest) -> Iterator[Image.Image]:
-        images = self._reader.images(request.indices)
+    def _fill(self, pixels: NDArray[np.uint8], request: BatchRequest) -> None:
+        images, side = self._reader.images(request.indices), self._image_size
         if request.epoch is None or self._augment == "none":
-            return (whole_view(image, self._image_size) for image in images)
+            fill(pixels, (whole_view(image, side) for image in images))
+            return
         # All draws come first: between images torch would find its code gone from the caches, ten times as slow.
-        keys = (generator(self._seed, "augment", request.epoch, index) for index in request.indices)
-        rolls = [roll(self._augment, key) for key in keys]
-        return (self._augmented(image, drawn) for image, drawn in zip(images, rolls, strict=True))
+        drawn = rolls(self._augment, [key(self._seed, "augment", request.epoch, index) for index in request.indices])
+        if self._augment == "resized-crop-flip":
+            views = zip(images, drawn, strict=True)
+            fill(pixels, (window_view(image, roll.window(image.height, image.width), side) for image, roll in views))
+            return
+        for place, image, roll in zip(pixels, images, drawn, strict=True):
+            fill_window(place, whole_view(image, side), roll.window(side, side))
 
-    def _augmented(self, image: Image.Image, drawn: Roll) -> Image.Image:
-        if self._augment != "resized-crop-flip":
-            image = whole_view(image, self._image_size)
-        return window_view(image, drawn.window(image.height, image.width), self._image_size)
+
+class Places:
+    """Memory for batches that workers and the process that trains have in common, used over and over.
+
+    Pages of shared memory are slow to come by, and so is the right to map them; here both are got once. Each worker
+    has ``PLACES`` of its own and takes them in turn.
+
+    Args:
+        workers: how many.
+        batches: how many a worker makes at most; it may need fewer places then.
+        shape: of a batch, [B, S, S, 3].
+
+    Raises:
+        DataError: there is not as much.
+    """
+
+    _known: ClassVar[WeakValueDictionary[int, Places]] = WeakValueDictionary()
+    _numbers: ClassVar = itertools.count()
+
+    def __init__(self, workers: int, batches: int, shape: tuple[int, ...]) -> None:
+        shape = (workers, min(PLACES, batches), *shape)
+        like = torch.empty(0, dtype=torch.uint8)
+        try:
+            storage = like.untyped_storage()._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise DataError(
+                "no memory for the batches of the workers",
+                got=error,
+                expected=f"{math.prod(shape)} bytes of shared memory",
+                remedy="use fewer workers or smaller batches, or give the machine or /dev/shm more",
+            ) from error
+        self._memory = like.set_(storage, 0, torch.Size(shape), torch.empty(shape, device="meta").stride())
+        self._number = next(self._numbers)
+        self._known[self._number] = self  # in this process alone: what is copied to workers has no need to be found
+
+    def place(self, worker: int, turn: int, count: int) -> tuple[Tensor, Tensor]:
+        """For a worker: bytes to be written, [count, S, S, 3], and what to send, which is a tensor where it arrives."""
+        turn %= self._memory.shape[1]
+        return self._memory[worker, turn, :count], cast(Tensor, _Sent(self._number, worker, turn, count))
+
+    @classmethod
+    def batch(cls, number: int, worker: int, turn: int, count: int) -> Tensor:
+        """For the process that trains: what was sent, uint8 [count, 3, S, S], in the memory of ``number``."""
+        return cls._known[number]._memory[worker, turn, :count].permute(0, 3, 1, 2)
 
 
-def _shared(*shape: int) -> Tensor:
-    """Memory that other processes can map, as torch's own collate makes it."""
-    like = torch.empty(0, dtype=torch.uint8)
-    storage = like.untyped_storage()._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
-    return like.set_(storage, 0, torch.Size(shape), torch.empty(shape, device="meta").stride())
+class _Sent:
+    """A batch in a place, which becomes a tensor where it is taken from the queue."""
+
+    def __init__(self, *where: int) -> None:
+        self._where = where
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Places.batch, self._where
 
 
 class StreamingPipeline:
@@ -127,10 +185,24 @@ class StreamingPipeline:
         self._normalise = Normalise(dataset.mean, dataset.std, device)
         # The workers of training are kept for the whole run; what they do next is written into this list.
         self._schedule: list[BatchRequest] = []
-        self._training = self._loader("train", self._schedule, workers, persistent=workers > 0)
         self._turn = 0
         self.train_examples = len(dataset.train)
         self.steps_per_epoch = self.train_examples // batch_size
+        if workers:
+            _start_method()  # the server of the workers imports torch while the network is made
+
+    @cached_property
+    def _training(self) -> DataLoader[Tensor | DataError]:
+        """Made when first wanted: memory for its batches is taken then."""
+        share = len(range(self._batch_size)[self._share])
+        return self._loader(
+            "train",
+            self._schedule,
+            self._workers,
+            batch_size=share,
+            batches=self.steps_per_epoch,
+            persistent=self._workers > 0,
+        )
 
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See :class:`granet.data.pipeline.Pipeline`; draws are keyed by (seed, "augment", epoch, index).
@@ -155,16 +227,25 @@ class StreamingPipeline:
         parts = [range(len(labels))[start : start + batch_size] for start in range(0, len(labels), batch_size)]
         parts = parts[self._ranks.rank :: self._ranks.size]
         requests, workers = [BatchRequest(list(part), None) for part in parts], min(self._workers, len(parts))
-        loader, labels = self._loader(split, requests, workers, persistent=False), labels.to(self._device)
+        loader = self._loader(split, requests, workers, batch_size=batch_size, batches=len(parts), persistent=False)
+        labels = labels.to(self._device)
         for images, part in zip(move(receive(loader), self._device), parts, strict=True):
             yield self._normalise(images), labels[part.start : part.stop]
 
     def _loader(
-        self, split: str, schedule: list[BatchRequest], workers: int, *, persistent: bool
+        self,
+        split: str,
+        schedule: list[BatchRequest],
+        workers: int,
+        *,
+        batch_size: int,
+        batches: int,
+        persistent: bool,
     ) -> DataLoader[Tensor | DataError]:
-        stored = cast(Stored, self._dataset.split(split))
+        stored, side = cast(Stored, self._dataset.split(split)), self._dataset.image_size
+        places = Places(workers, batches, (batch_size, side, side, 3)) if workers else None
         return DataLoader(
-            Decoder(stored, self._dataset.image_size, augment=self._augment, seed=self._seed),
+            Decoder(stored, side, augment=self._augment, seed=self._seed, places=places),
             batch_size=None,
             sampler=schedule,
             num_workers=workers,
@@ -258,6 +339,10 @@ def _prepare_worker(_worker: int) -> None:
     if trainer is not None:
         # A trainer that is killed cannot tell its workers to end, and their own parent, the server, lives on with them.
         threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()
+    if "PILLOW_BLOCKS_MAX" not in os.environ:
+        # The next image goes where the last one was. Given back to the system, its pages would have to come from there
+        # again, which for photographs takes a twentieth of a worker's time.
+        Image.core.set_blocks_max(KEPT)  # type: ignore[attr-defined]
     # Ctrl-C reaches every process of the terminal; the one that trains decides when to stop, and may want
     # batches until then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
