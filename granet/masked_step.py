@@ -120,6 +120,7 @@ class CompiledStep:
         """Masks as ``masks`` say from now on."""
         spell_out(masks, self._masks, -1)
 
+    @torch.no_grad()
     def run(self) -> bool:
         """Does the step; False, with nothing done, when a parameter has no gradient or no optimizer state yet.
 

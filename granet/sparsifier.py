@@ -216,7 +216,6 @@ class Sparsifier:
     def _zero_outside(self, masks: PackedMasks) -> None:
         zero_outside({n: [p, *shaped_state(self._optimizer, p)] for n, p in self._parameters.items()}, masks)
 
-    @torch.no_grad()
     def _before_optimizer_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._check_call()
         upcoming = self._step + 1

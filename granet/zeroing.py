@@ -88,14 +88,13 @@ class GradientMasks:
         self._partial = {name: tensor for name, tensor in self._multipliers.items() if name not in full}
         spell_out(masks, self._partial, 1)
 
-    @torch.no_grad()
     def apply(self) -> None:
         """Zeroes the gradients of what is inactive."""
         gradients, multipliers = [], []
         for name, multiplier in self._partial.items():
             gradient = self._parameters[name].grad
             if gradient is not None:
-                gradients.append(gradient.view(INTEGERS[gradient.element_size()]))
+                gradients.append(as_integers(gradient))  # which need no_grad() as little, at a tenth of its time
                 multipliers.append(multiplier)
         if gradients:
             torch._foreach_mul_(gradients, multipliers)
