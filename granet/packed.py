@@ -42,12 +42,13 @@ class PackedMasks(Mapping[str, Tensor]):
     @classmethod
     def none(cls, layout: Layout, device: torch.device) -> PackedMasks:
         """Masks in which nothing is active."""
-        return cls(layout, torch.zeros(layout.bytes, dtype=torch.uint8, device=device))
+        return cls(layout, vectorised.no_bits(layout.bytes, device))
 
     @classmethod
     def all(cls, layout: Layout, device: torch.device) -> PackedMasks:
         """Masks in which everything is active."""
-        full = cls(layout, torch.full((layout.bytes,), 255, dtype=torch.uint8, device=device))
+        full = cls.none(layout, device)
+        full.bits.fill_(255)
         full.counts = {name: place.size for name, place in layout.items()}
         for place in layout.values():
             if place.size % 8:
@@ -102,23 +103,39 @@ class PackedMasks(Mapping[str, Tensor]):
             mine = self.layout[name]
             self.bits[mine.start : mine.end] = other.bits[theirs.start : theirs.end]
 
+    def cleared(self) -> PackedMasks:
+        """New masks of the same layers, in which nothing is active."""
+        return PackedMasks(self.layout, vectorised.no_bits(len(self.bits), self.bits.device))
+
     def updated(self, other: PackedMasks) -> PackedMasks:
         """These, but the layers of ``other`` as they are there."""
-        result = PackedMasks(self.layout, self.bits.clone())
+        result = self._copied()
         result.write(other)
         return result
 
     def intersection(self, other: PackedMasks) -> PackedMasks:
         """What is active in both."""
-        return PackedMasks(self.layout, self.bits & PackedMasks.of(other, self.layout).bits)
+        result = self._copied()
+        result.bits &= PackedMasks.of(other, self.layout).bits
+        return result
 
     def without(self, other: PackedMasks) -> PackedMasks:
         """What is active here and not in ``other``."""
-        return PackedMasks(self.layout, self.bits & ~PackedMasks.of(other, self.layout).bits)
+        result = self.cleared()
+        torch.bitwise_not(PackedMasks.of(other, self.layout).bits, out=result.bits)
+        result.bits &= self.bits
+        return result
 
     def union(self, other: PackedMasks) -> PackedMasks:
         """What is active in one of them."""
-        return PackedMasks(self.layout, self.bits | PackedMasks.of(other, self.layout).bits)
+        result = self._copied()
+        result.bits |= PackedMasks.of(other, self.layout).bits
+        return result
+
+    def _copied(self) -> PackedMasks:
+        result = self.cleared()
+        result.bits.copy_(self.bits)
+        return result
 
 
 def _layout_of(masks: Mapping[str, Tensor]) -> Layout:

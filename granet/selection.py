@@ -75,7 +75,7 @@ def best_each(
     Raises:
         UsageError: a budget out of range, or NaN among the eligible.
     """
-    chosen = PackedMasks(eligible.layout, torch.zeros_like(eligible.bits))
+    chosen = eligible.cleared()
     small: list[str] = []
     for name, place in eligible.layout.items():
         available = place.size - eligible.counts[name] if inactive else eligible.counts[name]
@@ -109,7 +109,7 @@ def best_of_all(scores: Tensors, eligible: PackedMasks, budget: int) -> PackedMa
     Raises:
         UsageError: NaN among the eligible.
     """
-    chosen = PackedMasks(eligible.layout, torch.zeros_like(eligible.bits))
+    chosen = eligible.cleared()
     _Contest(scores, eligible).settle(budget, chosen)
     return chosen
 
@@ -165,7 +165,7 @@ class _Contest:
             first = 8 * piece.bytes.start
             return found._replace(places=found.places + first if first < 2**30 else found.places.long() + first)
 
-        sifted = vectorised.each(sift, self._pieces(), self.eligible.bits.device)
+        sifted = [sift(piece) for piece in self._pieces()]
         if not sifted:
             return
         missing = budget - int(torch.stack([found.above for found in sifted]).sum())
@@ -213,7 +213,7 @@ class _Contest:
 
         Where scores occur many times, zeros above all, no bracket can separate them, but one of its ends is right.
         """
-        ties = PackedMasks(self.layout, torch.zeros_like(chosen.bits))
+        ties = self.eligible.cleared()
         for piece in self._pieces():
             ranks, eligible = self._read(piece)
             reached = vectorised.at_least(ranks, bound).bitwise_and_(eligible)

@@ -68,7 +68,8 @@ def drop(weights: Tensors, masks: Masks, counts: Counts) -> Masks:
 def grow(scores: Tensors, masks: Masks, counts: Counts) -> Masks:
     """Activates the ``counts[name]`` inactive weights that have the largest score, in magnitude, in each layer."""
     present = PackedMasks.of(masks)
-    grown = present.union(best_each(scores, present, counts, inactive=True))
+    grown = best_each(scores, present, counts, inactive=True)
+    grown.bits |= present.bits
     grown.counts = {name: count + counts[name] for name, count in present.counts.items()}
     return _like(masks, grown)
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate, count
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,35 +18,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _rooms = threading.local()
-T = TypeVar("T")
-R = TypeVar("R")
 
-
-def each(function: Callable[[T], R], items: Iterable[T], device: torch.device) -> list[R]:
-    """``function``, which consists of operations of this module, of each item in order.
-
-    On a CPU by as many threads as torch uses, where there is enough to do: NumPy lets go of Python while it computes.
-    The calling thread is one of them.
-    """
-    work = list(items)
-    threads = min(torch.get_num_threads(), len(work) // 8) if device.type == "cpu" else 1
-    if threads <= 1:
-        return [function(item) for item in work]
-    turns, results = count(), {}
-
-    def take_turns() -> None:
-        while (turn := next(turns)) < len(work):
-            results[turn] = function(work[turn])
-
-    with ThreadPoolExecutor(threads - 1, thread_name_prefix="granet") as pool:
-        others = [pool.submit(take_turns) for _ in range(threads - 1)]
-        take_turns()
-        for other in others:
-            other.result()
-    return [results[turn] for turn in range(len(work))]
+_LARGE = 2**17
+"""Bytes from which on memory comes from the system itself."""
 
 
 # Masks as bits, eight a byte, the lowest index in the lowest bit
+
+
+def no_bits(count: int, device: torch.device) -> Tensor:
+    """As many bytes, uint8, in which no bit is set."""
+    if device.type == "cpu" and count >= _LARGE:
+        return torch.from_numpy(_from_system(count))
+    return torch.zeros(count, dtype=torch.uint8, device=device)
 
 
 def pack(mask: Tensor) -> Tensor:
@@ -248,10 +231,9 @@ def active_sums(scores: Tensor, bits: Tensor, shares: Sequence[slice]) -> Tensor
 
 def magnitudes(scores: Tensor, *, passing: bool = False) -> Tensor:
     """Absolute values. Those that are ``passing`` hold until this thread asks for such values once more."""
-    if not _on_cpu(scores):
+    if not (passing and _on_cpu(scores)):
         return scores.abs()
-    values = scores.numpy()
-    return torch.from_numpy(np.abs(values, out=_room(values.size, values.dtype) if passing else None))
+    return torch.abs(scores, out=torch.from_numpy(_room(scores.numel(), scores.numpy().dtype)))
 
 
 def ascending(ranks: Tensor) -> Tensor:
@@ -261,9 +243,8 @@ def ascending(ranks: Tensor) -> Tensor:
 
 def largest(scores: Tensor) -> Tensor:
     """The largest magnitude, 0-d float64; NaN where there is one."""
-    if _on_cpu(scores) and scores.dtype in (torch.float32, torch.float64):
-        return torch.tensor(np.abs(scores.numpy()).max(), dtype=torch.float64)
-    return scores.abs().amax().double()
+    lowest, highest = scores.aminmax()
+    return torch.maximum(-lowest, highest).double()
 
 
 def has_nan(ranks: Tensor) -> bool:
@@ -293,10 +274,6 @@ def positions(mask: Tensor) -> Tensor:
 
 def multiply(integers: Sequence[Tensor], mask: Tensor, shares: Sequence[slice]) -> None:
     """Multiplies each of ``integers``, of any size, by its share of ``mask``, bool, in place."""
-    if _on_cpu(mask):
-        for tensor, share in zip(integers, shares, strict=True):
-            np.multiply(tensor.numpy(), mask.numpy()[share].view(np.int8), out=tensor.numpy())
-        return
     for kind in {tensor.dtype for tensor in integers}:
         factor = mask.to(kind)  # of one type, all are multiplied in one launch
         pairs = [(tensor, factor[share]) for tensor, share in zip(integers, shares, strict=True)]
@@ -306,26 +283,28 @@ def multiply(integers: Sequence[Tensor], mask: Tensor, shares: Sequence[slice]) 
 
 def copy(targets: Sequence[Tensor], mask: Tensor, shares: Sequence[slice], active: int) -> None:
     """Writes to each of ``targets``, signed integers of one type, its share of ``mask``, bool: ``active`` for True."""
-    if _on_cpu(mask):
-        for target, share in zip(targets, shares, strict=True):
-            np.multiply(mask.numpy()[share].view(np.int8), np.int8(active), out=target.numpy())
-    elif targets:
-        spelled = mask.to(targets[0].dtype).mul_(active)
-        torch._foreach_copy_(list(targets), [spelled[share] for share in shares])
+    spelled = mask.view(torch.int8) * active
+    torch._foreach_copy_(list(targets), [spelled[share] for share in shares])
 
 
 def _room(size: int, dtype: Any) -> NDArray[Any]:
-    """Memory for ``size`` passing values: of each type, this thread has one.
-
-    It comes from the system and goes back there with the thread. What a thread gets from an allocator, many of them
-    keep for it, so that large arrays which come and go in several threads leave a multiple of what they ever took.
-    """
+    """Memory for ``size`` passing values: of each type, this thread has one."""
     kind = np.dtype(dtype)
     room: NDArray[Any] | None = getattr(_rooms, kind.name, None)
     if room is None or room.size < size:
-        room = np.frombuffer(mmap.mmap(-1, max(size, 1) * kind.itemsize), kind)
+        room = _from_system(max(size, 1) * kind.itemsize).view(kind)
         setattr(_rooms, kind.name, room)
     return room[:size]
+
+
+def _from_system(size: int) -> NDArray[np.uint8]:
+    """As many bytes, all 0, which the system has back as soon as they are not used any more.
+
+    An allocator keeps what it is given back for whatever comes next, and the more of it the larger it is: of masks that
+    come and go at every update it would keep the half.
+    """
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    return np.frombuffer(mmap.mmap(-1, size, **private), np.uint8)
 
 
 def _packed(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
