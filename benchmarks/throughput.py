@@ -3,22 +3,23 @@
     python -m benchmarks.throughput [--recipe quickstart] [--epochs N] [--data FOLDER] [--rounds 1] [--json FILE]
 
 Both are ``granet.training.train`` with the same recipe but for the method: updates, validation, checkpoints and metrics
-are in the times. They run in one process and take turns of twenty steps, so that what disturbs one disturbs the other;
-the first turn of each is left out. The ratio of all times together counts updates as often as they happen; the median
-over turns is what an undisturbed machine would show. ``--compare noise`` has the dense training run against itself,
-which tells how much of a difference is noise; ``--compare compiled`` the sparse one, through torch.compile, against the
-sparse one as it is. Besides the clock there is the processor time of the threads that train, which says more where
-others use the machine too; that of the threads that help them is not in it.
+are in the times. Each has a process to itself, as a training has, and they take turns of twenty steps, so that what
+disturbs one disturbs the other; the first turn of each is left out. Turns change between the steps at which a method
+updates every so many steps, so that what its helping thread does is in its own turn. The ratio of all times together
+counts updates as often as they happen; the median over turns is what an undisturbed machine would show. ``--compare
+noise`` has the dense training run against itself, which tells how much of a difference is noise; ``--compare compiled``
+the sparse one, through torch.compile, against the sparse one as it is. Besides the clock there is the processor time of
+each process, all its threads and their waiting for each other included.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -30,72 +31,56 @@ from granet.training import RunFolder, open_data, resolve_device, train
 STEPS = 20
 LIMIT = 0.99
 
-
-class Turns:
-    """Lets threads compute one at a time, in order, and notes what each turn took, by clock and processor."""
-
-    def __init__(self, count: int) -> None:
-        self.times: list[list[tuple[float, float]]] = [[] for _ in range(count)]
-        self._locks = [threading.Semaphore(0) for _ in range(count)]
-        self._ended = [False] * count
-        self._locks[0].release()
-
-    @contextmanager
-    def of(self, number: int) -> Iterator[Callable[[], bool]]:
-        """Yields what a training asks after each step; it waits there for the others after every ``STEPS`` of them."""
-        self._locks[number].acquire()
-        asked, begin, busy = 0, time.perf_counter(), time.thread_time()
-
-        def stop() -> bool:
-            nonlocal asked, begin, busy
-            asked += 1
-            if asked % STEPS == 0:
-                synchronize()
-                self.times[number].append((time.perf_counter() - begin, time.thread_time() - busy))
-                self._next(number)
-                self._locks[number].acquire()
-                begin, busy = time.perf_counter(), time.thread_time()
-            return False
-
-        try:
-            yield stop
-        finally:
-            self._ended[number] = True
-            self._next(number)
-
-    def _next(self, number: int) -> None:
-        """Whose turn it is after ``number``: the next one that has not ended, perhaps itself."""
-        count = len(self._locks)
-        order = [(number + ahead) % count for ahead in range(1, count + 1)]
-        for following in order:
-            if not self._ended[following]:
-                self._locks[following].release()
-                return
+Turn = tuple[float, float]
+"""Seconds by the clock and of the processors."""
 
 
-def measure(recipes: Mapping[str, Recipe], folder: Path, data: Path | None) -> dict[str, list[tuple[float, float]]]:
+def train_in_turns(recipe: Recipe, folder: Path, data: Path | None, other: Connection) -> None:
+    """In a process of its own: trains for ``STEPS`` steps whenever ``other`` says so, and tells it what they took."""
+    dataset = open_data(recipe, directory=data)
+    asked, begin = 0, (0.0, 0.0)
+
+    def now() -> Turn:
+        return time.perf_counter(), time.process_time()
+
+    def stop() -> bool:
+        nonlocal asked, begin
+        asked += 1
+        if asked % STEPS == STEPS // 2:
+            synchronize()
+            clock, processors = now()
+            other.send((clock - begin[0], processors - begin[1]))
+            other.recv()
+            begin = now()
+        return False
+
+    other.recv()
+    begin = now()
+    train(recipe, RunFolder(folder), resolve_device("auto"), dataset=dataset, stop=stop)
+    other.send(None)
+
+
+def measure(recipes: Mapping[str, Recipe], folder: Path, data: Path | None) -> dict[str, list[Turn]]:
     """What each turn of each training took, the turns of a round at the same place; they begin in the order given."""
-    device = resolve_device("auto")
-    datasets = {name: open_data(recipe, directory=data) for name, recipe in recipes.items()}
-    turns = Turns(len(recipes))
-    errors: list[Exception] = []
-
-    def run(number: int, name: str) -> None:
-        with turns.of(number) as stop:
-            try:
-                train(recipes[name], RunFolder(folder / str(number)), device, dataset=datasets[name], stop=stop)
-            except Exception as error:  # to be raised where somebody waits for it
-                errors.append(error)
-
-    threads = [threading.Thread(target=run, args=place) for place in enumerate(recipes)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    common = min(map(len, turns.times))
-    return {name: times[1:common] for name, times in zip(recipes, turns.times, strict=True)}
+    context = multiprocessing.get_context("spawn")
+    ends: list[Connection] = []
+    for number, recipe in enumerate(recipes.values()):
+        mine, theirs = context.Pipe()
+        context.Process(target=train_in_turns, args=(recipe, folder / str(number), data, theirs), daemon=True).start()
+        theirs.close()
+        ends.append(mine)
+    turns: list[list[Turn]] = [[] for _ in ends]
+    going = True
+    while going:
+        for end, taken in zip(ends, turns, strict=True):
+            end.send("go")
+            turn = end.recv()
+            if turn is None:
+                going = False  # the first to end ends it all
+            else:
+                taken.append(turn)
+    common = min(map(len, turns))
+    return {name: taken[1:common] for name, taken in zip(recipes, turns, strict=True)}
 
 
 def main() -> None:
@@ -121,7 +106,7 @@ def main() -> None:
     }[arguments.compare]
     names = list(sides)
     print(heading())
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    taken: dict[str, list[Turn]] = {name: [] for name in names}
     for number in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as folder:
             order = names if number % 2 == 0 else names[::-1]
@@ -138,8 +123,8 @@ def main() -> None:
         samples = {name: [turn[place] for turn in times] for name, times in taken.items()}
         measurement = Measurement(f"{title}, {kind}", samples, names[0])
         report(measurement)
-        for name, times in samples.items():
-            print(f"  {name:32} {images / sum(times):10,.0f} images/s")
+        for name, seconds in samples.items():
+            print(f"  {name:32} {images / sum(seconds):10,.0f} images/s")
         share, low, high = ratio_of_totals(samples[names[0]], samples[names[1]])
         print(f"  images/s, {names[1]} / {names[0]}: {share:.4f} ({low:.4f} to {high:.4f}){limit}")
         total = {"benchmark": f"{measurement.name}, all together", "model": names[1], "control": names[0]}
