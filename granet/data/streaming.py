@@ -10,8 +10,6 @@ that both sides have mapped from the start: what is sent is where a batch lies.
 
 from __future__ import annotations
 
-import itertools
-import math
 import multiprocessing
 import os
 import signal
@@ -22,8 +20,7 @@ from functools import cached_property
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any, ClassVar, cast
-from weakref import WeakValueDictionary
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -38,15 +35,10 @@ from granet.data.dataset import Dataset, Reader, Stored
 from granet.data.images import fill, fill_window, whole_view, window_view
 from granet.data.normalise import Normalise
 from granet.data.order import training_order
+from granet.data.places import PREFETCH, Places
 from granet.errors import DataError
 from granet.randomness import key
 from granet.ranks import ALONE, Ranks
-
-PREFETCH = 2
-"""Batches that each worker makes in advance."""
-
-PLACES = PREFETCH + 2
-"""Batches that a worker has memory for: those in advance, the one in use, and one to be on the safe side."""
 
 KEPT = 4
 """Blocks of memory, of 16 MiB at most, that Pillow keeps in a worker from one image to the next."""
@@ -108,61 +100,6 @@ class Decoder(TorchDataset["Tensor | DataError"]):
             return
         for place, image, roll in zip(pixels, images, drawn, strict=True):
             fill_window(place, whole_view(image, side), roll.window(side, side))
-
-
-class Places:
-    """Memory for batches that workers and the process that trains have in common, used over and over.
-
-    Pages of shared memory are slow to come by, and so is the right to map them; here both are got once. Each worker
-    has ``PLACES`` of its own and takes them in turn.
-
-    Args:
-        workers: how many.
-        batches: how many a worker makes at most; it may need fewer places then.
-        shape: of a batch, [B, S, S, 3].
-
-    Raises:
-        DataError: there is not as much.
-    """
-
-    _known: ClassVar[WeakValueDictionary[int, Places]] = WeakValueDictionary()
-    _numbers: ClassVar = itertools.count()
-
-    def __init__(self, workers: int, batches: int, shape: tuple[int, ...]) -> None:
-        shape = (workers, min(PLACES, batches), *shape)
-        like = torch.empty(0, dtype=torch.uint8)
-        try:
-            storage = like.untyped_storage()._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
-            raise DataError(
-                "no memory for the batches of the workers",
-                got=error,
-                expected=f"{math.prod(shape)} bytes of shared memory",
-                remedy="use fewer workers or smaller batches, or give the machine or /dev/shm more",
-            ) from error
-        self._memory = like.set_(storage, 0, torch.Size(shape), torch.empty(shape, device="meta").stride())
-        self._number = next(self._numbers)
-        self._known[self._number] = self  # in this process alone: what is copied to workers has no need to be found
-
-    def place(self, worker: int, turn: int, count: int) -> tuple[Tensor, Tensor]:
-        """For a worker: bytes to be written, [count, S, S, 3], and what to send, which is a tensor where it arrives."""
-        turn %= self._memory.shape[1]
-        return self._memory[worker, turn, :count], cast(Tensor, _Sent(self._number, worker, turn, count))
-
-    @classmethod
-    def batch(cls, number: int, worker: int, turn: int, count: int) -> Tensor:
-        """For the process that trains: what was sent, uint8 [count, 3, S, S], in the memory of ``number``."""
-        return cls._known[number]._memory[worker, turn, :count].permute(0, 3, 1, 2)
-
-
-class _Sent:
-    """A batch in a place, which becomes a tensor where it is taken from the queue."""
-
-    def __init__(self, *where: int) -> None:
-        self._where = where
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Places.batch, self._where
 
 
 class StreamingPipeline:
