@@ -171,7 +171,6 @@ class Trainer:
         self._check_loss(float(largest), "the largest weight")
 
     def _record_update(self, event: Updated) -> None:
-        self._records.update(event.update)
         totals = {"pruned": 0, "dropped": 0, "grown": 0}
         for counts in event.update.counts.values():
             for change in totals:
@@ -187,6 +186,7 @@ class Trainer:
         self.run.metrics["updates"].append(entry)
         layers = {name: counts["active"] for name, counts in event.update.counts.items()}
         self._records.line({"event": "update", **entry, "layers": layers})
+        self._records.update(event.update)  # a thread goes on with it, and with Python, while the next step computes
         self.watch(event)
         self.run.world.agree("masks", self._masks)
 
