@@ -15,6 +15,9 @@ from granet_cli.app import app, run
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
+# Told after what is shown, and the last one counts.
+SHORT = {"train": ["--epochs", "1"], "bench": ["--time-limit", "0.5", "--processes", "3"]}
+
 
 def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
@@ -38,7 +41,7 @@ def test_the_session_of_the_readme_runs(
     session = [shlex.split(line)[1:] for line in lines if line.startswith("granet ")]
     assert len(session) >= 6
     for arguments in session:
-        short = ["--epochs", "1"] if arguments[0] == "train" and "--resume" not in arguments else []
+        short = SHORT.get(arguments[0], []) if "--resume" not in arguments else []
         assert run([*arguments, *short]) == 0, (arguments, capsys.readouterr())
 
 

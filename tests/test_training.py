@@ -42,7 +42,7 @@ SETTINGS: dict[str, str] = {
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_image_folder(tmp_path_factory.mktemp("images"), per_class=27)
+    return write_image_folder(tmp_path_factory.mktemp("images"), per_class=14)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def recipe(images: Path) -> Callable[..., Recipe]:
             warmup = "2it"
             [training]
             epochs = {EPOCHS}
-            batch_size = 12
+            batch_size = 6
         """
         return Recipe.from_toml(text, where="test").override(settings)
 
@@ -156,7 +156,9 @@ def test_a_run_is_a_function_of_its_recipe(recipe: Callable[..., Recipe], tmp_pa
 def test_stopping_anywhere_leaves_no_trace(
     method: str, optimizer: str, recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    tiny = recipe(method, optimizer)
+    # Batch norms once for each method; what an optimizer keeps does not depend on them.
+    network = {"model.name": "lenet-300-100"} if "adamw" in optimizer else {}
+    tiny = recipe(method, optimizer, **network)
     undisturbed = whole(tiny, tmp_path / "undisturbed")
     runs = RunFolder(tmp_path / "disturbed")
     # In the middle of an epoch, just before an update, at it, just after it, and at the end of an epoch.
@@ -232,7 +234,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(recipe: Callable[
 def test_resuming_a_finished_run_changes_nothing(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     runs = whole(recipe(), tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    assert resume(runs, CPU).examples == 81
+    assert resume(runs, CPU).examples == 42
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -253,7 +255,7 @@ def test_mistakes_are_found_before_anything_is_written(recipe: Callable[..., Rec
             {"training.batch_size": "1", "data.image_size": "4"},
             r"batch_size: .* on one image at a time; .*larger batch",
         ),
-        ({"training.accumulate": "12", "data.image_size": "4"}, "accumulate: .* on one image at a time; .*fewer parts"),
+        ({"training.accumulate": "6", "data.image_size": "4"}, "accumulate: .* on one image at a time; .*fewer parts"),
         ({"method.dense": '["nowhere"]'}, "nowhere"),
         ({"model.name": "resnet9"}, "resnet8"),
     ):
@@ -281,10 +283,10 @@ def test_other_data_are_refused_on_resume(recipe: Callable[..., Recipe], tmp_pat
     runs = RunFolder(tmp_path / "run")
     with pytest.raises(Interrupted):
         train(recipe(), runs, CPU, stop=stopped_at(3))
-    fewer = write_image_folder(tmp_path / "fewer", per_class=20)
+    fewer = write_image_folder(tmp_path / "fewer", per_class=10)
     with pytest.raises(CheckpointError, match="not those of this run"):
         resume(runs, CPU, directory=fewer)
-    moved = write_image_folder(tmp_path / "moved", per_class=27)
+    moved = write_image_folder(tmp_path / "moved", per_class=14)
     resume(runs, CPU, directory=moved)
 
 
