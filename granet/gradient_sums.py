@@ -34,7 +34,7 @@ class GradientSums:
     def add(self, gradients: Mapping[str, Tensor], *, unless: Tensor | None) -> None:
         """Adds a step's ``gradients``, but for what is not finite in them; nothing where ``unless``, 0-d, is not 0.
 
-        Takes memory for a small piece of a layer only.
+        Takes memory for a small piece of a layer only, where gradients are laid out as their parameters are.
         """
         entries = flattened(gradients, self._layout)
         for piece in self._pieces:

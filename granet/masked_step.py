@@ -191,6 +191,8 @@ class CompiledStep:
 
     def _steps(self, members: _Members) -> Iterator[tuple[Any, int]]:
         """Which step this is, and for how many of the parameters: a number, or where only the device knows a tensor."""
+        if not members.weights:
+            return
         if not members.steps:
             yield None, len(members.weights)
         elif members.steps[0].device.type != "cpu":

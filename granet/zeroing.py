@@ -52,10 +52,16 @@ def spell_out(masks: PackedMasks, targets: Mapping[str, Tensor], active: int) ->
 
     Args:
         masks: of these layers, and perhaps others.
-        targets: signed integers of one type, laid out as the masks of their layers.
+        targets: signed integers of one type, of the shapes of their layers.
         active: what stands for active: 1 to multiply by, or -1, which has all bits set.
     """
-    entries = {name: target.permute(masks.layout[name].order).view(-1) for name, target in targets.items()}
+    entries = {}
+    for name, target in targets.items():
+        stored = target.permute(masks.layout[name].order)
+        if stored.is_contiguous():
+            entries[name] = stored.view(-1)
+        else:  # its parameter does not fill the memory that it lies in
+            target.copy_(masks[name]).mul_(active)
     for piece in masks.layout.only(entries).pieces(masks.bits.device):
         found = [(entries[name][part], share) for name, part, share in piece.shares]
         bits = vectorised.unpack(masks.bits[piece.bytes])

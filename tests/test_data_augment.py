@@ -72,7 +72,7 @@ def test_drawing_for_many_images_is_drawing_for_each(seed, augment, count):
     assert [type(drawn.flip) for drawn in rolls(augment, numbers)] == [bool] * count
 
 
-@given(seed=seeds, size=st.integers(4, 9), top=st.integers(-4, 4), left=st.integers(-4, 4), flip=st.booleans())
+@given(seed=seeds, size=st.integers(1, 9), top=st.integers(-4, 4), left=st.integers(-4, 4), flip=st.booleans())
 def test_a_window_is_written_as_pillow_sees_it(seed, size, top, left, flip):
     (image,) = pillow_images(noise(1, size, seed))
     window = Window(top, left, size, size, flip)

@@ -224,6 +224,27 @@ def test_resuming_continues_bit_by_bit(pause: int, compiler: list[int]) -> None:
     assert identical(whole.state(), resumed.state())
 
 
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_group_without_masked_parameters_is_the_optimizers_own(
+    optimizer: Callable[..., torch.optim.Optimizer], compiler: list[int]
+) -> None:
+    def grouped(parameters: Any) -> torch.optim.Optimizer:
+        parameters = list(parameters)
+        decaying, others = ([p for p in parameters if (p.dim() > 1) == wide] for wide in (True, False))
+        groups = [{"params": others, "weight_decay": 0.0}, {"params": decaying, "weight_decay": 0.1}]
+        return optimizer(groups, lr=0.02)
+
+    plain, compiled = (Run(Static(density=0.3), grouped, compiled=flag) for flag in (False, True))
+    for _ in range(4):
+        plain.step()
+        compiled.step()
+    assert all(
+        torch.allclose(mine, other, rtol=1e-9, atol=1e-9)
+        for mine, other in zip(plain.model.parameters(), compiled.model.parameters(), strict=True)
+    )
+    assert compiler
+
+
 def test_parameter_groups_keep_their_settings(compiler: list[int]) -> None:
     def grouped(parameters: Any) -> torch.optim.Optimizer:
         one, two, *others = parameters

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from granet import vectorised
+from granet import Sparsifier, vectorised
+from granet.methods import Static
 from granet.packed import PackedMasks
 from granet.storage import Layout
 from granet.zeroing import GradientMasks, zero_outside
@@ -107,3 +108,18 @@ def test_where_all_is_active_nothing_is_masked() -> None:
         parameter.grad = torch.ones_like(parameter)
     masks.apply()
     assert all(parameter.grad.all() for parameter in model.values() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_parameter_that_does_not_fill_its_memory_is_masked_as_any_other(compiled: bool) -> None:
+    model = nn.Linear(8, 20, bias=False)
+    model.weight = nn.Parameter(torch.randn(16, 20)[::2].t())  # every second column of what it lies in
+    assert not model.weight.is_contiguous()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    sparsifier = Sparsifier(model, optimizer, Static(density=0.3), total_steps=5, compiled=compiled)
+    model.weight.grad = torch.ones_like(model.weight)
+    optimizer.step()
+    (mask,) = sparsifier.masks.values()
+    (state,) = optimizer.state.values()
+    assert torch.equal(model.weight != 0, mask)
+    assert torch.equal(state["momentum_buffer"] != 0, mask)

@@ -75,7 +75,7 @@ def _size(source: str | BytesIO, where: Where) -> tuple[int, int]:
     try:
         with Image.open(source, formats=FORMATS) as image:
             return image.size
-    except Exception as error:  # as above
+    except Exception as error:  # Pillow's readers raise many kinds of errors when a file is damaged.
         raise _unreadable(error, where()) from error
 
 
@@ -193,6 +193,7 @@ def fill_window(pixels: NDArray[np.uint8], image: Image.Image, window: Window) -
     side, top, left = len(pixels), window.top, window.left
     if window.flip:
         image, left = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), -left
+    top, left = (max(-side, min(shift, side)) for shift in (top, left))  # nothing is seen from there on
     whole = np.ndarray((side, 3 * side), np.uint8, image.tobytes())
     seen = pixels.reshape(side, 3 * side)
     rows, columns = slice(max(-top, 0), side - max(top, 0)), slice(3 * max(-left, 0), 3 * (side - max(left, 0)))
