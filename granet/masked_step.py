@@ -114,6 +114,7 @@ class CompiledStep:
         self._bound: list[_Members] = []
         self._numbers = torch.empty(0)
         self._written: dict[tuple[int, int, int], float] = {}
+        self._kind: tuple[object, ...] = ()
         self._kernels: dict[tuple[object, ...], Callable[..., None]] = {}
 
     def follow(self, masks: PackedMasks) -> None:
@@ -134,22 +135,17 @@ class CompiledStep:
                 remedy="make the optimizer with fused=False, train in bf16, or leave compiled at False",
             )
         bound = self._bind()
-        gradients = [parameter.grad for members in bound for parameter in members.parameters]
-        if not all(members.complete for members in bound) or any(gradient is None for gradient in gradients):
+        gradients = [gradient for members in bound for p in members.parameters if (gradient := p.grad) is not None]
+        if not all(members.complete for members in bound) or len(gradients) < len(self._numbers):
             return False
         self._write_numbers(bound)
-        key = tuple(
-            (names, tuple(flags.values()), len(members.weights)) for members in bound for names, flags in [members.plan]
-        )
+        # Each has the type of its parameter: torch sees to that.
+        key = self._kind, tuple(map(Tensor.stride, gradients))
         if key not in self._kernels:
             plans = [members.plan for members in bound for _ in members.weights]
             self._kernels[key] = _compiled(self._rule.update, plans)
-        weights, masks, slots = (
-            list(chain.from_iterable(parts))
-            for parts in zip(*((members.weights, members.masks, members.slots) for members in bound), strict=True)
-        )
         try:
-            self._kernels[key](weights, gradients, masks, slots, self._numbers)
+            self._kernels[key](self._weights, gradients, self._spelled, self._slots, self._numbers)
         except _compiler_errors() as error:
             cause = getattr(error, "inner_exception", error)
             lines = (line.strip() for line in str(cause).splitlines())
@@ -172,6 +168,15 @@ class CompiledStep:
             width = len(self._rule.numbers(groups[0], 1.0))
             self._numbers = torch.empty(count, width, dtype=self._dtype, device=next(iter(self._masks.values())).device)
             self._written.clear()
+            self._weights, self._spelled, self._slots = (
+                list(chain.from_iterable(parts))
+                for parts in zip(*((own.weights, own.masks, own.slots) for own in self._bound), strict=True)
+            )
+            plans = [
+                (names, tuple(flags.values()), len(own.weights)) for own in self._bound for names, flags in [own.plan]
+            ]
+            tensors = [*self._weights, *self._spelled, *chain.from_iterable(self._slots)]
+            self._kind = (*plans, *((slot.dtype, slot.stride()) for slot in tensors if slot is not None))
         return self._bound
 
     def _write_numbers(self, bound: Sequence[_Members]) -> None:
@@ -226,8 +231,10 @@ def _compiled(update: Callable[..., None], plans: Sequence[Plan]) -> Callable[..
 
     # The compiler keeps what it made with the code; that of one optimizer is not to count against the limit of another.
     own = FunctionType(kernel.__code__.replace(), globals(), closure=kernel.__closure__)
-    # Sizes and strides have been looked at by the time that a kernel checks them once more.
-    options: dict[str, Any] | None = {"size_asserts": False} if BACKEND == "inductor" else None
+    # Whoever calls a kernel has looked at what it was made for; to do so once more, and yet again, takes longer.
+    options: dict[str, Any] = {"guard_filter_fn": lambda entries: [False] * len(entries)}
+    if BACKEND == "inductor":
+        options["size_asserts"] = False
     return torch.compile(own, fullgraph=True, dynamic=False, backend=BACKEND, options=options)
 
 

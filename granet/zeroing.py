@@ -85,22 +85,20 @@ class GradientMasks:
             name: torch.ones_like(parameter, dtype=INTEGERS[parameter.element_size()], requires_grad=False)
             for name, parameter in parameters.items()
         }
-        self._partial: dict[str, Tensor] = {}
+        self._partial: list[tuple[nn.Parameter, Tensor]] = []
 
     @torch.no_grad()
     def follow(self, masks: PackedMasks) -> None:
         """Masks as ``masks`` say from now on. Layers in which everything is active are left alone."""
         full = {name for name, place in masks.layout.items() if masks.counts[name] == place.size}
-        self._partial = {name: tensor for name, tensor in self._multipliers.items() if name not in full}
-        spell_out(masks, self._partial, 1)
+        partial = {name: tensor for name, tensor in self._multipliers.items() if name not in full}
+        spell_out(masks, partial, 1)
+        self._partial = [(self._parameters[name], multiplier) for name, multiplier in partial.items()]
 
     def apply(self) -> None:
         """Zeroes the gradients of what is inactive."""
-        gradients, multipliers = [], []
-        for name, multiplier in self._partial.items():
-            gradient = self._parameters[name].grad
-            if gradient is not None:
-                gradients.append(as_integers(gradient))  # which need no_grad() as little, at a tenth of its time
-                multipliers.append(multiplier)
-        if gradients:
-            torch._foreach_mul_(gradients, multipliers)
+        found = [(gradient, factor) for p, factor in self._partial if (gradient := p.grad) is not None]
+        if found:
+            # Integers need no no_grad(), and most gradients no detach(), each of which takes longer than the rest.
+            read = [(grad.detach() if grad.requires_grad else grad).view(factor.dtype) for grad, factor in found]
+            torch._foreach_mul_(read, [factor for _, factor in found])

@@ -179,9 +179,11 @@ def test_where_arithmetic_is_exact_it_is_the_same_to_the_bit() -> None:
                 parameter.copy_(torch.randint(-8, 9, parameter.shape))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.25, momentum=0.5)
         sparsifier = Sparsifier(model, optimizer, Static(density=0.5), total_steps=6, compiled=compiled)
-        for _ in range(6):
+        for step in range(6):
             for parameter in model.parameters():
                 parameter.grad = torch.randint(-8, 9, parameter.shape).float()
+            if step == 4:  # laid out unlike its parameter, as no gradient was before
+                model.weight.grad = model.weight.grad.t().contiguous().t()  # type: ignore[union-attr]
             optimizer.step()
             sparsifier.step()
         states.append([model.state_dict(), optimizer.state_dict()])
