@@ -30,6 +30,7 @@ from granet.training.distributed.fingerprints import of_masks
 from granet.training.trainer import Trainer
 from tests.ranks_at_work import CPU, Failed, at_work, done
 from tests.synthetic import arrays_dataset, write_image_folder
+from tests.tiny import tiny
 
 SETTINGS: dict[str, str] = {
     "granet": 'density = 0.2\ninterval = "4it"\nend = "9it"',
@@ -55,30 +56,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def recipe(images: Path) -> Callable[..., Recipe]:
     def make(method: str = "granet", **settings: object) -> Recipe:
-        text = f"""
-            name = "tiny"
-            [model]
-            name = "resnet8"
-            [data]
-            name = "image-folder"
-            directory = "{images}"
-            augment = "crop-flip"
-            [method]
-            name = "{method}"
-            {SETTINGS[method]}
-            [optimizer]
-            name = "sgd"
-            momentum = 0.9
-            learning_rate = 0.01
-            weight_decay = 1e-4
-            [schedule]
-            name = "cosine"
-            warmup = "2it"
-            [training]
-            epochs = {EPOCHS}
-            batch_size = 12
-        """
-        return Recipe.from_toml(text, where="test").override(settings)
+        training = f"epochs = {EPOCHS}\nbatch_size = 12"
+        return tiny(images, method, SETTINGS[method], training=training).override(settings)
 
     return make
 

@@ -30,6 +30,7 @@ from granet.training.rewinding.rounds import go_on, rewind
 from granet.training.rewinding.start import pruned, rewound
 from granet.training.state import begin
 from tests.synthetic import write_image_folder
+from tests.tiny import SGD, tiny
 
 CPU = torch.device("cpu")
 STEPS, EPOCHS = 5, 4
@@ -51,30 +52,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunFolder
 
     def run(method: str = "granet", optimizer: str = "sgd") -> RunFolder:
         if (method, optimizer) not in made:
-            recipe = Recipe.from_toml(f"""
-                name = "tiny"
-                [model]
-                name = "resnet8"
-                [data]
-                name = "image-folder"
-                directory = "{images}"
-                augment = "crop-flip"
-                [method]
-                name = "{method}"
-                {METHODS[method]}
-                [optimizer]
-                name = "{optimizer}"
-                {"momentum = 0.9" if optimizer == "sgd" else ""}
-                learning_rate = 0.01
-                weight_decay = 1e-4
-                [schedule]
-                name = "multistep"
-                milestones = ["2ep", "3ep"]
-                [training]
-                epochs = {EPOCHS}
-                batch_size = 12
-                keep_every = "5it"
-            """)
+            recipe = tiny(
+                images,
+                method,
+                METHODS[method],
+                optimizer=SGD if optimizer == "sgd" else f'name = "{optimizer}"',
+                schedule='name = "multistep"\nmilestones = ["2ep", "3ep"]',
+                training=f'epochs = {EPOCHS}\nbatch_size = 12\nkeep_every = "5it"',
+            )
             folder = RunFolder(root / f"{method}-{optimizer}")
             train(recipe, folder, CPU)
             made[method, optimizer] = folder

@@ -19,6 +19,7 @@ from granet.recipe import Recipe
 from granet.training import Evaluation, RunFolder, resume, train
 from granet.training import events as told
 from tests.synthetic import write_image_folder
+from tests.tiny import SGD, tiny
 
 CPU = torch.device("cpu")
 STEPS_PER_EPOCH, EPOCHS = 6, 3
@@ -47,30 +48,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def recipe(images: Path) -> Callable[..., Recipe]:
-    def make(method: str = "granet", optimizer: str = 'name = "sgd"\nmomentum = 0.9', **settings: str) -> Recipe:
-        text = f"""
-            name = "tiny"
-            [model]
-            name = "resnet8"
-            [data]
-            name = "image-folder"
-            directory = "{images}"
-            augment = "crop-flip"
-            [method]
-            name = "{method}"
-            {SETTINGS[method]}
-            [optimizer]
-            {optimizer}
-            learning_rate = 0.01
-            weight_decay = 1e-4
-            [schedule]
-            name = "cosine"
-            warmup = "2it"
-            [training]
-            epochs = {EPOCHS}
-            batch_size = 6
-        """
-        return Recipe.from_toml(text, where="test").override(settings)
+    def make(method: str = "granet", optimizer: str = SGD, **settings: str) -> Recipe:
+        training = f"epochs = {EPOCHS}\nbatch_size = 6"
+        return tiny(images, method, SETTINGS[method], optimizer=optimizer, training=training).override(settings)
 
     return make
 

@@ -106,6 +106,23 @@ class Binding:
         return sparsifier
 
 
+class Bound:
+    """What a host calls while it trains, with the sparsifier that it got when training began."""
+
+    _sparsifier: Sparsifier | None = None
+
+    @property
+    def sparsifier(self) -> Sparsifier:
+        """The sparsifier of the present run or, once training has ended, of the last one.
+
+        Raises:
+            UsageError: training has not begun.
+        """
+        if self._sparsifier is None:
+            raise UsageError("there is no sparsifier before training begins", where=type(self).__name__)
+        return self._sparsifier
+
+
 def advance(sparsifier: Sparsifier) -> TopologyUpdate | None:
     """``sparsifier.step()``; masks that changed are compared over the ranks, and what went amiss is warned of."""
     update = sparsifier.step()

@@ -15,18 +15,17 @@ from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from granet.adapters.absent import needed
-from granet.adapters.binding import Binding, advance, plain, sharded
+from granet.adapters.binding import Binding, Bound, advance, plain, sharded
 from granet.adapters.state import pack
 from granet.errors import UsageError
 from granet.method import Method
-from granet.sparsifier import Sparsifier
 
 with needed("Lightning", extra="lightning", torchvision=True):
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 
-class SparsifierCallback(Callback):  # type: ignore[misc]  # of a library that type checkers do not follow
+class SparsifierCallback(Bound, Callback):  # type: ignore[misc]  # of a library that type checkers do not follow
     """Keeps the network of a LightningModule sparse while it trains.
 
         trainer = lightning.Trainer(callbacks=[SparsifierCallback(granet.methods.GraNet(density=0.1))])
@@ -62,20 +61,8 @@ class SparsifierCallback(Callback):  # type: ignore[misc]  # of a library that t
         self._binding = Binding(
             method=method, total_steps=total_steps, seed=seed, dense=dense, module=module, compiled=compiled
         )
-        self._sparsifier: Sparsifier | None = None
         self._loaded: Mapping[str, Any] | None = None
         self._closure_handle: RemovableHandle | None = None
-
-    @property
-    def sparsifier(self) -> Sparsifier:
-        """The sparsifier of the present run or, once training has ended, of the last one.
-
-        Raises:
-            UsageError: training has not begun.
-        """
-        if self._sparsifier is None:
-            raise UsageError("there is no sparsifier before training begins", where=type(self).__name__)
-        return self._sparsifier
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the sparsifier, when model, optimizer and the state of this callback have been restored."""

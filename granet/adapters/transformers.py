@@ -22,13 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from granet.adapters.absent import needed
-from granet.adapters.binding import Binding, advance, plain, sharded
+from granet.adapters.binding import Binding, Bound, advance, plain, sharded
 from granet.adapters.state import pack, unpack_into
 from granet.checkpoint import files
 from granet.errors import CheckpointError, UsageError
 from granet.layers import maskable
 from granet.method import Method
-from granet.sparsifier import Sparsifier
 
 with needed("transformers", extra="transformers", torchvision=True):
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -39,7 +38,7 @@ FILE = "granet.safetensors"
 _SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA")
 
 
-class SparsifierCallback(TrainerCallback):  # type: ignore[misc]  # of a library that type checkers do not follow
+class SparsifierCallback(Bound, TrainerCallback):  # type: ignore[misc]  # of a library that type checkers do not follow
     """Keeps the model of a Trainer sparse while it trains.
 
         trainer = transformers.Trainer(model, args, callbacks=[SparsifierCallback(granet.methods.GraNet(density=0.1))])
@@ -78,19 +77,7 @@ class SparsifierCallback(TrainerCallback):  # type: ignore[misc]  # of a library
             method=method, total_steps=total_steps, seed=seed, dense=dense, module=module, compiled=compiled
         )
         self._resume_from = resume_from
-        self._sparsifier: Sparsifier | None = None
         self._parameters: Mapping[str, nn.Parameter] = {}
-
-    @property
-    def sparsifier(self) -> Sparsifier:
-        """The sparsifier of the present run or, once training has ended, of the last one.
-
-        Raises:
-            UsageError: training has not begun.
-        """
-        if self._sparsifier is None:
-            raise UsageError("there is no sparsifier before training begins", where=type(self).__name__)
-        return self._sparsifier
 
     def on_train_begin(
         self,
