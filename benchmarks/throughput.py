@@ -64,9 +64,12 @@ def measure(recipes: Mapping[str, Recipe], folder: Path, data: Path | None) -> d
     """What each turn of each training took, the turns of a round at the same place; they begin in the order given."""
     context = multiprocessing.get_context("spawn")
     ends: list[Connection] = []
+    processes = []
     for number, recipe in enumerate(recipes.values()):
         mine, theirs = context.Pipe()
-        context.Process(target=train_in_turns, args=(recipe, folder / str(number), data, theirs), daemon=True).start()
+        process = context.Process(target=train_in_turns, args=(recipe, folder / str(number), data, theirs), daemon=True)
+        process.start()
+        processes.append(process)
         theirs.close()
         ends.append(mine)
     turns: list[list[Turn]] = [[] for _ in ends]
@@ -79,6 +82,9 @@ def measure(recipes: Mapping[str, Recipe], folder: Path, data: Path | None) -> d
                 going = False  # the first to end ends it all
             else:
                 taken.append(turn)
+    for process in processes:  # the other one waits for a turn that does not come
+        process.terminate()
+        process.join()
     common = min(map(len, turns))
     return {name: taken[1:common] for name, taken in zip(recipes, turns, strict=True)}
 
