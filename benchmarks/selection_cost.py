@@ -15,8 +15,8 @@ import torch
 
 from benchmarks.measure import Measurement, heading, interleaved, report, save
 from benchmarks.sized import Weights
-from granet.packed import PackedMasks
-from granet.selection import top_k
+from granet.masks.packed import PackedMasks
+from granet.masks.selection import top_k
 from granet.topology import prune_to
 
 CONTROL = "three reads at copy bandwidth"

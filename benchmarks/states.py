@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from granet import masks
 from granet.allocation import erk, uniform
 from granet.checkpoint import Checkpoint, Network
 from granet.layers import maskable
+from granet.masks import mapping
 from granet.models import build
 from granet.recipe import Recipe
 
@@ -34,8 +34,8 @@ def sparse(model: nn.Module, density: float, *, allocation: str = "erk", trainin
     """
     torch.manual_seed(0)
     shapes = {name: parameter.shape for name, parameter in maskable(model, ()).items()}
-    active = masks.random(shapes, ALLOCATIONS[allocation](shapes, density), seed=0)
-    more = masks.random(shapes, uniform(shapes, 0.5), seed=1)
+    active = mapping.random(shapes, ALLOCATIONS[allocation](shapes, density), seed=0)
+    more = mapping.random(shapes, uniform(shapes, 0.5), seed=1)
     weights = {name: weight.detach() for name, weight in model.named_parameters() if training or name in shapes}
     weights = {name: weight.where(active[name], 0.0) if name in active else weight for name, weight in weights.items()}
     momenta = {name: torch.randn_like(weight) for name, weight in weights.items()}

@@ -47,7 +47,7 @@ def masking_afterwards(make: Callable[[torch.nn.Module], Optimizer], device: tor
     optimizer = make(weights)
     shapes = {name: parameter.shape for name, parameter in weights.named_parameters()}
     budgets = granet.allocation.erk(shapes, 0.1)
-    masks = [m.float().to(device) for m in granet.masks.random(shapes, budgets, seed=0).values()]
+    masks = [m.float().to(device) for m in granet.masks.mapping.random(shapes, budgets, seed=0).values()]
 
     @torch.no_grad()
     def step() -> None:

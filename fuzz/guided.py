@@ -17,7 +17,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["granet.checkpoint", "granet.sparse_codec"]):
+with atheris.instrument_imports(include=["granet.checkpoint", "granet.masks.codec"]):
     import granet.checkpoint  # noqa: F401  instrumented while it is imported
 
 from fuzz.judge import judge

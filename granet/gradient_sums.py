@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from granet.storage import Layout, flattened, only_device
+from granet.masks.layout import Layout, flattened, only_device
 
 
 class GradientSums:

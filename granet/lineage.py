@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from granet.checkpoint import Checkpoint
-from granet.masks import density
+from granet.masks.mapping import density
 from granet.recipe import Recipe
 
 KEY = "lineage"

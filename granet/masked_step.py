@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from granet.errors import UsageError
+from granet.masks.packed import PackedMasks
 from granet.optimizer_state import is_elementwise
-from granet.packed import PackedMasks
 from granet.step_rules import RULES, Flags, Group, Rule
 from granet.zeroing import INTEGERS, spell_out
 

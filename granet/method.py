@@ -15,13 +15,13 @@ from typing import ClassVar
 from granet import schedules
 from granet.allocation import Shapes, sizes, total_budget
 from granet.errors import UsageError
-from granet.masks import Masks, active, shapes
+from granet.masks.mapping import Masks, active, shapes
+from granet.masks.random_scores import UniformScores
+from granet.masks.selection import largest
 from granet.method_settings import Decay, Growth
 from granet.method_settings import check_setting as check_setting
 from granet.randomness import key
-from granet.selection import largest
 from granet.topology import Counts, Tensors, TopologyUpdate, swap
-from granet.unheld import UniformScores
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,11 +14,11 @@ from typing import ClassVar
 
 from granet.allocation import ALLOCATIONS, Allocation, Shapes, apportion, sizes, total_budget, uniform
 from granet.errors import UsageError
-from granet.masks import Masks, active
+from granet.masks.mapping import Masks, active
+from granet.masks.packed import PackedMasks
+from granet.masks.selection import mean_magnitudes
 from granet.method import Method, Pruning, Snapshot, Swapping
 from granet.method_settings import Decay, Growth
-from granet.packed import PackedMasks
-from granet.selection import mean_magnitudes
 from granet.topology import TopologyUpdate, drop, grow, prune_each, prune_to
 
 GROWTH_MOMENTUM = 0.9

@@ -2,8 +2,8 @@
 
 Every random draw names what it is for: ``generator(seed, "grow", step, layer)``. The same key gives the same
 draw on every rank, every device and every resumed run, because nothing depends on what was drawn before. Draws
-are made on the CPU and moved, so that a GPU sees the same numbers; those of ``granet.unheld`` are computed where they
-are wanted, with integers, which are the same everywhere.
+are made on the CPU and moved, so that a GPU sees the same numbers; those of
+``granet.masks.random_scores`` are computed where they are wanted, with integers, which are the same everywhere.
 """
 
 from __future__ import annotations

@@ -24,16 +24,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from granet import masks as masking
 from granet.errors import UsageError
 from granet.gradient_sums import GradientSums
 from granet.layers import maskable
 from granet.masked_step import CompiledStep
-from granet.masks import Masks
+from granet.masks import mapping as masking
+from granet.masks.layout import Layout, only_device
+from granet.masks.mapping import Masks
+from granet.masks.packed import PackedMasks
 from granet.method import Method, Snapshot
 from granet.optimizer_state import check_held, is_elementwise, shaped_state
-from granet.packed import PackedMasks
-from granet.storage import Layout, only_device
 from granet.topology import TopologyUpdate
 from granet.zeroing import GradientMasks, zero_outside
 

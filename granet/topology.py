@@ -1,8 +1,8 @@
 """Changing which weights are active: prune, drop, grow, swap.
 
 Pure functions from weights, scores and masks to new masks; nothing is modified. Tensors are keyed by parameter
-name, and layers are taken in the order of ``masks``. Selection is exact: see ``granet.selection``. Packed masks give
-packed masks, any others a dict of bool tensors in the memory formats of theirs.
+name, and layers are taken in the order of ``masks``. Selection is exact: see ``granet.masks.selection``.
+Packed masks give packed masks, any others a dict of bool tensors in the memory formats of theirs.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from functools import cached_property
 from torch import Tensor
 
 from granet.errors import UsageError
-from granet.masks import Masks, active, density
-from granet.packed import PackedMasks
-from granet.selection import best_each, best_of_all
+from granet.masks.mapping import Masks, active, density
+from granet.masks.packed import PackedMasks
+from granet.masks.selection import best_each, best_of_all
 
 Tensors = Mapping[str, Tensor]
 Counts = Mapping[str, int]

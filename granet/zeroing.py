@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from granet import vectorised
-from granet.packed import PackedMasks
+from granet.masks import kernels
+from granet.masks.packed import PackedMasks
 
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The integer type that has as many bytes as another type."""
@@ -42,8 +42,8 @@ def zero_outside(tensors: Mapping[str, Sequence[Tensor]], masks: PackedMasks) ->
                 tensor.masked_fill_(~masks[name], 0)
     for piece in masks.layout.only(entries).pieces(masks.bits.device):
         found = [(integers[part], share) for name, part, share in piece.shares for integers in entries[name]]
-        active = vectorised.unpack(masks.bits[piece.bytes])
-        vectorised.multiply([integers for integers, _ in found], active, [share for _, share in found])
+        active = kernels.unpack(masks.bits[piece.bytes])
+        kernels.multiply([integers for integers, _ in found], active, [share for _, share in found])
 
 
 @torch.no_grad()
@@ -64,8 +64,8 @@ def spell_out(masks: PackedMasks, targets: Mapping[str, Tensor], active: int) ->
             target.copy_(masks[name]).mul_(active)
     for piece in masks.layout.only(entries).pieces(masks.bits.device):
         found = [(entries[name][part], share) for name, part, share in piece.shares]
-        bits = vectorised.unpack(masks.bits[piece.bytes])
-        vectorised.copy([target for target, _ in found], bits, [share for _, share in found], active)
+        bits = kernels.unpack(masks.bits[piece.bytes])
+        kernels.copy([target for target, _ in found], bits, [share for _, share in found], active)
 
 
 class GradientMasks:

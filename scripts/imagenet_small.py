@@ -31,7 +31,7 @@ from torch import Tensor
 from granet import load_checkpoint, training
 from granet.checkpoint import Checkpoint
 from granet.errors import GranetError, Interrupted, UsageError
-from granet.masks import density
+from granet.masks.mapping import density
 from granet.recipe import Recipe
 from granet.training import RunFolder
 from scripts.pack_shards import pack

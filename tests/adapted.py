@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from granet import models
 from granet.checkpoint import load
 from granet.data import make_pipeline
-from granet.masks import Masks
+from granet.masks.mapping import Masks
 from granet.method import Method
 from granet.recipe import Recipe
 from granet.sparsifier import Sparsifier

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from exporters import tracing
-from granet import masks
 from granet.allocation import uniform
 from granet.checkpoint import Checkpoint, Network, save
 from granet.layers import maskable
+from granet.masks import mapping
 from granet.models import build
 from granet.recipe import Recipe
 
@@ -238,7 +238,7 @@ def save_catalogued(path: Path, name: str) -> None:
 
 def _masked(model: nn.Module, network: Network, density: float, scale: float) -> Checkpoint:
     shapes = {name: parameter.shape for name, parameter in maskable(model).items()}
-    active = masks.random(shapes, uniform(shapes, density), seed=0)
+    active = mapping.random(shapes, uniform(shapes, density), seed=0)
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     return Checkpoint(
         # A product, as training in other programs makes it, leaves zeros of both signs.

@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from granet import masks as masking
 from granet.errors import CheckpointError, UnknownNameError, UsageError
+from granet.masks import mapping as masking
 from granet.methods import GraNet
 from tests.adapted import (
     TOTAL,

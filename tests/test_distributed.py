@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from granet.checkpoint import load
 from granet.data import make_pipeline
 from granet.errors import Interrupted, UsageError
+from granet.masks.packed import PackedMasks
 from granet.methods import METHODS
-from granet.packed import PackedMasks
 from granet.ranks import Ranks
 from granet.recipe import Recipe
 from granet.training import RunFolder, open_data, resume, train

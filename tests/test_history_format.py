@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from granet.errors import CheckpointError
 from granet.history import changes, log
-from granet.sparse_codec import Mask
+from granet.masks.codec import Mask
 from tests import independent_history
 
 Masks = dict[str, Mask]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from granet import Sparsifier
 from granet.errors import UnknownNameError, UsageError
-from granet.masks import active
+from granet.masks.mapping import active
 from granet.methods import (
     RigLITOP,
     Static,

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from granet import masks as masking
 from granet.errors import UnknownNameError, UsageError
-from granet.masks import active
+from granet.masks import mapping as masking
+from granet.masks.mapping import active
+from granet.masks.packed import PackedMasks
 from granet.method import Method, Pruning, Snapshot, Swapping
 from granet.methods import (
     GMP,
@@ -29,7 +30,6 @@ from granet.methods import (
     RigLITOP,
     Static,
 )
-from granet.packed import PackedMasks
 from granet.topology import TopologyUpdate
 
 EXAMPLES = settings(max_examples=25, deadline=None, derandomize=True)

@@ -30,7 +30,7 @@ from exporters.encoding import (
 from exporters.encoding import encoding as encoding_module
 from granet import allocation
 from granet.errors import ModelError, UnknownNameError
-from granet.sparse_codec import ENCODINGS
+from granet.masks.codec import ENCODINGS
 from tests.onnx_graphs import conv, initializer, model, product, run
 
 Array = NDArray[Any]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from granet import Sparsifier
 from granet.errors import UsageError
-from granet.masks import active
+from granet.masks.mapping import active
 from granet.method import Method, Snapshot
 from granet.methods import (
     GraNet,

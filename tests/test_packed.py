@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from granet import masks as masking
-from granet import vectorised
-from granet.packed import PackedMasks
-from granet.storage import Layout, flat, in_shape, storage_order
+from granet.masks import kernels
+from granet.masks import mapping as masking
+from granet.masks.layout import Layout, flat, in_shape, storage_order
+from granet.masks.packed import PackedMasks
 
 EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -23,7 +23,7 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test twice: with what a CPU is given, and with what any other device is."""
     if request.param == "torch":
-        monkeypatch.setattr(vectorised, "_on_cpu", lambda tensor: False)
+        monkeypatch.setattr(kernels, "_on_cpu", lambda tensor: False)
     return
 
 
@@ -88,7 +88,7 @@ def test_pieces_cover_every_entry_once(sizes: list[int], skip: int, seed: int) -
     for piece in packed.layout.only(names).pieces(torch.device("cpu")):
         bits = packed.bits[piece.bytes]
         assert 0 < len(bits) <= 2**16
-        marks = vectorised.unpack(bits)
+        marks = kernels.unpack(bits)
         for name, part, share in piece.shares:
             seen[name][part] += 1
             assert torch.equal(marks[share], masks[name][part])
@@ -143,14 +143,14 @@ def test_what_is_looked_up_is_nobody_elses() -> None:
 @given(size=st.integers(1, 300), seed=st.integers(0, 1000), density=st.sampled_from([0.0, 0.01, 0.5, 1.0]))
 def test_bits_by_numpy_and_by_torch_are_the_same(device: str, size: int, seed: int, density: float) -> None:
     mask = drawn((8 * size,), seed=seed, density=density).to(device)
-    bits = vectorised.pack(mask)
+    bits = kernels.pack(mask)
     assert bits.tolist() == [
         sum(int(bit) << place for place, bit in enumerate(mask[8 * n : 8 * n + 8])) for n in range(size)
     ]
-    assert torch.equal(vectorised.unpack(bits), mask)
+    assert torch.equal(kernels.unpack(bits), mask)
     cut = -(-size // 3)
     parts = [part for part in mask.split(8 * cut) if len(part)]
-    assert vectorised.count_bits(bits, [len(part) // 8 for part in parts]).tolist() == [int(p.sum()) for p in parts]
+    assert kernels.count_bits(bits, [len(part) // 8 for part in parts]).tolist() == [int(p.sum()) for p in parts]
     empty = torch.zeros_like(bits)
-    vectorised.add_bits(empty, mask.nonzero().view(-1))
+    kernels.add_bits(empty, mask.nonzero().view(-1))
     assert torch.equal(empty, bits)

@@ -21,7 +21,7 @@ import torch
 from granet.analysis.plasticity import Cell, tell
 from granet.checkpoint import Checkpoint, load, save
 from granet.errors import CheckpointError, GranetError, Interrupted, UsageError
-from granet.masks import active, density
+from granet.masks.mapping import active, density
 from granet.recipe import Recipe
 from granet.training import RunFolder, open_data, train
 from granet.training.plasticity import cell as cells

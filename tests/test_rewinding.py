@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from granet import masks as masking
 from granet.checkpoint import Checkpoint, content_hash, load, save
 from granet.errors import CheckpointError, Interrupted, RecipeError, UsageError
+from granet.masks import mapping as masking
 from granet.recipe import Recipe
 from granet.training import RunFolder, open_data, resume, train
 from granet.training.learning_rate import learning_rate

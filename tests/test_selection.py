@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from granet import masks as masking
-from granet import selection, storage, vectorised
 from granet.errors import UsageError
-from granet.packed import PackedMasks
-from granet.selection import best_each, best_of_all, largest, top_k
-from granet.storage import Layout
+from granet.masks import kernels, layout, selection
+from granet.masks import mapping as masking
+from granet.masks.layout import Layout
+from granet.masks.packed import PackedMasks
+from granet.masks.selection import best_each, best_of_all, largest, top_k
 
 EXAMPLES = settings(max_examples=80, deadline=None, derandomize=True)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -32,8 +32,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     """Every test twice: with what a CPU is given, and with what any other device is, in smaller pieces."""
     monkeypatch.setattr(selection, "_SMALL", 2**12)
     if request.param == "torch":
-        monkeypatch.setattr(vectorised, "_on_cpu", lambda tensor: False)
-        monkeypatch.setattr(storage, "PIECE", 2**9)
+        monkeypatch.setattr(kernels, "_on_cpu", lambda tensor: False)
+        monkeypatch.setattr(layout, "PIECE", 2**9)
     return
 
 
@@ -266,7 +266,7 @@ def test_a_bracket_is_narrow() -> None:
 
 
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "PIECE", 2**7)
+    monkeypatch.setattr(layout, "PIECE", 2**7)
     scores, masks = layers(lambda x: x.mul(50).round(), last=True)
     found, before = [], torch.get_num_threads()
     try:
@@ -314,8 +314,8 @@ class Launches(TorchDispatchMode):
 
 
 def test_many_small_layers_take_as_many_launches_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectorised, "_on_cpu", lambda tensor: False)
-    monkeypatch.setattr(storage, "PIECE", 2**16)
+    monkeypatch.setattr(kernels, "_on_cpu", lambda tensor: False)
+    monkeypatch.setattr(layout, "PIECE", 2**16)
 
     def launches(count: int) -> int:
         scores = {f"layer{n}": torch.randn(40, 30) for n in range(count)}

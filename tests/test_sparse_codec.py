@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from granet import sparse_codec
-from granet.sparse_codec import ENCODINGS, Gaps, count, decode, encode, positions
+from granet.masks import codec
+from granet.masks.codec import ENCODINGS, Gaps, count, decode, encode, positions
 
 GAPS8, GAPS4 = Gaps(8), Gaps(4)
 indices = st.integers(0, 2000)
@@ -172,7 +172,7 @@ def test_a_block_may_begin_anywhere(gaps: Gaps, cursor: int, skips: list[int]) -
 def test_bitmask_counts_bits_as_64_bit_integers() -> None:
     with pytest.raises(ValueError, match=f"expected {2**32} for {2**35} elements"):
         count("bitmask", codes(1), 2**35)
-    blocks = sparse_codec._scan(np.ones(3, np.bool_), first=2**40)
+    blocks = codec._scan(np.ones(3, np.bool_), first=2**40)
     assert next(blocks).tolist() == [2**40, 2**40 + 1, 2**40 + 2]
 
 

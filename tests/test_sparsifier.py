@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from granet import Sparsifier
 from granet.errors import UsageError
-from granet.masks import active
+from granet.masks.mapping import active
 from granet.method import Method, Snapshot
 from granet.methods import (
     SET,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from granet.errors import UsageError
-from granet.masks import active, density
-from granet.packed import PackedMasks
+from granet.masks.mapping import active, density
+from granet.masks.packed import PackedMasks
 from granet.topology import TopologyUpdate, drop, grow, prune_each, prune_to, swap
 
 EXAMPLES = settings(max_examples=80, deadline=None, derandomize=True)

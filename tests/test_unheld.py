@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from granet import vectorised
-from granet.packed import PackedMasks
-from granet.selection import best_each
-from granet.storage import Layout, flat
-from granet.unheld import UniformScores
+from granet.masks import kernels
+from granet.masks.layout import Layout, flat
+from granet.masks.packed import PackedMasks
+from granet.masks.random_scores import UniformScores
+from granet.masks.selection import best_each
 
 EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True)
 PUBLISHED = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
@@ -24,7 +24,7 @@ PUBLISHED = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test twice: with what a CPU is given, and with what any other device is."""
     if request.param == "torch":
-        monkeypatch.setattr(vectorised, "_on_cpu", lambda tensor: False)
+        monkeypatch.setattr(kernels, "_on_cpu", lambda tensor: False)
     return
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from granet import Sparsifier, vectorised
+from granet import Sparsifier
+from granet.masks import kernels
+from granet.masks.layout import Layout
+from granet.masks.packed import PackedMasks
 from granet.methods import Static
-from granet.packed import PackedMasks
-from granet.storage import Layout
 from granet.zeroing import GradientMasks, zero_outside
 
 INF, NAN = math.inf, math.nan
@@ -24,7 +25,7 @@ TYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test twice: with what a CPU is given, and with what any other device is."""
     if request.param == "torch":
-        monkeypatch.setattr(vectorised, "_on_cpu", lambda tensor: False)
+        monkeypatch.setattr(kernels, "_on_cpu", lambda tensor: False)
     return
 
 

@@ -10,7 +10,7 @@ from exporters.bench.report import Skipped
 from granet.analysis import run_folders
 from granet.checkpoint import Checkpoint, content_hash, load
 from granet.errors import CheckpointError, UnknownNameError, UsageError
-from granet.masks import density
+from granet.masks.mapping import density
 
 COMPACT = "compact"
 """Besides the encodings: plain weights, with the channels removed that cannot matter."""

@@ -1,6 +1,6 @@
 """Where values belong: positions <-> the tensors that a decoder reads, in each layout of ``functions.LAYOUTS``.
 
-The codes are those of :mod:`granet.sparse_codec`, byte for byte, but for Gaps8Steps, whose entries are what the codes
+The codes are those of :mod:`granet.masks.codec`, byte for byte, but for Gaps8Steps, whose entries are what the codes
 move by. Reading trusts nothing: sizes have to be justified by the bytes that are there.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from granet import sparse_codec
-from granet.sparse_codec import ENCODINGS, Bytes, Gaps
+from granet.masks import codec
+from granet.masks.codec import ENCODINGS, Bytes, Gaps
 
 Array = NDArray[Any]
 
@@ -104,7 +104,7 @@ def check(layout: str, packed: Packed, size: int) -> None:
         _check_steps(positions, values, size)
         return
     encoding = _encoding(layout)
-    active = sparse_codec.count(encoding, positions, size)
+    active = codec.count(encoding, positions, size)
     if encoding == "gaps4":
         codes = _GAPS4.unpack(positions)
         expected = codes.size - int(_GAPS4.steps(codes).sum(dtype=np.int64) > size)

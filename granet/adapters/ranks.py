@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import distributed
 
-from granet import masks as masking
 from granet.errors import TrainingError
-from granet.masks import Masks
-from granet.storage import only_device
+from granet.masks import mapping as masking
+from granet.masks.layout import only_device
+from granet.masks.mapping import Masks
 
 
 def check_equal(masks: Masks, *, where: str) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from granet.errors import CheckpointError, UsageError
-from granet.masks import Masks
+from granet.masks.mapping import Masks
 from granet.sparsifier import Sparsifier
 
 FORMAT = 1

@@ -16,9 +16,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from granet import flops, masks
+from granet import flops
 from granet.allocation import total_budget
 from granet.history.subsets import Size, entropy_bits
+from granet.masks import mapping
 from granet.method import Method, Pruning, Snapshot, Swapping
 from granet.methods import GMP, SNFS, GraNet
 
@@ -151,7 +152,7 @@ def _stages(
     seed: int,
 ) -> tuple[Stage, ...]:
     """Carries out some of the prunes, of untrained weights and without swapping."""
-    present: masks.Masks = masks.random(shapes, method.budgets(shapes), seed=seed)
+    present: mapping.Masks = mapping.random(shapes, method.budgets(shapes), seed=seed)
     present = {name: mask.to(weights[name].device) for name, mask in present.items()}
     stages = [_stage(0, present)]
     # A swap that cannot rank its gradients is left out, and none would change what a layer has.
@@ -179,9 +180,9 @@ def _spread(steps: Sequence[int]) -> list[int]:
     return [steps[round(number * (len(steps) - 1) / (_STAGES - 1))] for number in range(_STAGES)]
 
 
-def _stage(step: int, present: masks.Masks) -> Stage:
-    layers = masks.active(present)
-    return Stage(step=step, active=sum(layers.values()), density=masks.density(present), layers=layers)
+def _stage(step: int, present: mapping.Masks) -> Stage:
+    layers = mapping.active(present)
+    return Stage(step=step, active=sum(layers.values()), density=mapping.density(present), layers=layers)
 
 
 class _Between:

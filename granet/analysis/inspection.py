@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from granet import flops, masks
+from granet import flops
 from granet.errors import GranetError, ModelError
 from granet.lineage import ancestors
+from granet.masks import mapping
 from granet.models import build, is_factory, outline
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection
 
     totals = shares = None
     if costs is not None:
-        densities = {name: masks.density({name: mask}) for name, mask in checkpoint.masks.items()}
+        densities = {name: mapping.density({name: mask}) for name, mask in checkpoint.masks.items()}
         active_costs = {name: cost * densities.get(name, 1.0) for name, cost in costs.items()}
         totals = {"dense": sum(costs.values()), "active": sum(active_costs.values())}
         shares = {name: cost and cost / totals["active"] for name, cost in active_costs.items()}
@@ -161,10 +162,10 @@ def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection
         rewind=None if recipe.rewind is None else recipe.rewind.model_dump(mode="json", exclude_none=True),
         lineage=tuple(ancestors(checkpoint.metrics)),
         imported=_origin(checkpoint.metrics),
-        parameters=masks.size(checkpoint.masks),
+        parameters=mapping.size(checkpoint.masks),
         active=sum(layer.active for layer in layers),
-        density=masks.density(checkpoint.masks),
-        exploration=masks.density(checkpoint.explored),
+        density=mapping.density(checkpoint.masks),
+        exploration=mapping.density(checkpoint.explored),
         total_parameters=sum(weight.numel() for weight in checkpoint.weights.values()),
         flops=totals,
         layers=layers,
@@ -179,8 +180,8 @@ def _layer(name: str, mask: Tensor, explored: Tensor, wiring: Wiring, share: flo
         shape=tuple(mask.shape),
         parameters=mask.numel(),
         active=int(mask.sum()),
-        density=masks.density({name: mask}),
-        explored=masks.density({name: explored}),
+        density=mapping.density({name: mask}),
+        explored=mapping.density({name: explored}),
         inputs=inputs.numel(),
         outputs=outputs.numel(),
         dead_inputs=int((~inputs).sum()),
@@ -256,7 +257,7 @@ def rebuild(checkpoint: Checkpoint, factory: str | None) -> nn.Module:
     return network
 
 
-def _in_order(found: masks.Masks, network: nn.Module | None) -> list[str]:
+def _in_order(found: mapping.Masks, network: nn.Module | None) -> list[str]:
     """The masks' names in the order of the network's parameters, or as they come when there is no network."""
     if network is None:
         return list(found)

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from granet import history, masks
+from granet import history
 from granet.analysis.run_folders import BEST, LAST, REWIND, holds_run
 from granet.checkpoint import Checkpoint, files, load_outline
 from granet.errors import CheckpointError, GranetError, UsageError
 from granet.history import FlatMasks, Log, changes, flat, log
-from granet.sparse_codec import Mask
+from granet.masks import mapping
+from granet.masks.codec import Mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +214,7 @@ class Replay:
 
 
 def share(flat_masks: FlatMasks) -> float:
-    """Active over all weights, as ``granet.masks.density`` has it; 1.0 when there are no masks."""
+    """Active over all weights, as ``granet.masks.mapping.density`` has it; 1.0 when there are no masks."""
     total = sum(mask.size for mask in flat_masks.values())
     return sum(int(np.count_nonzero(mask)) for mask in flat_masks.values()) / total if total else 1.0
 
@@ -257,7 +258,7 @@ def _initial(beginning: history.Beginning, last: Checkpoint, path: Path) -> dict
         budgets = method.budgets(beginning.shapes)
         full = {n: np.ones(budgets[n], np.bool_) for n, s in beginning.shapes.items() if budgets[n] == math.prod(s)}
         sparse = {name: shape for name, shape in beginning.shapes.items() if name not in full}
-        drawn = flat(masks.random(sparse, budgets, seed=last.recipe.seed))
+        drawn = flat(mapping.random(sparse, budgets, seed=last.recipe.seed))
         return {name: full[name] if name in full else drawn[name] for name in beginning.shapes}
     except (ValueError, GranetError) as error:
         raise CheckpointError("the beginning of the history is damaged", where=path, got=error) from error

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from granet import flops, history, masks
+from granet import flops, history
 from granet.analysis import outcome, sessions, speeds
 from granet.analysis.cautions import Caution, cautions
 from granet.analysis.course import Course
@@ -30,6 +30,7 @@ from granet.analysis.sessions import Session
 from granet.analysis.taken import taken
 from granet.checkpoint import Checkpoint, content_hash
 from granet.errors import CheckpointError, GranetError
+from granet.masks import mapping
 
 _TRIES, _PAUSE = 8, 0.25
 """How often a run that is being written to is read anew, and for how many seconds to wait before."""
@@ -262,7 +263,7 @@ def _course(
     except GranetError:
         return None, ()  # the inspection has the reason
     method = recipe.build_method(steps_per_epoch)
-    shapes = masks.shapes(state.last.masks)
+    shapes = mapping.shapes(state.last.masks)
     course = taken(past, shapes, costs, method, batch_size=recipe.training.batch_size)
     if not state.finished:
         return course, ()  # a part of a run says little about the whole

@@ -21,7 +21,7 @@ from granet.checkpoint.reader import File
 from granet.checkpoint.value import Checkpoint, Network, Slot
 from granet.checkpoint.verification import Failure, Verification, verify
 from granet.errors import CheckpointError
-from granet.sparse_codec import Bytes
+from granet.masks.codec import Bytes
 
 __all__ = [
     "Checkpoint",

@@ -19,8 +19,8 @@ from granet.checkpoint.packing import Active, Source
 from granet.checkpoint.reader import File, Outline
 from granet.checkpoint.value import Checkpoint, Slot
 from granet.errors import CheckpointError, RecipeError
+from granet.masks.codec import Bytes, Mask
 from granet.recipe import Recipe
-from granet.sparse_codec import Bytes, Mask
 
 _THREADS = 2
 """Parameters that are read at the same time. More wait for the interpreter and for memory."""

@@ -23,7 +23,7 @@ from granet.checkpoint import canonical
 from granet.checkpoint.canonical import short
 from granet.checkpoint.fields import Field
 from granet.errors import CheckpointError
-from granet.sparse_codec import Bytes
+from granet.masks.codec import Bytes
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from granet.errors import CheckpointError
-from granet.sparse_codec import Bytes
+from granet.masks.codec import Bytes
 
 # Why a file could not be written -> what to do about it.
 _REMEDIES = {

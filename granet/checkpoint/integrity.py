@@ -17,7 +17,7 @@ import hashlib
 import numpy as np
 
 from granet.errors import CheckpointError
-from granet.sparse_codec import Bytes
+from granet.masks.codec import Bytes
 
 TABLE = "hashes"
 """The name of the tensor with the hashes of all others: uint8 [number of them, 32], in the order of the file."""

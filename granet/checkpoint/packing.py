@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from granet import sparse_codec
 from granet.checkpoint import container, integrity, schema
 from granet.errors import CheckpointError
-from granet.sparse_codec import Bytes, Mask, Positions
+from granet.masks import codec
+from granet.masks.codec import Bytes, Mask, Positions
 
 # The integer type that stands in for every type of the same width where values are moved as bits.
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -44,7 +44,7 @@ class Active:
         count = int(np.count_nonzero(mask))
         if count == mask.size:
             return cls(shape, schema.DENSE, np.empty(0, np.uint8), count)
-        return cls(shape, *sparse_codec.encode(mask), count)
+        return cls(shape, *codec.encode(mask), count)
 
     @property
     def all(self) -> bool:
@@ -53,7 +53,7 @@ class Active:
 
     def positions(self) -> Iterator[Positions]:
         """Their flat indices, in blocks."""
-        return sparse_codec.ENCODINGS[self.encoding].positions(self.data, math.prod(self.shape))
+        return codec.ENCODINGS[self.encoding].positions(self.data, math.prod(self.shape))
 
 
 @dataclass(frozen=True, eq=False)

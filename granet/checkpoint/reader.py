@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from granet import sparse_codec
 from granet.checkpoint import container, integrity, schema
 from granet.checkpoint.canonical import short
 from granet.checkpoint.container import Stored
 from granet.checkpoint.value import Slot
 from granet.errors import CheckpointError
-from granet.sparse_codec import Bytes, Mask
+from granet.masks import codec
+from granet.masks.codec import Bytes, Mask
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,7 +150,7 @@ class File:
         self._check_positions(f"masks/{name}", part.encoding, part.count, size)
         mask, spread = np.zeros(size, np.bool_), [np.zeros(size, bits.dtype) for bits in packed]
         done = 0
-        for block in sparse_codec.ENCODINGS[part.encoding].positions(self.stored[f"masks/{name}"].data, size):
+        for block in codec.ENCODINGS[part.encoding].positions(self.stored[f"masks/{name}"].data, size):
             mask[block] = True
             for bits, target in zip(packed, spread, strict=True):
                 target[block] = bits[done : done + block.size]
@@ -169,11 +169,11 @@ class File:
         if encoding == schema.DENSE:
             return np.ones(size, np.bool_)
         self._check_positions(tensor, encoding, count, size)
-        return sparse_codec.ENCODINGS[encoding].decode(self.stored[tensor].data, size)
+        return codec.ENCODINGS[encoding].decode(self.stored[tensor].data, size)
 
     def _check_positions(self, tensor: str, encoding: str, count: int, size: int) -> None:
         try:
-            found = sparse_codec.count(encoding, self.data(tensor), size)
+            found = codec.count(encoding, self.data(tensor), size)
         except ValueError as error:
             raise CheckpointError(f"the positions are not sound: {error}", where=self.name(tensor)) from None
         if found != count:

@@ -23,7 +23,7 @@ from granet.checkpoint.container import Stored
 from granet.checkpoint.fields import Field
 from granet.checkpoint.value import Network
 from granet.errors import CheckpointError
-from granet.sparse_codec import ENCODINGS
+from granet.masks.codec import ENCODINGS
 
 KEY = "granet"
 """The one metadata key of the file."""

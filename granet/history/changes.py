@@ -16,7 +16,7 @@ import torch
 from granet.history import subsets
 from granet.history.numbers import folded, read_number, unfolded, written
 from granet.history.subsets import Places, Size
-from granet.sparse_codec import Bytes, Mask
+from granet.masks.codec import Bytes, Mask
 
 FlatMasks = Mapping[str, Mask]
 """Masks by the name of the weight, bool [its size], on the CPU, in the order of the network."""

@@ -25,7 +25,7 @@ from granet.errors import CheckpointError
 from granet.history import changes
 from granet.history.changes import FlatMasks
 from granet.history.numbers import read_number, written
-from granet.sparse_codec import Mask
+from granet.masks.codec import Mask
 
 MAGIC = b"\x93granet\n"
 FORMAT, VERSION = "granet history", (1, 0)

@@ -13,7 +13,7 @@ from granet.checkpoint import Checkpoint, Network
 from granet.errors import ModelError, UsageError
 from granet.importing import fitting, masking, names, reading, sizes, surroundings
 from granet.layers import maskable
-from granet.masks import density
+from granet.masks.mapping import density
 
 
 def import_weights(

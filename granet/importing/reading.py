@@ -15,7 +15,7 @@ from granet.checkpoint.canonical import short
 from granet.checkpoint.container import Stored
 from granet.errors import CheckpointError
 from granet.importing import torch_file
-from granet.sparse_codec import Bytes
+from granet.masks.codec import Bytes
 
 WEIGHTS = ("state_dict", "model_state_dict", "model", "net", "network", "module")
 """Under which names programs put the state dict beside other things, the commonest first."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from granet.checkpoint import files
 from granet.errors import CheckpointError
 from granet.history import Beginning, flat, log
-from granet.masks import Masks
+from granet.masks.mapping import Masks
 from granet.topology import TopologyUpdate
 from granet.training.state import Run
 

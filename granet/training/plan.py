@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from granet import flops, masks
+from granet import flops
 from granet.analysis.cautions import Caution, cautions
 from granet.analysis.course import Course, Stage, foresee
 from granet.checkpoint import Checkpoint, codec
 from granet.errors import UsageError
+from granet.masks import mapping
 from granet.recipe import Recipe
 from granet.training.device import use_kernels
 from granet.training.retention import Retention
@@ -262,7 +263,7 @@ def _predicted(run: Run, stage: Stage, metrics: dict[str, Any], reach: float) ->
 
 
 def _drawn(shapes: Mapping[str, tuple[int, ...]], stage: Stage) -> dict[str, Tensor]:
-    return masks.random(shapes, stage.layers, seed=0)
+    return mapping.random(shapes, stage.layers, seed=0)
 
 
 def _metrics(run: Run, course: Course) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def export(
 def _write_safetensors(file: Path, out: Path, *, overwrite: bool, json: bool) -> None:
     from exporters.dense import write_dense
     from granet.checkpoint import load
-    from granet.masks import density
+    from granet.masks.mapping import density
     from granet_cli.render import print_json, printable, size
     from granet_cli.targets import check_target
 

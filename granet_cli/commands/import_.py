@@ -117,7 +117,7 @@ def import_weights(
     """
     from granet.checkpoint import save
     from granet.importing import import_weights as read
-    from granet.masks import active, density, size
+    from granet.masks.mapping import active, density, size
     from granet_cli import choices, render
     from granet_cli.targets import check_target
 

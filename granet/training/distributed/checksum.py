@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from granet.packed import PackedMasks
+from granet.masks.packed import PackedMasks
 from granet.randomness import generator
 
 _WORD = torch.int32

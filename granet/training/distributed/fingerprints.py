@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from granet.data import SPLITS, Arrays, Dataset, Files
 from granet.errors import DataError
-from granet.masks import Masks
-from granet.packed import PackedMasks
+from granet.masks.mapping import Masks
+from granet.masks.packed import PackedMasks
 from granet.recipe import Recipe
 from granet.training.distributed.world import Facts
 

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from granet import errors
 from granet.errors import GranetError, LostRankError, TrainingError, UsageError
-from granet.masks import Masks
-from granet.packed import PackedMasks
-from granet.sparse_codec import Bytes
+from granet.masks.codec import Bytes
+from granet.masks.mapping import Masks
+from granet.masks.packed import PackedMasks
 from granet.training.device import reading_waits
 from granet.training.distributed import agreement, fingerprints
 from granet.training.distributed.checksum import Checksum

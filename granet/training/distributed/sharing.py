@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from granet.checkpoint import Checkpoint, codec
-from granet.sparse_codec import Bytes
+from granet.masks.codec import Bytes
 from granet.training.distributed.world import World
 
 

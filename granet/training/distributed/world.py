@@ -13,9 +13,9 @@ from typing import Protocol, TypeVar
 from torch import Tensor, nn
 
 from granet.errors import GranetError, TrainingError
-from granet.masks import Masks
+from granet.masks.codec import Bytes
+from granet.masks.mapping import Masks
 from granet.ranks import ALONE, Ranks
-from granet.sparse_codec import Bytes
 from granet.training.compiling import compiled
 
 Result = TypeVar("Result")

@@ -34,7 +34,7 @@ from granet.analysis.plasticity import Cell
 from granet.checkpoint import Checkpoint, content_hash, load
 from granet.data import Dataset
 from granet.errors import CheckpointError, Interrupted, TrainingError
-from granet.masks import Masks, active, size
+from granet.masks.mapping import Masks, active, size
 from granet.randomness import key
 from granet.topology import grow, swap
 from granet.training.device import seed, use_kernels

@@ -15,7 +15,7 @@ from granet.analysis.plasticity import REGENERATIONS, Cell, Drop
 from granet.checkpoint import Checkpoint, content_hash, load_outline
 from granet.errors import CheckpointError, UnknownNameError, UsageError
 from granet.lineage import ancestors
-from granet.masks import density, shapes
+from granet.masks.mapping import density, shapes
 from granet.recipe import Recipe
 from granet.training.folder import RunFolder
 from granet.training.learning_rate import learning_rate

@@ -12,7 +12,7 @@ from granet.allocation import total_budget
 from granet.checkpoint import Checkpoint, content_hash, load_outline
 from granet.data import Dataset
 from granet.errors import CheckpointError, UsageError
-from granet.masks import density
+from granet.masks.mapping import density
 from granet.recipe import Recipe
 from granet.training.learning_rate import learning_rate
 from granet.training.rewinding.points import Point, listed, point_at, points, step_of

@@ -9,7 +9,7 @@ import numpy as np
 
 from granet import flops
 from granet.checkpoint import codec
-from granet.masks import Masks, active, density
+from granet.masks.mapping import Masks, active, density
 from granet.method import Method
 from granet.recipe import Recipe
 from granet.training.learning_rate import learning_rate

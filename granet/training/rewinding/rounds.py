@@ -18,7 +18,7 @@ import torch
 from granet.checkpoint import load_outline
 from granet.data import Dataset
 from granet.errors import CheckpointError, UsageError
-from granet.masks import active, density, size
+from granet.masks.mapping import active, density, size
 from granet.recipe import Recipe
 from granet.training.events import RoundEnded, RoundRow, RoundStarted, Watch
 from granet.training.folder import RunFolder, replace_text

@@ -27,7 +27,7 @@ from granet.allocation import apportion, total_budget
 from granet.checkpoint import Checkpoint, Slot, content_hash, load
 from granet.errors import CheckpointError, UsageError
 from granet.lineage import ancestor, ancestors
-from granet.masks import Masks, active, density
+from granet.masks.mapping import Masks, active, density
 from granet.topology import prune_each, prune_to
 from granet.training.state import Run, capture
 

@@ -17,12 +17,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from granet import vectorised
 from granet.errors import UsageError
-from granet.packed import PackedMasks
-from granet.storage import Entries, Layout, Piece, flattened, only_device
-from granet.unheld import UniformScores
-from granet.vectorised import Sifted
+from granet.masks import kernels
+from granet.masks.kernels import Sifted
+from granet.masks.layout import Entries, Layout, Piece, flattened, only_device
+from granet.masks.packed import PackedMasks
+from granet.masks.random_scores import UniformScores
 
 Tensors = Mapping[str, Tensor]
 Counts = Mapping[str, int]
@@ -118,7 +118,7 @@ def largest(scores: Tensors) -> float:
     """The largest magnitude among all scores, floating point, NaN where there is one; 0 when there are no scores."""
     places, device = Layout.of(scores), only_device(scores)
     entries = flattened(scores, places)
-    found = [vectorised.largest(piece.gather(entries)) for piece in places.pieces(device)]
+    found = [kernels.largest(piece.gather(entries)) for piece in places.pieces(device)]
     return float(torch.stack(found).amax()) if found else 0.0
 
 
@@ -130,7 +130,7 @@ def mean_magnitudes(scores: Tensors, masks: PackedMasks) -> dict[str, float]:
     for piece in masks.layout.pieces(masks.bits.device):
         names += [name for name, *_ in piece.parts]
         shares = [share for *_, share in piece.shares]
-        found.append(vectorised.active_sums(piece.gather(entries), masks.bits[piece.bytes], shares))
+        found.append(kernels.active_sums(piece.gather(entries), masks.bits[piece.bytes], shares))
     sums = dict.fromkeys(masks.layout, 0.0)
     for name, total in zip(names, torch.cat(found).tolist() if found else [], strict=True):
         sums[name] += total
@@ -161,7 +161,7 @@ class _Contest:
         low, high = self._bracket(budget)
 
         def sift(piece: Piece) -> Sifted:
-            found = vectorised.sift(*self._read(piece), low, high, chosen.bits[piece.bytes])
+            found = kernels.sift(*self._read(piece), low, high, chosen.bits[piece.bytes])
             first = 8 * piece.bytes.start
             return found._replace(places=found.places + first if first < 2**30 else found.places.long() + first)
 
@@ -169,7 +169,7 @@ class _Contest:
         if not sifted:
             return
         missing = budget - int(torch.stack([found.above for found in sifted]).sum())
-        left = vectorised.join([found.ranks for found in sifted])
+        left = kernels.join([found.ranks for found in sifted])
         self._refuse_nan(left)  # it is neither above the bracket nor below
         if not 0 <= missing <= len(left):
             sifted.clear()
@@ -177,17 +177,17 @@ class _Contest:
             if not self._settle_at(budget, chosen, end):
                 self._settle_plainly(budget, chosen)
         elif missing:
-            bound = vectorised.kth_largest(left, missing)
+            bound = kernels.kth_largest(left, missing)
             del left
             reached = [found.reaching(bound) for found in sifted]
             sifted.clear()
-            at, ranks = (vectorised.join([one[part] for one in reached]) for part in (1, 2))
+            at, ranks = (kernels.join([one[part] for one in reached]) for part in (1, 2))
             if surplus := len(at) - missing:
-                tied = vectorised.positions(ranks == bound)
+                tied = kernels.positions(ranks == bound)
                 last = self._logical(at[tied]).argsort()[-surplus:]
                 at[tied[last]] = -1
                 at = at[at >= 0]
-            vectorised.add_bits(chosen.bits, at)
+            kernels.add_bits(chosen.bits, at)
 
     def settle_each(self, budgets: Counts, chosen: PackedMasks) -> None:
         """Marks the ``budgets[name]`` best of each layer; all layers of a piece take as many launches as one."""
@@ -195,13 +195,13 @@ class _Contest:
             ranks, eligible = self._read(piece)
             names = [name for name, *_ in piece.parts]
             lengths, wanted = [self._available(name) for name in names], [budgets[name] for name in names]
-            places = vectorised.positions(vectorised.unpack(eligible))
-            allowed = vectorised.take(ranks, places)
+            places = kernels.positions(kernels.unpack(eligible))
+            allowed = kernels.take(ranks, places)
             self._refuse_nan(allowed)
-            taken = vectorised.best_each(allowed, lengths, wanted)
+            taken = kernels.best_each(allowed, lengths, wanted)
             if int(taken.count_nonzero()) == sum(wanted):
                 marks = torch.zeros(ranks.shape, dtype=torch.bool, device=ranks.device)
-                chosen.bits[piece.bytes] = vectorised.pack(marks.index_put_((places,), taken))
+                chosen.bits[piece.bytes] = kernels.pack(marks.index_put_((places,), taken))
             else:  # some that are equal to the last of a layer
                 for name in names:
                     alone = self.eligible.only([name])
@@ -216,8 +216,8 @@ class _Contest:
         ties = self.eligible.cleared()
         for piece in self._pieces():
             ranks, eligible = self._read(piece)
-            reached = vectorised.at_least(ranks, bound).bitwise_and_(eligible)
-            equal = vectorised.at_most(ranks, bound).bitwise_and_(reached)
+            reached = kernels.at_least(ranks, bound).bitwise_and_(eligible)
+            equal = kernels.at_most(ranks, bound).bitwise_and_(reached)
             ties.bits[piece.bytes], chosen.bits[piece.bytes] = equal, reached.bitwise_xor_(equal)
         above = PackedMasks(self.layout, chosen.bits).counts
         left = budget - sum(above.values())
@@ -228,10 +228,10 @@ class _Contest:
             if ties.counts[name] <= left:
                 chosen.bits[span] |= ties.bits[span]
             else:
-                at = vectorised.positions(vectorised.unpack(ties.bits[span]))
+                at = kernels.positions(kernels.unpack(ties.bits[span]))
                 if not place.plain:
                     at = at[place.logical(at).argsort()]
-                vectorised.add_bits(chosen.bits[span], at[:left])
+                kernels.add_bits(chosen.bits[span], at[:left])
             left = max(left - ties.counts[name], 0)
         return True
 
@@ -243,10 +243,10 @@ class _Contest:
             eligible.logical_not_()
         marks = torch.zeros_like(eligible)
         if budget:
-            bound = vectorised.kth_largest(vectorised.take(ranks, vectorised.positions(eligible)), budget)
+            bound = kernels.kth_largest(kernels.take(ranks, kernels.positions(eligible)), budget)
             torch.ge(ranks, bound, out=marks).logical_and_(eligible)
             if surplus := int(marks.count_nonzero()) - budget:
-                tied = vectorised.positions((ranks == bound).logical_and_(marks))
+                tied = kernels.positions((ranks == bound).logical_and_(marks))
                 marks[tied[-surplus:]] = False
         places = self.layout.values()
         parts = torch.split(marks, [place.size for place in places])
@@ -260,14 +260,14 @@ class _Contest:
         """The ranks of a piece, which hold until the next one is read, and bits of which of them are eligible."""
         eligible = self.eligible.bits[piece.bytes]
         if self.inactive:
-            eligible = vectorised.invert(eligible)
+            eligible = kernels.invert(eligible)
             piece.clear_spare(eligible)
         return self._rank(piece.gather(self.entries), passing=True), eligible
 
     def _rank(self, scores: Tensor, *, passing: bool = False) -> Tensor:
         """What is compared; ``passing`` as of ``vectorised.magnitudes``."""
         scores = scores.to(self.dtype)
-        return scores if self.signed else vectorised.magnitudes(scores, passing=passing)
+        return scores if self.signed else kernels.magnitudes(scores, passing=passing)
 
     def _available(self, name: str) -> int:
         active = self.eligible.counts[name]
@@ -283,9 +283,9 @@ class _Contest:
         fewest, most = _SAMPLES
         step = _step(total // (8 * min(max(total // 128, fewest), most)))  # in bytes of the mask
         scores = torch.cat([self.entries[name][:: 8 * step] for name in self.layout])
-        bits = vectorised.join([self.eligible.bits[place.start : place.end : step] for place in self.layout.values()])
-        places = vectorised.positions((bits & 1) != self.inactive)
-        sample = vectorised.ascending(vectorised.take(self._rank(scores), places))
+        bits = kernels.join([self.eligible.bits[place.start : place.end : step] for place in self.layout.values()])
+        places = kernels.positions((bits & 1) != self.inactive)
+        sample = kernels.ascending(kernels.take(self._rank(scores), places))
         # As if all were ranked, those that are not eligible below all others.
         share = budget / total
         middle, spread = share * len(scores) - 0.5, 4.0 * math.sqrt(len(scores) * share * (1 - share)) + 2.0
@@ -300,13 +300,13 @@ class _Contest:
         for place in self.layout.values():
             if not place.plain:
                 first = 8 * place.start
-                inside = vectorised.positions((at >= first) & (at < 8 * place.end))
+                inside = kernels.positions((at >= first) & (at < 8 * place.end))
                 at = at.index_put((inside,), first + place.logical(at[inside] - first))
         return at
 
     def _refuse_nan(self, ranks: Tensor) -> None:
         """Raises UsageError for NaN among ``ranks``, which are those of some that are eligible."""
-        if not vectorised.has_nan(ranks):
+        if not kernels.has_nan(ranks):
             return
         for name in self.layout:
             eligible = self.eligible[name].logical_not_() if self.inactive else self.eligible[name]

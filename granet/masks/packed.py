@@ -1,7 +1,7 @@
 """Masks at one bit a weight.
 
 An update looks at several masks of the whole network at once. As bits they weigh a thirty-second of its weights each,
-and a mask of one layer is unpacked only where it is wanted. Bits are in storage order: see ``granet.storage``.
+and a mask of one layer is unpacked only where it is wanted. Bits are in storage order: see ``granet.masks.layout``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from granet import vectorised
-from granet.storage import Layout, flattened, in_shape, only_device
+from granet.masks import kernels
+from granet.masks.layout import Layout, flattened, in_shape, only_device
 
 
 class PackedMasks(Mapping[str, Tensor]):
@@ -36,13 +36,13 @@ class PackedMasks(Mapping[str, Tensor]):
         packed = cls.none(where, only_device(masks))
         entries = flattened(masks, where)
         for piece in where.pieces(packed.bits.device):
-            packed.bits[piece.bytes] = vectorised.pack(piece.gather(entries))
+            packed.bits[piece.bytes] = kernels.pack(piece.gather(entries))
         return packed
 
     @classmethod
     def none(cls, layout: Layout, device: torch.device) -> PackedMasks:
         """Masks in which nothing is active."""
-        return cls(layout, vectorised.no_bits(layout.bytes, device))
+        return cls(layout, kernels.no_bits(layout.bytes, device))
 
     @classmethod
     def all(cls, layout: Layout, device: torch.device) -> PackedMasks:
@@ -57,7 +57,7 @@ class PackedMasks(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         place = self.layout[name]
-        entries = vectorised.unpack(self.bits[place.start : place.end])[: place.size]
+        entries = kernels.unpack(self.bits[place.start : place.end])[: place.size]
         return in_shape(entries, place.shape, place.order)
 
     def __eq__(self, other: object) -> bool:
@@ -83,7 +83,7 @@ class PackedMasks(Mapping[str, Tensor]):
         names, found = [], []
         for piece in self.layout.pieces(self.bits.device):
             names += [name for name, *_ in piece.parts]
-            found.append(vectorised.count_bits(self.bits[piece.bytes], piece.lengths))
+            found.append(kernels.count_bits(self.bits[piece.bytes], piece.lengths))
         for name, count in zip(names, torch.cat(found).tolist() if found else [], strict=True):
             counts[name] += count
         return counts
@@ -105,7 +105,7 @@ class PackedMasks(Mapping[str, Tensor]):
 
     def cleared(self) -> PackedMasks:
         """New masks of the same layers, in which nothing is active."""
-        return PackedMasks(self.layout, vectorised.no_bits(len(self.bits), self.bits.device))
+        return PackedMasks(self.layout, kernels.no_bits(len(self.bits), self.bits.device))
 
     def updated(self, other: PackedMasks) -> PackedMasks:
         """These, but the layers of ``other`` as they are there."""

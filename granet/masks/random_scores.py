@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from granet import vectorised
-from granet.storage import Layout, Place, in_shape
+from granet.masks import kernels
+from granet.masks.layout import Layout, Place, in_shape
 
 _BLOCK = 2**15
 """Positions that are hashed at a time on a CPU, for the sake of its cache; elsewhere as many as are asked for."""
@@ -36,7 +36,7 @@ class UniformEntries:
             part = wanted[begin : begin + block]
             at = torch.arange(part.start, part.stop, part.step, device=self.device)
             positions = at if self.place.plain else self.place.logical(at)
-            vectorised.uniform(self.key, positions, out=found[begin : begin + len(part)])
+            kernels.uniform(self.key, positions, out=found[begin : begin + len(part)])
         return found
 
 

@@ -19,8 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from granet import vectorised
 from granet.errors import UsageError
+from granet.masks import kernels
 
 Order = tuple[int, ...]
 
@@ -98,7 +98,7 @@ class Place:
         """Storage positions within the layer as logical ones."""
         index, rest = torch.zeros_like(positions), positions
         for dim in reversed(self.order):
-            rest, coordinate = vectorised.divided(rest, self.shape[dim])
+            rest, coordinate = kernels.divided(rest, self.shape[dim])
             index += coordinate.mul_(prod(self.shape[dim + 1 :]))
         return index
 

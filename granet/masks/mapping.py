@@ -1,8 +1,8 @@
 """Masks: which weights of a network are active.
 
 ``Masks`` maps the name of a parameter to a bool tensor of its shape; True means active. A mask is data, never
-inferred from ``weight != 0``: a weight that was just regrown is active and zero. ``granet.packed.PackedMasks`` are
-masks at one bit a weight.
+inferred from ``weight != 0``: a weight that was just regrown is active and zero. ``granet.masks.packed.PackedMasks``
+are masks at one bit a weight.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from granet.errors import UsageError
-from granet.packed import PackedMasks
+from granet.masks.packed import PackedMasks
+from granet.masks.selection import top_k
 from granet.randomness import generator
-from granet.selection import top_k
 
 Masks = Mapping[str, Tensor]
 

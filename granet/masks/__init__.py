@@ -1,0 +1,1 @@
+"""Masks: which weights are active, how they are stored, chosen and written as bytes."""
