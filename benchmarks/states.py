@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from granet.allocation import erk, uniform
 from granet.checkpoint import Checkpoint, Network
-from granet.layers import maskable
+from granet.layers.maskable import maskable
 from granet.masks import mapping
 from granet.models import build
 from granet.recipe import Recipe

@@ -26,7 +26,7 @@ from torch.utils.hooks import RemovableHandle
 
 from granet.errors import UsageError
 from granet.gradient_sums import GradientSums
-from granet.layers import maskable
+from granet.layers.maskable import maskable
 from granet.masked_step import CompiledStep
 from granet.masks import mapping as masking
 from granet.masks.layout import Layout, only_device
@@ -57,7 +57,7 @@ class Sparsifier:
         method: one of ``granet.methods``.
         total_steps: optimizer steps of the whole run; schedules refer to it.
         seed: key of all random choices.
-        dense: patterns of layers that are not masked, see ``granet.layers.maskable``.
+        dense: patterns of layers that are not masked, see ``granet.layers.maskable.maskable``.
         compiled: do the optimizer step of masked parameters by one compiled kernel, see ``granet.masked_step``. The
             first step, in which the optimizer makes its state, is an ordinary one; the second one compiles, which can
             take a minute. For SGD, Adam, AdamW and RMSprop.

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from exporters import tracing
 from granet.allocation import uniform
 from granet.checkpoint import Checkpoint, Network, save
-from granet.layers import maskable
+from granet.layers.maskable import maskable
 from granet.masks import mapping
 from granet.models import build
 from granet.recipe import Recipe

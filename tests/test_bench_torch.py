@@ -16,7 +16,7 @@ from exporters.bench.suite import export_suite
 from exporters.bench.torch_side import TorchSide
 from granet import checkpoint
 from granet.errors import ModelError, UnknownNameError, UsageError
-from granet.layers import maskable
+from granet.layers.maskable import maskable
 from granet.models import build
 from tests.bench_networks import write_network
 from tests.checkpoints import NETWORK

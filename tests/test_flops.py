@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations
 from granet import flops
 from granet.allocation import erk_densities
 from granet.errors import ModelError, UnknownNameError, UsageError
-from granet.layers import maskable
+from granet.layers.maskable import maskable
 from granet.models import outline
 
 

@@ -13,7 +13,7 @@ import torch
 from granet import flops
 from granet.checkpoint import load
 from granet.errors import ModelError, UnknownNameError
-from granet.layers import maskable
+from granet.layers.maskable import maskable
 from granet.models import build, from_checkpoint, is_factory, outline
 from granet_cli.app import run
 from tests.synthetic import write_image_folder

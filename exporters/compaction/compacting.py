@@ -14,7 +14,7 @@ from exporters.compaction.surgery import named_tensors, shrink
 from exporters.compaction.tracing import trace
 from granet import flops
 from granet.errors import ModelError, UsageError
-from granet.layers import unwrap
+from granet.layers.maskable import unwrap
 
 
 def compact(model: nn.Module, example: tuple[Tensor, ...]) -> Compacted:

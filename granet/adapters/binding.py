@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from granet.adapters.ranks import check_equal
 from granet.adapters.state import unpack_into
 from granet.errors import UnknownNameError, UsageError
-from granet.layers import maskable, unwrap
+from granet.layers.maskable import maskable, unwrap
 from granet.method import Method
 from granet.optimizer_state import shaped_state
 from granet.sparsifier import Sparsifier

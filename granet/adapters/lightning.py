@@ -37,7 +37,7 @@ class SparsifierCallback(Bound, Callback):  # type: ignore[misc]  # of a library
         method: one of ``granet.methods``.
         total_steps: optimizer steps of the whole run; ``trainer.estimated_stepping_batches`` when left out.
         seed: key of all random choices.
-        dense: patterns of layers that are not masked, see ``granet.layers.maskable``.
+        dense: patterns of layers that are not masked, see ``granet.layers.maskable.maskable``.
         module: where the network is inside the LightningModule, such as ``"net"``. Names of layers start there, and
             random masks are keyed by them. All of the LightningModule when left out.
         compiled: see ``granet.Sparsifier``.

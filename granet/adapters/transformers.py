@@ -26,7 +26,7 @@ from granet.adapters.binding import Binding, Bound, advance, plain, sharded
 from granet.adapters.state import pack, unpack_into
 from granet.checkpoint import files
 from granet.errors import CheckpointError, UsageError
-from granet.layers import maskable
+from granet.layers.maskable import maskable
 from granet.method import Method
 
 with needed("transformers", extra="transformers", torchvision=True):
@@ -50,7 +50,7 @@ class SparsifierCallback(Bound, TrainerCallback):  # type: ignore[misc]  # of a 
         method: one of ``granet.methods``.
         total_steps: optimizer steps of the whole run; ``state.max_steps`` when left out.
         seed: key of all random choices.
-        dense: patterns of layers that are not masked, see ``granet.layers.maskable``.
+        dense: patterns of layers that are not masked, see ``granet.layers.maskable.maskable``.
         module: where the network is inside the model, such as ``"backbone"``. Names of layers start there, and random
             masks are keyed by them. All of the model when left out.
         compiled: see ``granet.Sparsifier``.

@@ -12,7 +12,7 @@ from granet import models
 from granet.checkpoint import Checkpoint, Network
 from granet.errors import ModelError, UsageError
 from granet.importing import fitting, masking, names, reading, sizes, surroundings
-from granet.layers import maskable
+from granet.layers.maskable import maskable
 from granet.masks.mapping import density
 
 

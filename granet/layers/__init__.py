@@ -1,0 +1,1 @@
+"""Layers: which weights of a network are masked."""
