@@ -20,8 +20,8 @@ import granet
 from benchmarks.measure import Measurement, heading, report, save, synchronize
 from benchmarks.sized import Weights
 from granet.allocation import total_budget
-from granet.method import Snapshot
 from granet.methods import GraNet
+from granet.methods.base import Snapshot
 
 CONTROL = "sorting every tensor"
 LIMIT = "<= 0.10"

@@ -23,8 +23,8 @@ import granet
 from benchmarks.measure import heading, write
 from benchmarks.resident import peak
 from benchmarks.sized import Weights
-from granet.method import Method
 from granet.methods import SET, SNFS, GMPUniform, GraNet, RigLITOP
+from granet.methods.base import Method
 
 LIMIT = 0.25
 METHODS: dict[str, Method] = {

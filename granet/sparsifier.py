@@ -32,7 +32,7 @@ from granet.masks import mapping as masking
 from granet.masks.layout import Layout, only_device
 from granet.masks.mapping import Masks
 from granet.masks.packed import PackedMasks
-from granet.method import Method, Snapshot
+from granet.methods.base import Method, Snapshot
 from granet.optimizer_state import check_held, is_elementwise, shaped_state
 from granet.topology import TopologyUpdate
 from granet.zeroing import GradientMasks, zero_outside

@@ -18,7 +18,7 @@ from granet import models
 from granet.checkpoint import load
 from granet.data import make_pipeline
 from granet.masks.mapping import Masks
-from granet.method import Method
+from granet.methods.base import Method
 from granet.recipe import Recipe
 from granet.sparsifier import Sparsifier
 from granet.training import RunFolder, train

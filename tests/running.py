@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from granet import Sparsifier
-from granet.method import Method, Snapshot
 from granet.methods import (
     GMP,
     SET,
@@ -28,6 +27,7 @@ from granet.methods import (
     RigLITOP,
     Static,
 )
+from granet.methods.base import Method, Snapshot
 from granet.topology import TopologyUpdate
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

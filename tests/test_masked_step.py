@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from granet import Sparsifier, masked_step
 from granet.errors import UsageError
-from granet.method import Method
 from granet.methods import Dense, GraNet, Static
+from granet.methods.base import Method
 from tests.running import METHODS, Make, identical, make
 
 STEPS = 10

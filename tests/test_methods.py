@@ -16,7 +16,6 @@ from granet.errors import UnknownNameError, UsageError
 from granet.masks import mapping as masking
 from granet.masks.mapping import active
 from granet.masks.packed import PackedMasks
-from granet.method import Method, Pruning, Snapshot, Swapping
 from granet.methods import (
     GMP,
     METHODS,
@@ -30,6 +29,7 @@ from granet.methods import (
     RigLITOP,
     Static,
 )
+from granet.methods.base import Method, Pruning, Snapshot, Swapping
 from granet.topology import TopologyUpdate
 
 EXAMPLES = settings(max_examples=25, deadline=None, derandomize=True)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from granet import Sparsifier
 from granet.errors import UsageError
 from granet.masks.mapping import active
-from granet.method import Method, Snapshot
 from granet.methods import (
     GraNet,
     RigL,
 )
+from granet.methods.base import Method, Snapshot
 from granet.recipe import Recipe
 from granet.topology import TopologyUpdate
 from granet.training.state import build_optimizer

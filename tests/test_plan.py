@@ -15,8 +15,8 @@ from granet import Sparsifier, allocation, flops
 from granet.analysis.cautions import Caution, cautions
 from granet.analysis.course import Course, foresee
 from granet.errors import UsageError
-from granet.method import Method
 from granet.methods import GMP, RigL, Static
+from granet.methods.base import Method
 from granet.models import outline
 from granet.recipe import Recipe
 from granet.training import RunFolder, train

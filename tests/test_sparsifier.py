@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from granet import Sparsifier
 from granet.errors import UsageError
 from granet.masks.mapping import active
-from granet.method import Method, Snapshot
 from granet.methods import (
     SET,
     Dense,
@@ -23,6 +22,7 @@ from granet.methods import (
     RigL,
     Static,
 )
+from granet.methods.base import Method, Snapshot
 from granet.topology import TopologyUpdate
 from tests.running import (
     MASKED,

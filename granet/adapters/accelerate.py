@@ -17,7 +17,7 @@ from granet.adapters.ranks import check_equal
 from granet.adapters.state import pack, unpack_into
 from granet.errors import UsageError
 from granet.layers.maskable import maskable
-from granet.method import Method
+from granet.methods.base import Method
 from granet.sparsifier import Sparsifier
 from granet.topology import TopologyUpdate
 

@@ -15,7 +15,7 @@ from granet.adapters.ranks import check_equal
 from granet.adapters.state import unpack_into
 from granet.errors import UnknownNameError, UsageError
 from granet.layers.maskable import maskable, unwrap
-from granet.method import Method
+from granet.methods.base import Method
 from granet.optimizer_state import shaped_state
 from granet.sparsifier import Sparsifier
 from granet.topology import TopologyUpdate

@@ -18,7 +18,7 @@ from granet.adapters.absent import needed
 from granet.adapters.binding import Binding, Bound, advance, plain, sharded
 from granet.adapters.state import pack
 from granet.errors import UsageError
-from granet.method import Method
+from granet.methods.base import Method
 
 with needed("Lightning", extra="lightning", torchvision=True):
     from lightning.pytorch import Callback, LightningModule, Trainer

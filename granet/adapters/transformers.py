@@ -27,7 +27,7 @@ from granet.adapters.state import pack, unpack_into
 from granet.checkpoint import files
 from granet.errors import CheckpointError, UsageError
 from granet.layers.maskable import maskable
-from granet.method import Method
+from granet.methods.base import Method
 
 with needed("transformers", extra="transformers", torchvision=True):
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments

@@ -8,7 +8,7 @@ from itertools import chain, pairwise
 from math import prod
 
 from granet.analysis.course import Course
-from granet.method import Method, Pruning, Swapping
+from granet.methods.base import Method, Pruning, Swapping
 
 FEWEST_PRUNES = 5
 """Fewer prunes than this take away much at once."""

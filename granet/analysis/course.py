@@ -20,8 +20,8 @@ from granet import flops
 from granet.allocation import total_budget
 from granet.history.subsets import Size, entropy_bits
 from granet.masks import mapping
-from granet.method import Method, Pruning, Snapshot, Swapping
 from granet.methods import GMP, SNFS, GraNet
+from granet.methods.base import Method, Pruning, Snapshot, Swapping
 
 _STAGES = 12
 """Prunes that are carried out to see where they lead; between them layers follow the density."""

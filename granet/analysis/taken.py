@@ -8,7 +8,7 @@ from itertools import pairwise
 from granet import flops
 from granet.analysis.course import Course, Stage
 from granet.analysis.history import History, UpdateReport
-from granet.method import Method
+from granet.methods.base import Method
 
 
 def taken(

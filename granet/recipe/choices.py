@@ -14,7 +14,7 @@ from granet.errors import RecipeError, UnknownNameError, UsageError
 from granet.recipe.problems import moved, shown
 
 if TYPE_CHECKING:
-    from granet.method import Method
+    from granet.methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def method_class(name: str) -> type[Method]:
 
 def range_problems(values: Mapping[str, object]) -> Iterator[RecipeError]:
     """One error for each setting of a method (steps, not durations) that is out of its range."""
-    from granet.method import check_setting
+    from granet.methods.base import check_setting
 
     for key, value in values.items():
         try:

@@ -12,7 +12,7 @@ from granet.recipe.choices import method_class, range_problems
 from granet.recipe.problems import moved, report
 
 if TYPE_CHECKING:
-    from granet.method import Method
+    from granet.methods.base import Method
     from granet.recipe.recipe import Recipe
 
 

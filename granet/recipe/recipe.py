@@ -33,7 +33,7 @@ from granet.recipe.sections import (
 from granet.recipe.settings import Setting, describe
 
 if TYPE_CHECKING:
-    from granet.method import Method
+    from granet.methods.base import Method
 
 MAX_BYTES = 64 * 1024
 MAX_DOTS = 2000

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from granet.data import Arrays
-from granet.method import Snapshot
+from granet.methods.base import Snapshot
 from granet.training.compiling import compiled
 from granet.training.device import describe_device
 from granet.training.evaluate import autocast

@@ -10,7 +10,7 @@ import numpy as np
 from granet import flops
 from granet.checkpoint import codec
 from granet.masks.mapping import Masks, active, density
-from granet.method import Method
+from granet.methods.base import Method
 from granet.recipe import Recipe
 from granet.training.learning_rate import learning_rate
 from granet.training.retention import Retention

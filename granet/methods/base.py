@@ -18,8 +18,8 @@ from granet.errors import UsageError
 from granet.masks.mapping import Masks, active, shapes
 from granet.masks.random_scores import UniformScores
 from granet.masks.selection import largest
-from granet.method_settings import Decay, Growth
-from granet.method_settings import check_setting as check_setting
+from granet.methods.settings import Decay, Growth
+from granet.methods.settings import check_setting as check_setting
 from granet.randomness import key
 from granet.topology import Counts, Tensors, TopologyUpdate, swap
 

@@ -17,8 +17,8 @@ from granet.errors import UsageError
 from granet.masks.mapping import Masks, active
 from granet.masks.packed import PackedMasks
 from granet.masks.selection import mean_magnitudes
-from granet.method import Method, Pruning, Snapshot, Swapping
-from granet.method_settings import Decay, Growth
+from granet.methods.base import Method, Pruning, Snapshot, Swapping
+from granet.methods.settings import Decay, Growth
 from granet.topology import TopologyUpdate, drop, grow, prune_each, prune_to
 
 GROWTH_MOMENTUM = 0.9
