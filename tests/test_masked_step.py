@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from granet import Sparsifier, masked_step
+from granet import Sparsifier
 from granet.errors import UsageError
 from granet.methods import Dense, GraNet, Static
 from granet.methods.base import Method
+from granet.sparsifier import compiled_step
 from tests.running import METHODS, Make, identical, make
 
 STEPS = 10
@@ -53,7 +54,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(len(inputs))
         return graph.forward
 
-    monkeypatch.setattr(masked_step, "BACKEND", backend)
+    monkeypatch.setattr(compiled_step, "BACKEND", backend)
     return calls
 
 
@@ -370,7 +371,7 @@ def test_without_a_compiler_it_says_so_and_has_done_nothing(monkeypatch: pytest.
     def missing(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
         raise RuntimeError("No working C++ compiler found")
 
-    monkeypatch.setattr(masked_step, "BACKEND", missing)
+    monkeypatch.setattr(compiled_step, "BACKEND", missing)
     run = Run(Dense(), OPTIMIZERS["adam"], compiled=True)
     run.step()
     run.backward()

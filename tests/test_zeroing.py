@@ -14,7 +14,7 @@ from granet.masks import kernels
 from granet.masks.layout import Layout
 from granet.masks.packed import PackedMasks
 from granet.methods import Static
-from granet.zeroing import GradientMasks, zero_outside
+from granet.sparsifier.gradient_masking import GradientMasks, zero_outside
 
 INF, NAN = math.inf, math.nan
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -16,8 +16,8 @@ from granet.adapters.state import unpack_into
 from granet.errors import UnknownNameError, UsageError
 from granet.layers.maskable import maskable, unwrap
 from granet.methods.base import Method
-from granet.optimizer_state import shaped_state
 from granet.sparsifier import Sparsifier
+from granet.sparsifier.optimizer_state import shaped_state
 from granet.topology import TopologyUpdate
 
 

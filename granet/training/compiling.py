@@ -2,7 +2,7 @@
 
 Masking acts on gradients, weights and state, in place, and a compiled network reads the same weights. So masks come out
 right by construction, and differ from those of an uncompiled run only where sums are rounded otherwise. The optimizer
-step, which masks on its way, is compiled in ``granet.masked_step``.
+step, which masks on its way, is compiled in ``granet.sparsifier.compiled_step``.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ from granet import models
 from granet.checkpoint import Checkpoint, Network
 from granet.data import Dataset, Pipeline, make_pipeline, open_dataset
 from granet.errors import CheckpointError, UsageError
-from granet.optimizer_state import laid_out
 from granet.recipe import Recipe
 from granet.sparsifier import Sparsifier
+from granet.sparsifier.optimizer_state import laid_out
 from granet.training import weights
 from granet.training.compiling import check_compiler
 from granet.training.device import Precision, resolve_precision

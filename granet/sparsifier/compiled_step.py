@@ -2,9 +2,9 @@
 
 A dense step moves 12 to 28 bytes a weight through memory; one that also reads a byte of mask hardly costs more than
 that, where masking the gradients in a pass of their own costs half as much again. So ``torch.compile`` makes one kernel
-of both, for a CPU or a GPU. What it computes is written down in ``granet.step_rules`` once for each optimizer, as
-``torch.optim`` has it, and reads and writes the optimizer's own state: checkpoints do not know whether a step was
-compiled. Gradients are left as they are. Sums are rounded as the compiler orders them, so that results differ from
+of both, for a CPU or a GPU. What it computes is written down in ``granet.sparsifier.optimizer_rules`` once for each
+optimizer, as ``torch.optim`` has it, and reads and writes the optimizer's own state: checkpoints do not know whether
+a step was compiled. Gradients are left as they are. Sums are rounded as the compiler orders them, so that results differ from
 those of ``torch.optim`` in the last bits.
 
 What changes while training goes on, the learning rate above all, is handed over in a tensor: nothing is compiled twice.
@@ -24,9 +24,9 @@ from torch.optim import Optimizer
 
 from granet.errors import UsageError
 from granet.masks.packed import PackedMasks
-from granet.optimizer_state import is_elementwise
-from granet.step_rules import RULES, Flags, Group, Rule
-from granet.zeroing import INTEGERS, spell_out
+from granet.sparsifier.gradient_masking import INTEGERS, spell_out
+from granet.sparsifier.optimizer_rules import RULES, Flags, Group, Rule
+from granet.sparsifier.optimizer_state import is_elementwise
 
 Plan = tuple[tuple[str, ...], Flags]
 """The names of a parameter's slots, and its flags."""

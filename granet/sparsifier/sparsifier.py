@@ -25,17 +25,17 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from granet.errors import UsageError
-from granet.gradient_sums import GradientSums
 from granet.layers.maskable import maskable
-from granet.masked_step import CompiledStep
 from granet.masks import mapping as masking
 from granet.masks.layout import Layout, only_device
 from granet.masks.mapping import Masks
 from granet.masks.packed import PackedMasks
 from granet.methods.base import Method, Snapshot
-from granet.optimizer_state import check_held, is_elementwise, shaped_state
+from granet.sparsifier.compiled_step import CompiledStep
+from granet.sparsifier.gradient_masking import GradientMasks, zero_outside
+from granet.sparsifier.gradient_momentum import GradientSums
+from granet.sparsifier.optimizer_state import check_held, is_elementwise, shaped_state
 from granet.topology import TopologyUpdate
-from granet.zeroing import GradientMasks, zero_outside
 
 
 class Sparsifier:
@@ -58,9 +58,9 @@ class Sparsifier:
         total_steps: optimizer steps of the whole run; schedules refer to it.
         seed: key of all random choices.
         dense: patterns of layers that are not masked, see ``granet.layers.maskable.maskable``.
-        compiled: do the optimizer step of masked parameters by one compiled kernel, see ``granet.masked_step``. The
-            first step, in which the optimizer makes its state, is an ordinary one; the second one compiles, which can
-            take a minute. For SGD, Adam, AdamW and RMSprop.
+        compiled: do the optimizer step of masked parameters by one compiled kernel, see
+            ``granet.sparsifier.compiled_step``. The first step, in which the optimizer makes its state, is an ordinary one; the
+            second one compiles, which can take a minute. For SGD, Adam, AdamW and RMSprop.
 
     Raises:
         UsageError: a pattern that matches no layer, a method that does not fit the layers or the number of steps,

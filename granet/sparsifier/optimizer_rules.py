@@ -1,6 +1,6 @@
 """What an optimizer does to one parameter, written down once more for a compiled kernel.
 
-Each rule is what ``torch.optim`` does, with the optimizer's own state: see ``granet.masked_step``.
+Each rule is what ``torch.optim`` does, with the optimizer's own state: see ``granet.sparsifier.compiled_step``.
 """
 
 from __future__ import annotations
