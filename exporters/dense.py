@@ -6,7 +6,8 @@ import os
 
 import safetensors.torch
 
-from granet.checkpoint import Checkpoint, files
+from granet.checkpoint import Checkpoint
+from granet.files import durable
 
 
 def write_dense(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
@@ -20,4 +21,4 @@ def write_dense(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
     """
     tensors = {name: tensor.detach().contiguous() for name, tensor in (checkpoint.weights | checkpoint.buffers).items()}
     # The entry by which other libraries recognise files with tensors laid out as PyTorch has them.
-    files.write(path, safetensors.torch.save(tensors, {"format": "pt"}))
+    durable.write(path, safetensors.torch.save(tensors, {"format": "pt"}))

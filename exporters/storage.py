@@ -19,8 +19,8 @@ from typing import IO
 import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
-from granet.checkpoint import files
 from granet.errors import CheckpointError, ModelError
+from granet.files import durable
 
 INLINE = 1_900_000_000
 """Bytes of tensors up to which a model is a single file. Protocol buffers end at 2 GiB, and the graph needs room."""
@@ -53,7 +53,7 @@ def read(path: str | os.PathLike[str], *, external: bool = True) -> onnx.ModelPr
         ModelError: not an ONNX model, or tensors that are not where it says.
     """
     path = Path(path)
-    content = files.read(path)
+    content = durable.read(path)
     if content.size > 2**31 - 1:
         raise ModelError("larger than an ONNX file can be", where=path, got=f"{content.size} bytes", expected="2 GiB")
     model: onnx.ModelProto | None = None
@@ -250,7 +250,7 @@ def _load_external(model: onnx.ModelProto, path: Path) -> None:
         file = (folder / entries.get("location", "")).resolve()
         if not entries.get("location") or folder not in file.parents:
             raise ModelError("data outside the model's folder", where=where, got=repr(entries.get("location")))
-        data = files.read(file)
+        data = durable.read(file)
         offset, length = _number(entries, "offset", 0, where), _number(entries, "length", data.size, where)
         length = min(length, data.size - offset) if "length" not in entries else length
         # Each byte of a file is somebody's once; else a small file could claim any amount of memory.

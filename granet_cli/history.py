@@ -184,6 +184,6 @@ def write_masks(file: Path, masks: Mapping[str, Tensor]) -> None:
     """
     from safetensors.torch import save
 
-    from granet.checkpoint import files
+    from granet.files import durable
 
-    files.write(file, save(dict(masks)))
+    durable.write(file, save(dict(masks)))

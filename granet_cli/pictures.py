@@ -76,10 +76,10 @@ def save(figure: Figure, file: Path) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    from granet.checkpoint import files
+    from granet.files import durable
 
     kind = file.suffix.lower().removeprefix(".")
     written = io.BytesIO()
     date = {"svg": "Date", "pdf": "CreationDate"}.get(kind)
     figure.savefig(written, format=kind, dpi=160, metadata=None if date is None else {date: None})
-    files.write(file, written.getvalue())
+    durable.write(file, written.getvalue())

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from granet.data import AUGMENTATIONS, images, make_pipeline, open_dataset
 from granet.data.normalise import Normalise
-from granet.data.places import Places
+from granet.data.shared_batches import Places
 from granet.errors import DataError, UnknownNameError, UsageError
 from tests.synthetic import arrays_dataset, write_image_folder
 

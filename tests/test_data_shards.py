@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from granet.data import Arrays, Members, make_pipeline, members, open_dataset
+from granet.data import Arrays, Members, make_pipeline, open_dataset, shard_images
 from granet.errors import DataError
 from scripts.pack_shards import pack
 from tests.shards import END, archive, by_tarfile, examples, header, picture, raw, sealed, write_shards
@@ -175,7 +175,7 @@ def descriptors() -> int:
 
 
 def test_few_archives_are_open_at_once_and_none_in_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(members, "MAX_OPEN", 2)
+    monkeypatch.setattr(shard_images, "MAX_OPEN", 2)
     made = {f"train_{number}": examples([0, 1, 2], 10 * number) for number in range(6)}
     data = open_shards(shards(tmp_path, **made), residency="streaming", image_size=8, validation=0.1)
     before = descriptors()

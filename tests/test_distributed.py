@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from granet.checkpoint import load
 from granet.data import make_pipeline
+from granet.data.ranks import Ranks
 from granet.errors import Interrupted, UsageError
 from granet.masks.packed import PackedMasks
 from granet.methods import METHODS
-from granet.ranks import Ranks
 from granet.recipe import Recipe
 from granet.training import RunFolder, open_data, resume, train
 from granet.training import events as told

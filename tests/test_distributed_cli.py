@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from granet.checkpoint import load
+from granet.data.ranks import Ranks
 from granet.errors import DeviceError, UsageError
-from granet.ranks import Ranks
 from granet.training.distributed import Place, device_for
 from granet_cli import errors as told
 from scripts.soak_ranks import contents, processes, recipe, stamp

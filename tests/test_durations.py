@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from granet.durations import Duration
 from granet.errors import UsageError
+from granet.recipe.durations import Duration
 
 amounts = st.builds(Fraction, st.integers(0, 10**15 - 1), st.just(10**6))
 durations = st.one_of(

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from exporters.compaction.surgery import named_tensors, replace
-from granet.checkpoint import Network, canonical, container, files
+from granet.checkpoint import Network, canonical, container
 from granet.checkpoint.container import Stored
 from granet.checkpoint.fields import Field
 from granet.errors import CheckpointError, ModelError
+from granet.files import durable
 from granet.models import build, is_factory, outline
 
 KEY = "granet.network"
@@ -66,7 +67,7 @@ def write(path: str | os.PathLike[str], model: nn.Module, network: Network) -> N
     data[: len(layout.header)] = np.frombuffer(layout.header, np.uint8)
     for name, place in layout.places.items():
         data[place] = tensors[name].reshape(-1).view(torch.uint8).numpy()
-    files.write(path, data.data)
+    durable.write(path, data.data)
 
 
 def describe(path: str | os.PathLike[str]) -> Network:
@@ -126,7 +127,7 @@ def _stored(model: nn.Module) -> dict[str, Tensor]:
 
 def _open(path: str | os.PathLike[str]) -> tuple[Network, Mapping[str, Stored]]:
     where = os.fspath(path)
-    stored, metadata = container.read(files.read(path), where)
+    stored, metadata = container.read(durable.read(path), where)
     if KEY not in metadata:
         raise CheckpointError(
             f"a safetensors file, but not of a compacted network: its header has no entry {KEY!r}",

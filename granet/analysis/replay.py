@@ -14,8 +14,9 @@ from torch import Tensor
 
 from granet import history
 from granet.analysis.run_folders import BEST, LAST, REWIND, holds_run
-from granet.checkpoint import Checkpoint, files, load_outline
+from granet.checkpoint import Checkpoint, load_outline
 from granet.errors import CheckpointError, GranetError, UsageError
+from granet.files import durable
 from granet.history import FlatMasks, Log, changes, flat, log
 from granet.masks import mapping
 from granet.masks.codec import Mask
@@ -78,7 +79,7 @@ class Replay:
                 got=f"no {history.NAME}",
                 remedy="a run of an older granet keeps one from where it is resumed",
             )
-        found = log.parse(files.read(path).tobytes(), str(path))
+        found = log.parse(durable.read(path).tobytes(), str(path))
         shapes = {name: tuple(mask.shape) for name, mask in last.masks.items()}
         if found.beginning.shapes != shapes:
             raise CheckpointError("the history is of another network than the checkpoint", where=path)

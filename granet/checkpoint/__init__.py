@@ -16,11 +16,12 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from granet.checkpoint import codec, files
+from granet.checkpoint import codec
 from granet.checkpoint.reader import File
 from granet.checkpoint.value import Checkpoint, Network, Slot
 from granet.checkpoint.verification import Failure, Verification, verify
 from granet.errors import CheckpointError
+from granet.files import durable
 from granet.masks.codec import Bytes
 
 __all__ = [
@@ -50,7 +51,7 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
         CheckpointError: the value cannot be stored exactly, or the file cannot be written. Either way the file that
             was at ``path`` is as it was.
     """
-    files.write(path, codec.encode(checkpoint))
+    durable.write(path, codec.encode(checkpoint))
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
@@ -96,7 +97,7 @@ def content_hash(path: str | os.PathLike[str]) -> str:
 
 def _read(path: str | os.PathLike[str], decode: Callable[[Bytes, str], _Result]) -> _Result:
     try:
-        return decode(files.read(path), os.fspath(path))
+        return decode(durable.read(path), os.fspath(path))
     except MemoryError:
         raise CheckpointError(
             "there is not enough memory for what the file describes",

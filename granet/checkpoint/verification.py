@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from granet.checkpoint import files
 from granet.checkpoint.reader import File
 from granet.errors import CheckpointError, GranetError
+from granet.files import durable
 from granet.recipe import Recipe
 
 # The bits that are all 1 in what is not finite, and in nothing else: the exponent, or in E4M3 all but the sign.
@@ -86,7 +86,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     Raises:
         CheckpointError: there is nothing to read: no file, or not a regular one. All else is in the result.
     """
-    data, name = files.read(path), os.fspath(path)
+    data, name = durable.read(path), os.fspath(path)
     failures: list[Failure] = []
     file = None
     notes: list[str] = []

@@ -3,8 +3,8 @@
 from granet.data.augment import AUGMENTATIONS
 from granet.data.catalog import DATASETS, RESIDENCIES, SIZED, DatasetEntry, open_dataset
 from granet.data.dataset import SPLITS, Arrays, Dataset, Files
-from granet.data.members import Members
 from granet.data.pipeline import Pipeline, make_pipeline
+from granet.data.shard_images import Members
 
 __all__ = [
     "AUGMENTATIONS",

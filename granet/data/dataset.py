@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from granet.data.images import PathReader
-from granet.data.members import Members
+from granet.data.shard_images import Members
 from granet.errors import DataError, UnknownNameError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from granet.data.dataset import Dataset, Files
-from granet.data.on_disk import LAYOUTS, dataset_of
+from granet.data.image_dataset import LAYOUTS, dataset_of
 from granet.errors import DataError
 
 

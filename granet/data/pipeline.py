@@ -10,10 +10,10 @@ from torch import Tensor
 
 from granet.data.augment import AUGMENTATIONS, Augmentation
 from granet.data.dataset import Arrays, Dataset
+from granet.data.ranks import ALONE, Ranks
 from granet.data.resident import ResidentPipeline
 from granet.data.streaming import StreamingPipeline
 from granet.errors import UnknownNameError, UsageError
-from granet.ranks import ALONE, Ranks
 
 EVALUATED = 256
 """Images in a batch of an evaluation."""

@@ -12,8 +12,8 @@ from granet.data.augment import Augmentation, Windows, apply, draw
 from granet.data.dataset import Arrays, Dataset
 from granet.data.normalise import Normalise
 from granet.data.order import training_order
+from granet.data.ranks import ALONE, Ranks
 from granet.randomness import generator
-from granet.ranks import ALONE, Ranks
 
 
 class ResidentPipeline:

@@ -34,12 +34,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from granet.data import labels, tar
+from granet.data import shard_labels as labels
+from granet.data import tar
 from granet.data.dataset import Dataset
 from granet.data.folder import check_within, entries
-from granet.data.labels import Label
-from granet.data.members import MAX_IMAGE, Members, Shard, described, open_shard, told
-from granet.data.on_disk import LAYOUTS, dataset_of
+from granet.data.image_dataset import LAYOUTS, dataset_of
+from granet.data.shard_images import MAX_IMAGE, Members, Shard, described, open_shard, told
+from granet.data.shard_labels import Label
 from granet.errors import DataError
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "ppm", "tif", "tiff"})

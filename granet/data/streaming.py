@@ -35,10 +35,10 @@ from granet.data.dataset import Dataset, Reader, Stored
 from granet.data.images import fill, fill_window, whole_view, window_view
 from granet.data.normalise import Normalise
 from granet.data.order import training_order
-from granet.data.places import PREFETCH, Places
+from granet.data.ranks import ALONE, Ranks
+from granet.data.shared_batches import PREFETCH, Places
 from granet.errors import DataError
 from granet.randomness import key
-from granet.ranks import ALONE, Ranks
 
 KEPT = 4
 """Blocks of memory, of 16 MiB at most, that Pillow keeps in a worker from one image to the next."""

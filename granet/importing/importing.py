@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from granet import models
 from granet.checkpoint import Checkpoint, Network
 from granet.errors import ModelError, UsageError
-from granet.importing import fitting, masking, names, reading, sizes, surroundings
+from granet.importing import data_and_recipe, masking, match_tensors, names, reading, sizes
 from granet.layers.maskable import maskable
 from granet.masks.mapping import density
 
@@ -65,7 +65,7 @@ def import_weights(
         ModelError: the network cannot be built, or does not fit the weights; every difference is named.
         DataError: ``directory`` does not hold an image folder.
     """
-    known = surroundings.of_dataset(data, directory, image_size).with_asked(
+    known = data_and_recipe.of_dataset(data, directory, image_size).with_asked(
         classes=classes, in_channels=in_channels, image_size=image_size, mean=mean, std=std
     )
     file = reading.read(path)
@@ -80,7 +80,7 @@ def import_weights(
     tensors = {renaming.get(name, name): tensor for name, tensor in pruned.tensors.items()}
     built_for = sizes.complete(model, given, tensors)
     outline = models.outline(model, **built_for)
-    fitted = fitting.fit(tensors, outline, model, file.where, hint=_hint(file, pruned.tensors, probed))
+    fitted = match_tensors.fit(tensors, outline, model, file.where, hint=_hint(file, pruned.tensors, probed))
 
     weights = maskable(outline)
     ours = {name: first for name, first in fitted.names.items() if first in fitted.weights}
@@ -101,12 +101,12 @@ def import_weights(
         explored={name: mask.clone() for name, mask in masked.masks.items()},
         optimizer={},
         accumulators={},
-        recipe=surroundings.recipe(model, known, density(masked.masks)),
+        recipe=data_and_recipe.recipe(model, known, density(masked.masks)),
         step=0,
         network=Network(
             name=model,
             in_channels=channels,
-            classes=known.classes or surroundings.numbered(built_for["classes"]),
+            classes=known.classes or data_and_recipe.numbered(built_for["classes"]),
             image_size=built_for["image_size"],
             mean=mean,
             std=std,
@@ -128,7 +128,7 @@ def import_weights(
     return checkpoint
 
 
-def _given(model: str, known: surroundings.Images) -> dict[str, int]:
+def _given(model: str, known: data_and_recipe.Images) -> dict[str, int]:
     """The sizes that are known without a look at the weights.
 
     Raises:

@@ -99,8 +99,8 @@ def in_order(tensors: Mapping[str, Tensor], network: nn.Module, where: str) -> d
     """The names of the tensors -> those of the network, the first to the first and so on.
 
     For networks that are built alike and named differently. Tensor by tensor the last component of the name (weight,
-    bias, running_mean, ...) and the number of dimensions have to agree; sizes are for :mod:`granet.importing.fitting`
-    to compare.
+    bias, running_mean, ...) and the number of dimensions have to agree; sizes are for
+    :mod:`granet.importing.match_tensors` to compare.
 
     Args:
         tensors: in the order in which the saved network has them.

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from granet import checkpoint
-from granet.checkpoint import container, files, schema
+from granet.checkpoint import container, schema
 from granet.errors import CheckpointError, GranetError
-from granet.importing import fitting, masking, names, reading
+from granet.files import durable
+from granet.importing import masking, match_tensors, names, reading
 from granet.models import load_weights, outline
 
 
@@ -44,7 +45,7 @@ def content_hash(path: str | os.PathLike[str]) -> str:
     Raises:
         CheckpointError: it cannot be read.
     """
-    return hashlib.sha256(files.read(path).data).hexdigest()
+    return hashlib.sha256(durable.read(path).data).hexdigest()
 
 
 def start_from(
@@ -91,7 +92,7 @@ def start_from(
     )
     left = tuple(classifier) if other else ()
     kept = {name: own[name].detach().cpu() for name in left}
-    fitted = fitting.fit({**tensors, **kept}, network, model, where)
+    fitted = match_tensors.fit({**tensors, **kept}, network, model, where)
     load_weights(network, fitted.weights, fitted.buffers)
     return Start(os.path.basename(where), found, left, (*remarks, *fitted.remarks))  # noqa: PTH119  a path of any kind
 
@@ -113,7 +114,7 @@ def _read(path: str | os.PathLike[str], network: nn.Module, where: str) -> tuple
 
 
 def _is_checkpoint(path: str | os.PathLike[str], where: str) -> bool:
-    data = files.read(path)
+    data = durable.read(path)
     if data[8:9].tobytes() != b"{":
         return False
     try:

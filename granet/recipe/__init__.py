@@ -8,7 +8,7 @@ which method, ``clock`` checks durations once an epoch has a length, ``problems`
 of the papers lie beside this package in ``granet/recipes``.
 """
 
-from granet.durations import Duration
+from granet.recipe.durations import Duration
 from granet.recipe.recipe import Recipe
 from granet.recipe.sections import (
     DataSection,

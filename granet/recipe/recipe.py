@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 import tomli_w
 from pydantic import Field, ValidationError
 
-from granet.durations import Duration
 from granet.errors import RecipeError, UnknownNameError
-from granet.recipe import clock
-from granet.recipe.choices import method_uses
-from granet.recipe.problems import from_pydantic, report
+from granet.recipe import method_builder
+from granet.recipe.durations import Duration
+from granet.recipe.error_messages import from_pydantic, report
+from granet.recipe.overrides import method_uses
 from granet.recipe.sections import (
     DataSection,
     Line,
@@ -227,7 +227,7 @@ class Recipe(Section):
             RecipeError: a prune window, milestone or warm-up past the end of training, an interval that yields no
                 update, or any other duration that does not fit.
         """
-        return clock.build_method(self, steps_per_epoch)
+        return method_builder.build_method(self, steps_per_epoch)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """The step at which training ends: that many optimizer steps, unless a rewound run started past step 0."""

@@ -22,10 +22,11 @@ from pydantic import (
     model_validator,
 )
 
-from granet import durations
-from granet.durations import Duration
 from granet.errors import RecipeError, UnknownNameError, UsageError
-from granet.recipe.choices import (
+from granet.recipe import durations
+from granet.recipe.durations import Duration
+from granet.recipe.error_messages import SectionError, moved, shown
+from granet.recipe.overrides import (
     OPTIMIZERS,
     SCHEDULES,
     Uses,
@@ -34,7 +35,6 @@ from granet.recipe.choices import (
     misfits,
     range_problems,
 )
-from granet.recipe.problems import SectionError, moved, shown
 
 
 def _duration(value: object) -> Duration:

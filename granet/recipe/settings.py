@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from granet import durations
-from granet.durations import Duration
+from granet.recipe import durations
+from granet.recipe.durations import Duration
 
 _LIMITS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from granet.checkpoint import files
 from granet.errors import CheckpointError
+from granet.files import durable
 from granet.history import Beginning, flat, log
 from granet.masks.mapping import Masks
 from granet.topology import TopologyUpdate
@@ -54,7 +54,7 @@ class History:
         masks = run.sparsifier.masks
         shapes = {name: tuple(mask.shape) for name, mask in masks.items()}
         data, chain = log.begin(run.step, shapes, flat(masks), stored=not drawn)
-        files.write(path, data)
+        durable.write(path, data)
         return cls(path, run.step, chain)
 
     @classmethod
@@ -66,7 +66,7 @@ class History:
         """
         if not os.path.lexists(path):
             return cls.begin(path, run, drawn=False)
-        found = log.parse(files.read(path).tobytes(), str(path))
+        found = log.parse(durable.read(path).tobytes(), str(path))
         _check_shapes(found.beginning, run)
         done = [entry for entry in found.entries if entry.step <= run.step]
         updates = steps_after(found.beginning.step, run.metrics)

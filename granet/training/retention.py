@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from granet.durations import Duration
 from granet.recipe import Recipe
+from granet.recipe.durations import Duration
 
 
 @dataclass(frozen=True)

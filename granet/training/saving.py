@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from granet.checkpoint import Checkpoint, codec, files
+from granet.checkpoint import Checkpoint, codec
+from granet.files import durable
 
 
 @dataclass
@@ -81,7 +82,7 @@ class Saver:
                 data = codec.encode(save.state)
             save.encoded.set()
             for path in save.paths:
-                files.write(path, data)
+                durable.write(path, data)
             for path in save.obsolete:  # only now that what replaces them is safe
                 path.unlink(missing_ok=True)
         except BaseException as error:  # it belongs to the thread that waits

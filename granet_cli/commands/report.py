@@ -43,8 +43,8 @@ def report(
       granet report runs --json | jq '.runs[] | {path, state, test_accuracy}'
     """
     from granet.analysis import report as analysis
-    from granet.checkpoint import files
     from granet.errors import GranetError, UsageError
+    from granet.files import durable
     from granet_cli.render import print_json, say, size
     from granet_cli.report.page import page
 
@@ -65,7 +65,7 @@ def report(
         raise UsageError("none of the runs has this network", where="--model", got=model)
     if out is not None:
         written = page(found).encode()
-        files.write(out, written)
+        durable.write(out, written)
         told = f"{len(found.runs)} run{'s' * (len(found.runs) != 1)}"
         say(f"{out}: {told}, {size(len(written))}")
     if json:

@@ -9,8 +9,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from granet.data.ranks import ALONE, Ranks
 from granet.errors import UsageError
-from granet.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)

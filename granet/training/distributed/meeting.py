@@ -14,7 +14,7 @@ from datetime import timedelta
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from granet.ranks import Ranks
+from granet.data.ranks import Ranks
 
 _PAUSE = 0.02
 """Seconds between two looks at who has come."""

@@ -12,10 +12,10 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor, nn
 
+from granet.data.ranks import ALONE, Ranks
 from granet.errors import GranetError, TrainingError
 from granet.masks.codec import Bytes
 from granet.masks.mapping import Masks
-from granet.ranks import ALONE, Ranks
 from granet.training.compiling import compiled
 
 Result = TypeVar("Result")

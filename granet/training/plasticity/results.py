@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from granet.analysis.plasticity import Cell
-from granet.checkpoint import files
 from granet.errors import CheckpointError, UsageError
+from granet.files import durable
 from granet.training.plasticity.grid import Settings
 
 _PATTERN = "cell-*.json"
@@ -51,11 +51,11 @@ class Results:
             CheckpointError: the file cannot be written.
         """
         name = f"cell-{cell.step:08d}-{cell.rate!r}-{cell.regeneration}-{cell.checkpoint[:16]}.json"
-        files.write(self.folder / name, cell.to_json().encode())
+        durable.write(self.folder / name, cell.to_json().encode())
 
 
 def _read(path: Path) -> Cell:
-    data = files.read(path)
+    data = durable.read(path)
     try:
         text = data[: _MAX_BYTES + 1].tobytes().decode()
     except UnicodeDecodeError as error:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from granet.checkpoint import content_hash, load_outline
-from granet.durations import Duration
 from granet.errors import GranetError, UsageError
 from granet.recipe import Recipe
+from granet.recipe.durations import Duration
 from granet.training.folder import RunFolder
 
 _MOST_LISTED = 12

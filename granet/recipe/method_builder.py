@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from granet.durations import Duration
 from granet.errors import RecipeError, UsageError
-from granet.recipe.choices import method_class, range_problems
-from granet.recipe.problems import moved, report
+from granet.recipe.durations import Duration
+from granet.recipe.error_messages import moved, report
+from granet.recipe.overrides import method_class, range_problems
 
 if TYPE_CHECKING:
     from granet.methods.base import Method

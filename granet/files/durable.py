@@ -10,9 +10,9 @@ import stat
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from granet.errors import CheckpointError
-from granet.masks.codec import Bytes
 
 # Why a file could not be written -> what to do about it.
 _REMEDIES = {
@@ -53,7 +53,7 @@ def write(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
         raise CheckpointError("the file was written but may not survive a power cut", where=path, got=error) from error
 
 
-def read(path: str | os.PathLike[str]) -> Bytes:
+def read(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """The content of a regular file, uint8 [size], read-only, as a memory map that lasts as long as the array.
 
     Never waits: a pipe or a device is refused, not read.

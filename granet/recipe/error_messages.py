@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from granet.durations import Duration
 from granet.errors import RecipeError, UsageError, nearest
+from granet.recipe.durations import Duration
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING
 
 from granet.errors import RecipeError, UnknownNameError, UsageError
-from granet.recipe.problems import moved, shown
+from granet.recipe.error_messages import moved, shown
 
 if TYPE_CHECKING:
     from granet.methods.base import Method

@@ -10,7 +10,7 @@ from typing import Any
 
 from granet.data import DATASETS, open_dataset
 from granet.data.catalog import PublishedSet
-from granet.data.on_disk import IMAGENET_MEAN, IMAGENET_STD
+from granet.data.image_dataset import IMAGENET_MEAN, IMAGENET_STD
 from granet.errors import UnknownNameError, UsageError
 from granet.importing.reading import listed
 from granet.recipe import Recipe

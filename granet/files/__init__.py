@@ -1,0 +1,1 @@
+"""Files: written whole and durably, or not at all."""
