@@ -19,7 +19,7 @@ from granet_cli import startup
 from granet_cli.render import FAINT, ReaderGone, Screen, bar, duration, percent, short
 
 if TYPE_CHECKING:
-    from granet.training.events import EpochEnded, Event, Progressed, Resized, RoundEnded, Started
+    from granet.runs.events import EpochEnded, Event, Progressed, Resized, RoundEnded, Started
 
 PLAIN_SECONDS = 10.0
 """How often a line of progress is written where nothing can be written over."""
@@ -79,7 +79,7 @@ class _Plain:
 
     def tell(self, event: Event) -> None:
         """Shows an event, if it is one of those that are shown."""
-        from granet.training import events
+        from granet.runs import events
 
         match event:
             case events.RoundStarted():

@@ -21,7 +21,7 @@ from granet.data import DATASETS, SPLITS
 from granet.methods import METHODS
 from granet.models import CATALOG
 from granet.recipe import Recipe
-from granet.training import events
+from granet.runs import events
 from granet_cli import names, render, runs
 from granet_cli.app import app, run
 from granet_cli.choices import gather

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from granet.analysis import run_folders
 from granet.analysis.comparison import Comparison, Statistic, compare, curves
 from granet.checkpoint import Checkpoint, Network, save
 from granet.errors import Interrupted
 from granet.models import build
 from granet.recipe import Recipe
+from granet.runs import find
 from granet.training import RunFolder, train
 from granet_cli.app import run as granet
 from granet_cli.comparison import ORDERS, together
@@ -469,8 +469,8 @@ def test_a_network_of_ones_own_is_rebuilt_only_when_confirmed(
 def test_the_names_of_files_are_those_that_training_writes() -> None:
     folder = RunFolder(Path("a"))
     written = (folder.recipe_file.name, folder.last.name, folder.best.name, folder.rewind_file.name)
-    assert written == (run_folders.RECIPE, run_folders.LAST, run_folders.BEST, run_folders.REWIND)
-    assert run_folders._ROUND.fullmatch(folder.round(3).path.name)
+    assert written == (find.RECIPE, find.LAST, find.BEST, find.REWIND)
+    assert find._ROUND.fullmatch(folder.round(3).path.name)
 
 
 def test_a_folder_stands_for_the_runs_in_it_in_the_order_of_their_numbers(tmp_path: Path) -> None:

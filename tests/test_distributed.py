@@ -21,8 +21,8 @@ from granet.errors import Interrupted, UsageError
 from granet.masks.packed import PackedMasks
 from granet.methods import METHODS
 from granet.recipe import Recipe
+from granet.runs import events as told
 from granet.training import RunFolder, open_data, resume, train
-from granet.training import events as told
 from granet.training.distributed import World, fingerprints, reduction
 from granet.training.distributed.batch_norm import over_ranks
 from granet.training.distributed.checksum import Checksum

@@ -21,8 +21,8 @@ from granet.errors import CheckpointError, Interrupted, UsageError
 from granet.history import NAME, log
 from granet.methods import METHODS
 from granet.recipe import Recipe
+from granet.runs.events import Event, Updated
 from granet.training import RunFolder, resume, train
-from granet.training.events import Event, Updated
 from granet.training.rewinding.plan import Request, course, plan
 from granet.training.rewinding.rounds import rewind
 from granet.training.state import open_data

@@ -27,8 +27,8 @@ from granet.checkpoint import load, save
 from granet.errors import CheckpointError, Interrupted
 from granet.models import build
 from granet.recipe import Recipe
+from granet.runs.events import Started, Updated
 from granet.training import RunFolder, train
-from granet.training.events import Started, Updated
 from granet.training.sessions import noted
 from granet_cli.report.markup import element, escaped
 from granet_cli.report.page import page

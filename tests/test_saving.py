@@ -16,8 +16,8 @@ import torch
 from granet.checkpoint import load
 from granet.errors import CheckpointError
 from granet.recipe import Recipe
+from granet.runs.retention import Retention
 from granet.training import RunFolder, train
-from granet.training.retention import Retention
 from granet.training.saving import Saver
 from tests.synthetic import write_image_folder
 

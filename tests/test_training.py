@@ -16,8 +16,8 @@ from granet.checkpoint import load, save
 from granet.errors import CheckpointError, DataError, Interrupted, TrainingError, UsageError
 from granet.methods import METHODS
 from granet.recipe import Recipe
+from granet.runs import events as told
 from granet.training import Evaluation, RunFolder, resume, train
-from granet.training import events as told
 from tests.synthetic import write_image_folder
 from tests.tiny import SGD, tiny
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporters.bench.report import Skipped
-from granet.analysis import run_folders
 from granet.checkpoint import Checkpoint, content_hash, load
 from granet.errors import CheckpointError, UnknownNameError, UsageError
 from granet.masks.mapping import density
+from granet.runs import find
 
 COMPACT = "compact"
 """Besides the encodings: plain weights, with the channels removed that cannot matter."""
@@ -87,7 +87,7 @@ def export_suite(
 
 def _checkpoints(run: Path) -> list[tuple[Path, Checkpoint]]:
     """One for each density that is there: the best of each run, and those that were kept on the way."""
-    folders, problems = run_folders.find([str(run)])
+    folders, problems = find.find([str(run)])
     if not folders:
         raise UsageError(
             "no run is there",
@@ -97,7 +97,7 @@ def _checkpoints(run: Path) -> list[tuple[Path, Checkpoint]]:
         )
     found: dict[int, tuple[Path, Checkpoint]] = {}
     for folder in folders:
-        best, last = folder / run_folders.BEST, folder / run_folders.LAST
+        best, last = folder / find.BEST, folder / find.LAST
         names = [best if best.exists() else last, *sorted(folder.glob("step-*.safetensors"), reverse=True)]
         for path in names:
             checkpoint = load(path)

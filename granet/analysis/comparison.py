@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from granet.analysis.outcome import Ancestor, Outcome, read
-from granet.analysis.run_folders import Problem, find
 from granet.errors import GranetError
 from granet.recipe import Recipe, RewindSection
+from granet.runs.find import Problem, find
 
 ASIDE = frozenset(
     {"seed", "description", "data.directory"}

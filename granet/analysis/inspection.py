@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from granet import flops
 from granet.errors import GranetError, ModelError
-from granet.lineage import ancestors
 from granet.masks import mapping
 from granet.models import build, is_factory, outline
+from granet.runs.lineage import ancestors
 
 if TYPE_CHECKING:
     from granet.checkpoint import Checkpoint
@@ -71,7 +71,7 @@ class Inspection:
     rewind: Mapping[str, Any] | None
     """How the run was rewound: the recipe's section; None for a run from fresh weights."""
     lineage: tuple[Mapping[str, Any], ...]
-    """The checkpoints that the weights come from, the oldest first, as ``granet.lineage`` notes them."""
+    """The checkpoints that the weights come from, the oldest first, as ``granet.runs.lineage`` notes them."""
     imported: str | None
     """From which foreign file the weights are and where the masks are from; None when granet trained them from the
     start."""

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from granet import lineage
 from granet.analysis.inspection import Inspection, inspect
-from granet.analysis.run_folders import BEST, LAST, holds_run
 from granet.checkpoint import Checkpoint, load_outline
 from granet.errors import CheckpointError, UsageError
 from granet.recipe import Recipe
+from granet.runs import lineage
+from granet.runs.find import BEST, LAST, holds_run
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Ancestor:
     mode: str | None
     round: int | None
     course: str | None
-    """Hash of how it was trained, see ``granet.lineage.course``."""
+    """Hash of how it was trained, see ``granet.runs.lineage.course``."""
 
     def __str__(self) -> str:
         how = self.method if self.mode is None else self.mode if self.round is None else f"{self.mode} {self.round}"

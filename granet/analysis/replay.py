@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from granet import history
-from granet.analysis.run_folders import BEST, LAST, REWIND, holds_run
 from granet.checkpoint import Checkpoint, load_outline
 from granet.errors import CheckpointError, GranetError, UsageError
 from granet.files import durable
 from granet.history import FlatMasks, Log, changes, flat, log
 from granet.masks import mapping
 from granet.masks.codec import Mask
+from granet.runs.find import BEST, HISTORY, LAST, REWIND, holds_run
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +71,12 @@ class Replay:
             CheckpointError: a file is damaged, of a newer version, or not of this run.
         """
         last = _newest(folder)
-        path = folder / history.NAME
+        path = folder / HISTORY
         if not path.exists():
             raise UsageError(
                 "the run has no history",
                 where=folder,
-                got=f"no {history.NAME}",
+                got=f"no {HISTORY}",
                 remedy="a run of an older granet keeps one from where it is resumed",
             )
         found = log.parse(durable.read(path).tobytes(), str(path))
@@ -120,7 +120,7 @@ class Replay:
             try:
                 after = changes.decode(entry.change, present)
             except ValueError as error:
-                where = self.folder / history.NAME
+                where = self.folder / HISTORY
                 raise CheckpointError(
                     "the history is damaged", where=where, got=f"at step {entry.step}: {error}"
                 ) from None

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from granet.analysis.comparison import Group, compare_outcomes
-from granet.analysis.run_folders import Problem, find
 from granet.analysis.run_report import RunReport, read
 from granet.errors import GranetError
+from granet.runs.find import Problem, find
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from granet import flops, history
-from granet.analysis import outcome, sessions, speeds
+from granet import flops
+from granet.analysis import outcome
 from granet.analysis.cautions import Caution, cautions
 from granet.analysis.course import Course
 from granet.analysis.history import History
@@ -25,12 +25,13 @@ from granet.analysis.history import tell as tell_history
 from granet.analysis.inspection import Inspection, inspect, rebuild
 from granet.analysis.outcome import Outcome, State
 from granet.analysis.replay import Replay
-from granet.analysis.run_folders import LAST, RECIPE, is_held
-from granet.analysis.sessions import Session
 from granet.analysis.taken import taken
 from granet.checkpoint import Checkpoint, content_hash
 from granet.errors import CheckpointError, GranetError
 from granet.masks import mapping
+from granet.runs import metrics, sessions
+from granet.runs.find import HISTORY, LAST, RECIPE, is_held
+from granet.runs.sessions import Session
 
 _TRIES, _PAUSE = 8, 0.25
 """How often a run that is being written to is read anew, and for how many seconds to wait before."""
@@ -187,7 +188,7 @@ def _read(folder: Path, factory: str | None) -> RunReport:
     steps_per_epoch = _steps(last, "steps_per_epoch", folder)
     told = outcome.tell(folder, state, inspection := inspect(state.shown, factory=factory))
     past, notes = _history(folder)
-    speed = speeds.read(folder, step=last.step)
+    speed = metrics.read(folder, step=last.step)
     trained, unsaid = sessions.read(folder, step=last.step)
     epochs, epoch_notes = _epochs(last, speed.of_epochs)
     begins_at = 0 if told.recipe.rewind is None else told.recipe.rewind.start
@@ -242,8 +243,8 @@ def _history(folder: Path) -> tuple[History | None, list[str]]:
     Raises:
         CheckpointError: the history is damaged, of a newer version or of another run.
     """
-    if not os.path.lexists(folder / history.NAME):
-        return None, [f"it has no {history.NAME}, so what its masks did over time is unknown"]
+    if not os.path.lexists(folder / HISTORY):
+        return None, [f"it has no {HISTORY}, so what its masks did over time is unknown"]
     replay = Replay.open(folder)
     # That it is not finished is told by its state, and what lies past the checkpoint by the step.
     late = [] if replay.whole else [note for note in replay.notes if note.startswith("the history begins")]

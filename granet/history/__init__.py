@@ -10,7 +10,4 @@ from __future__ import annotations
 from granet.history.changes import FlatMasks, flat
 from granet.history.log import Beginning, Entry, Log
 
-NAME = "history.bin"
-"""The file in the folder of a run."""
-
-__all__ = ["NAME", "Beginning", "Entry", "FlatMasks", "Log", "flat"]
+__all__ = ["Beginning", "Entry", "FlatMasks", "Log", "flat"]

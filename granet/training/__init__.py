@@ -1,8 +1,8 @@
 """Training a recipe from beginning to end, with checkpoints that resume without a trace."""
 
+from granet.runs.folder import RunFolder
 from granet.training.device import resolve_device
 from granet.training.evaluate import Evaluation, evaluate
-from granet.training.folder import RunFolder
 from granet.training.loop import resume, train
 from granet.training.signals import stop_on_signals
 from granet.training.state import open_data

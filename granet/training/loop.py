@@ -16,15 +16,15 @@ from granet import checkpoint
 from granet.data import Dataset
 from granet.errors import CheckpointError, DataError, UsageError
 from granet.recipe import Recipe
+from granet.runs.events import Event, Resized, Started, Watch
+from granet.runs.folder import RunFolder
+from granet.runs.retention import Retention
 from granet.training import weights
 from granet.training.device import describe_device, use_kernels
 from granet.training.distributed import fingerprints
 from granet.training.distributed.sharing import shared
 from granet.training.distributed.world import World
 from granet.training.evaluate import Evaluation
-from granet.training.events import Event, Resized, Started, Watch
-from granet.training.folder import RunFolder
-from granet.training.retention import Retention
 from granet.training.rewinding.start import rewound
 from granet.training.state import Run, begin, open_data, restore, split_sizes
 from granet.training.trainer import Trainer

@@ -17,8 +17,8 @@ from granet.checkpoint import Checkpoint, codec
 from granet.errors import UsageError
 from granet.masks import mapping
 from granet.recipe import Recipe
+from granet.runs.retention import Retention
 from granet.training.device import use_kernels
-from granet.training.retention import Retention
 from granet.training.stand_in import Images, stand_in
 from granet.training.state import Run, begin, capture, open_data
 from granet.training.trial import Trial, attempt

@@ -7,10 +7,10 @@ from typing import Any
 
 from granet import checkpoint
 from granet.checkpoint import Checkpoint
+from granet.runs.folder import RunFolder
+from granet.runs.retention import Retention
 from granet.topology import TopologyUpdate
-from granet.training.folder import RunFolder
 from granet.training.history import History
-from granet.training.retention import Retention
 from granet.training.saving import Saver
 from granet.training.state import Run
 

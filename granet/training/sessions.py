@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from granet.errors import CheckpointError
-from granet.training.events import Event, Started
-from granet.training.folder import RunFolder
+from granet.runs.events import Event, Started
+from granet.runs.folder import RunFolder
 
 
 def noted(watch: Callable[[Event], None]) -> Callable[[Event], None]:

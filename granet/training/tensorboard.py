@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from granet.errors import UsageError
-from granet.training.events import EpochEnded, Event, Progressed, Started, Tested, Updated
-from granet.training.folder import RunFolder
+from granet.runs.events import EpochEnded, Event, Progressed, Started, Tested, Updated
+from granet.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -17,16 +17,16 @@ from torch import Tensor
 from granet import checkpoint, models
 from granet.data.pipeline import EVALUATED
 from granet.errors import DataError, Interrupted, LostRankError, TrainingError
+from granet.runs.events import EpochEnded, Progressed, Saved, Tested, Updated, Watch
+from granet.runs.folder import RunFolder
+from granet.runs.retention import Retention
 from granet.training.device import reading_waits
 from granet.training.distributed import fingerprints
 from granet.training.distributed.sharing import shared
 from granet.training.evaluate import Evaluation, evaluate
-from granet.training.events import EpochEnded, Progressed, Saved, Tested, Updated, Watch
-from granet.training.folder import RunFolder
 from granet.training.learning_rate import learning_rate
 from granet.training.pace import Pace
 from granet.training.records import Records, Written
-from granet.training.retention import Retention
 from granet.training.state import EpochSums, Run, capture
 from granet.training.step import Steps, images_laid_out
 

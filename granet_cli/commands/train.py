@@ -11,7 +11,7 @@ import typer
 from granet_cli import options
 
 if TYPE_CHECKING:
-    from granet.training.events import Event
+    from granet.runs.events import Event
     from granet_cli.runs import Run
 
 

@@ -12,8 +12,8 @@ from granet_cli.report.style import policy, sheet
 
 if TYPE_CHECKING:
     from granet.analysis.report import Report
-    from granet.analysis.run_folders import Problem
     from granet.analysis.run_report import RunReport
+    from granet.runs.find import Problem
 
 _CELLS = 3600
 """Of the pictures of layers over time, of all runs together and of each at the least."""

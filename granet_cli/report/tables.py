@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from granet.analysis.comparison import Group
     from granet.analysis.inspection import LayerReport
     from granet.analysis.run_report import RunReport
-    from granet.analysis.sessions import Session
+    from granet.runs.sessions import Session
 
 UNKNOWN = "-"
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")

@@ -15,8 +15,8 @@ import torch
 
 from granet.analysis.plasticity import Cell, Plasticity, tell
 from granet.data import Dataset
+from granet.runs.folder import RunFolder
 from granet.training.evaluate import Evaluation
-from granet.training.folder import RunFolder
 from granet.training.plasticity.cell import CellProgressed, baseline, measure
 from granet.training.plasticity.grid import FOLDER, Grid, Job, Source
 from granet.training.plasticity.results import Results

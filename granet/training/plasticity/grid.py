@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from granet.allocation import total_budget
-from granet.analysis import run_folders
 from granet.analysis.comparison import ASIDE
 from granet.analysis.plasticity import REGENERATIONS, Cell, Drop
 from granet.checkpoint import Checkpoint, content_hash, load_outline
 from granet.errors import CheckpointError, UnknownNameError, UsageError
-from granet.lineage import ancestors
 from granet.masks.mapping import density, shapes
 from granet.recipe import Recipe
-from granet.training.folder import RunFolder
+from granet.runs import find
+from granet.runs.folder import RunFolder
+from granet.runs.lineage import ancestors
 from granet.training.learning_rate import learning_rate
 from granet.training.rewinding.plan import Request, course
 from granet.training.rewinding.start import Scope
@@ -209,7 +209,7 @@ def _sources(names: Iterable[str]) -> tuple[list[Source], list[str]]:
             source = _source(Path(name))
             found.setdefault(source.hash, source)
             continue
-        runs, problems = run_folders.find([name])
+        runs, problems = find.find([name])
         if problems:
             raise UsageError(problems[0].message)
         for run in runs:

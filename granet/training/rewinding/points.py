@@ -9,7 +9,7 @@ from granet.checkpoint import content_hash, load_outline
 from granet.errors import GranetError, UsageError
 from granet.recipe import Recipe
 from granet.recipe.durations import Duration
-from granet.training.folder import RunFolder
+from granet.runs.folder import RunFolder
 
 _MOST_LISTED = 12
 

@@ -12,8 +12,8 @@ from granet.checkpoint import codec
 from granet.masks.mapping import Masks, active, density
 from granet.methods.base import Method
 from granet.recipe import Recipe
+from granet.runs.retention import Retention
 from granet.training.learning_rate import learning_rate
-from granet.training.retention import Retention
 from granet.training.rewinding.plan import round_of
 from granet.training.rewinding.start import load_exactly, masks_for, pruned, state
 from granet.training.state import Run, capture

@@ -20,8 +20,8 @@ from granet.data import Dataset
 from granet.errors import CheckpointError, UsageError
 from granet.masks.mapping import active, density, size
 from granet.recipe import Recipe
-from granet.training.events import RoundEnded, RoundRow, RoundStarted, Watch
-from granet.training.folder import RunFolder, replace_text
+from granet.runs.events import RoundEnded, RoundRow, RoundStarted, Watch
+from granet.runs.folder import RunFolder, replace_text
 from granet.training.loop import resume, train
 from granet.training.rewinding.plan import round_of
 from granet.training.rewinding.start import rewound

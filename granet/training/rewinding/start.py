@@ -26,8 +26,8 @@ from torch import Tensor
 from granet.allocation import apportion, total_budget
 from granet.checkpoint import Checkpoint, Slot, content_hash, load
 from granet.errors import CheckpointError, UsageError
-from granet.lineage import ancestor, ancestors
 from granet.masks.mapping import Masks, active, density
+from granet.runs.lineage import ancestor, ancestors
 from granet.topology import prune_each, prune_to
 from granet.training.state import Run, capture
 

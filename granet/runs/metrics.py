@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from granet.analysis import lines
+from granet.runs import json_lines
 
 METRICS = "metrics.jsonl"
 
@@ -40,7 +40,7 @@ def read(folder: Path, *, step: int) -> Speeds:
             raise ValueError("no speed of an epoch")
         return epoch, float(speed)
 
-    found, fault = lines.read(folder / METRICS, take)
+    found, fault = json_lines.read(folder / METRICS, take)
     if found is None:
         return Speeds({}, fault or f"it has no {METRICS}, so its time is unknown")
     return Speeds(dict(found))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from granet.analysis import lines
+from granet.runs import json_lines
 
 SESSIONS = "sessions.jsonl"
 
@@ -40,5 +40,5 @@ def read(folder: Path, *, step: int) -> tuple[tuple[Session, ...], str | None]:
         facts = {key: value for key in KEYS if isinstance(value := entry.get(key), str | int | float)}
         return Session(step=at, time=time, facts=facts) if at <= step else None
 
-    found, fault = lines.read(folder / SESSIONS, take)
+    found, fault = json_lines.read(folder / SESSIONS, take)
     return tuple(found or ()), fault

@@ -28,10 +28,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from granet import history
 from granet.checkpoint import Checkpoint, load
 from granet.errors import CheckpointError, UsageError
 from granet.recipe import Recipe
+from granet.runs.find import HISTORY
 
 _ROUND = re.compile(r"round-\d{2,}")
 _KEPT = re.compile(r"step-(\d{8,})\.safetensors")
@@ -71,7 +71,7 @@ class RunFolder:
     @property
     def history(self) -> Path:
         """Every change of the masks."""
-        return self.path / history.NAME
+        return self.path / HISTORY
 
     @property
     def tensorboard(self) -> Path:

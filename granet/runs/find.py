@@ -19,6 +19,9 @@ from granet.errors import UsageError, nearest
 RECIPE, LAST, BEST = "recipe.toml", "last.safetensors", "best.safetensors"
 """Files of a run: its recipe, its newest state, and the best epoch, which is what the test set is met with."""
 
+HISTORY = "history.bin"
+"""The file that has every change of a run's masks, see ``granet.history``."""
+
 REWIND = "rewind.toml"
 """The file that the folder of a rewind in several rounds has."""
 
@@ -67,7 +70,7 @@ def holds_run(path: Path) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process on this machine trains in this folder: training locks it, see ``granet.training.folder``.
+    """Whether a process on this machine trains in this folder: training locks it, see ``granet.runs.folder``.
 
     Where the file system knows no locks the answer is no. The lock is asked for and let go at once.
     """
