@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from granet.analysis.history import History, UpdateReport
-    from granet.analysis.replay import Finding
+    from granet.history.replay import Finding
 
 _MOST_ROWS = 16
 _AGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)

@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from granet.analysis.history import tell
-from granet.analysis.replay import Replay
 from granet.checkpoint import Checkpoint, load, load_outline, save
 from granet.errors import CheckpointError, Interrupted, UsageError
-from granet.history import NAME, log
+from granet.history import NAME
+from granet.history import format as log
+from granet.history.replay import Replay
 from granet.methods import METHODS
 from granet.recipe import Recipe
 from granet.runs.events import Event, Updated

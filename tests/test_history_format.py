@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from granet.errors import CheckpointError
-from granet.history import changes, log
+from granet.history import changes
+from granet.history import format as log
 from granet.masks.codec import Mask
 from tests import independent_history
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from granet.analysis.replay import Replay
 from granet.history import changes
+from granet.history.replay import Replay
 
 Counts = NDArray[np.int64]
 

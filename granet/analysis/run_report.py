@@ -24,10 +24,10 @@ from granet.analysis.history import History
 from granet.analysis.history import tell as tell_history
 from granet.analysis.inspection import Inspection, inspect, rebuild
 from granet.analysis.outcome import Outcome, State
-from granet.analysis.replay import Replay
 from granet.analysis.taken import taken
 from granet.checkpoint import Checkpoint, content_hash
 from granet.errors import CheckpointError, GranetError
+from granet.history.replay import Replay
 from granet.masks import mapping
 from granet.runs import metrics, sessions
 from granet.runs.find import HISTORY, LAST, RECIPE, is_held

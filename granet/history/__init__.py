@@ -1,13 +1,13 @@
 """The history of a run: every change of its masks, at about the cost of its entropy.
 
 ``entropy`` codes symbols of known probability, ``subsets`` subsets of known size, ``changes`` what an update did to the
-masks, ``log`` the file that holds all updates of a run. ``docs/history.md`` is the specification. What writes the file
-is ``granet.training.history``, what replays it ``granet.analysis.history``.
+masks, ``format`` the file that holds all updates of a run. ``docs/history.md`` is the specification. What writes the
+file is ``granet.training.history_recorder``, what replays it ``granet.history.replay``.
 """
 
 from __future__ import annotations
 
 from granet.history.changes import FlatMasks, flat
-from granet.history.log import Beginning, Entry, Log
+from granet.history.format import Beginning, Entry, Log
 
 __all__ = ["Beginning", "Entry", "FlatMasks", "Log", "flat"]

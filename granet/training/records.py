@@ -10,7 +10,7 @@ from granet.checkpoint import Checkpoint
 from granet.runs.folder import RunFolder
 from granet.runs.retention import Retention
 from granet.topology import TopologyUpdate
-from granet.training.history import History
+from granet.training.history_recorder import History
 from granet.training.saving import Saver
 from granet.training.state import Run
 

@@ -62,8 +62,8 @@ def history(
       granet history runs/a --json | jq '.updates[] | [.step, .churn]'
     """
     from granet.analysis import history as analysis
-    from granet.analysis.replay import Replay
     from granet.errors import UsageError
+    from granet.history.replay import Replay
     from granet_cli import history as shown
     from granet_cli.history_plot import draw
     from granet_cli.pictures import check_plot

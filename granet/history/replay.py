@@ -16,7 +16,8 @@ from granet import history
 from granet.checkpoint import Checkpoint, load_outline
 from granet.errors import CheckpointError, GranetError, UsageError
 from granet.files import durable
-from granet.history import FlatMasks, Log, changes, flat, log
+from granet.history import FlatMasks, Log, changes, flat
+from granet.history import format as log
 from granet.masks import mapping
 from granet.masks.codec import Mask
 from granet.runs.find import BEST, HISTORY, LAST, REWIND, holds_run

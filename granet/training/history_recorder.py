@@ -17,7 +17,8 @@ from pathlib import Path
 
 from granet.errors import CheckpointError
 from granet.files import durable
-from granet.history import Beginning, flat, log
+from granet.history import Beginning, flat
+from granet.history import format as log
 from granet.masks.mapping import Masks
 from granet.topology import TopologyUpdate
 from granet.training.state import Run
