@@ -20,7 +20,7 @@ import torch
 from benchmarks.measure import Measurement, heading, interleaved, report, save
 from benchmarks.states import resnet50, sparse
 from granet.checkpoint import save as save_now
-from granet.training.saving import Saver
+from granet.training.checkpoint_thread import Saver
 
 STEPS = 6
 

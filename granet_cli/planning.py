@@ -12,7 +12,7 @@ from granet_cli.render import FAINT, Column, Screen, bar, duration, printable, s
 if TYPE_CHECKING:
     from granet.recipe import Recipe
     from granet.training.plan import LayerPlan, Plan
-    from granet.training.trial import Trial
+    from granet.training.step_timing import Trial
 
 _BAR = 12
 

@@ -23,7 +23,7 @@ from granet.methods import METHODS
 from granet.recipe import Recipe
 from granet.runs import events as told
 from granet.training import RunFolder, open_data, resume, train
-from granet.training.distributed import World, fingerprints, reduction
+from granet.training.distributed import World, ddp, fingerprints
 from granet.training.distributed.batch_norm import over_ranks
 from granet.training.distributed.checksum import Checksum
 from granet.training.distributed.fingerprints import of_masks
@@ -171,7 +171,7 @@ def first_gradients(world: World, settled: bool) -> list[bool]:
     network = Crossed()
     images = torch.randn(4, 8, generator=torch.Generator().manual_seed(world.ranks.rank))
     if not settled:
-        reduction.Reduced.settle = lambda *_: None  # type: ignore[method-assign,assignment]
+        ddp.Reduced.settle = lambda *_: None  # type: ignore[method-assign,assignment]
     reduced = world.network(network, lambda: images, lambda: torch.autocast("cpu", enabled=False), compile=False)
     found = []
     for _ in range(2):

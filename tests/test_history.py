@@ -26,7 +26,7 @@ from granet.runs.events import Event, Updated
 from granet.training import RunFolder, resume, train
 from granet.training.rewinding.plan import Request, course, plan
 from granet.training.rewinding.rounds import rewind
-from granet.training.state import open_data
+from granet.training.run import open_data
 from tests.checkpoints import NETWORK
 from tests.commandline import Granet
 from tests.synthetic import write_image_folder

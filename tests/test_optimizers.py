@@ -19,7 +19,7 @@ from granet.methods import (
 from granet.methods.base import Method, Snapshot
 from granet.recipe import Recipe
 from granet.topology import TopologyUpdate
-from granet.training.state import build_optimizer
+from granet.training.run import build_optimizer
 from tests.running import (
     DEVICES,
     METHODS,

@@ -20,8 +20,8 @@ from granet.methods.base import Method
 from granet.models import outline
 from granet.recipe import Recipe
 from granet.training import RunFolder, train
+from granet.training.placeholder_dataset import Images, stand_in
 from granet.training.plan import plan
-from granet.training.stand_in import Images, stand_in
 from tests.commandline import Granet
 from tests.running import METHODS, TOTAL, Run, every_method, network
 from tests.synthetic import write_image_folder

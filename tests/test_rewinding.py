@@ -28,7 +28,7 @@ from granet.training.rewinding.points import step_of
 from granet.training.rewinding.preview import preview
 from granet.training.rewinding.rounds import go_on, rewind
 from granet.training.rewinding.start import pruned, rewound
-from granet.training.state import begin
+from granet.training.run import begin
 from tests.synthetic import write_image_folder
 from tests.tiny import SGD, tiny
 

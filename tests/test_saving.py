@@ -18,7 +18,7 @@ from granet.errors import CheckpointError
 from granet.recipe import Recipe
 from granet.runs.retention import Retention
 from granet.training import RunFolder, train
-from granet.training.saving import Saver
+from granet.training.checkpoint_thread import Saver
 from tests.synthetic import write_image_folder
 
 CPU = torch.device("cpu")
@@ -100,17 +100,17 @@ class TestSaver:
     def test_release_waits_for_the_encoder_and_close_for_the_disk(
         self, state, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from granet.training import saving
+        from granet.training import checkpoint_thread
 
         gate, order = threading.Event(), []
-        write = saving.files.write
+        write = checkpoint_thread.files.write
 
         def slow(path: Path, data: bytes) -> None:
             gate.wait(10)
             order.append("written")
             write(path, data)
 
-        monkeypatch.setattr(saving.files, "write", slow)
+        monkeypatch.setattr(checkpoint_thread.files, "write", slow)
         saver = Saver(CPU)
         saver.submit(state, [tmp_path / "a"])
         saver.release()

@@ -89,7 +89,7 @@ def _controlled() -> None:
 
 def test_a_stop_while_data_are_opened_does_not_wait_for_them(tmp_path: Path) -> None:
     slow = f"""
-import granet.training.loop as loop, os, signal, sys, time
+import granet.training.launch as loop, os, signal, sys, time
 def opening(*_, **__):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)

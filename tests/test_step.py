@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from granet.recipe import Recipe
-from granet.training.state import Run, begin, open_data
+from granet.training.run import Run, begin, open_data
 from granet.training.step import Steps
 
 BATCH = 16

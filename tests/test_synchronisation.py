@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from granet.data import augment
 from granet.methods import METHODS
 from granet.recipe import Recipe
-from granet.training import RunFolder, pace, train, trainer
-from granet.training.state import EpochSums
+from granet.training import RunFolder, throughput, train, trainer
+from granet.training.run import EpochSums
 from tests.synthetic import arrays_dataset, write_image_folder
 
 INTERVAL = 4
@@ -117,7 +117,7 @@ def recipe(method: str = "granet", optimizer: str = "sgd", **settings: str) -> R
 def _as_where_reading_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "reading_waits", lambda device: True)
     monkeypatch.setattr(augment, "crop_rows", augment.crop_views)  # the former is for CPUs alone
-    monkeypatch.setattr(pace, "TELL_SECONDS", math.inf)  # progress reads the loss, and is not due in a plain step
+    monkeypatch.setattr(throughput, "TELL_SECONDS", math.inf)  # progress reads the loss, and is not due in a plain step
 
 
 def train_watched(given: Recipe, folder: Path, device: str, guard: Guard, **more: Any) -> int:

@@ -285,7 +285,7 @@ def test_weights_without_a_past_are_no_run_to_go_on_with(recipe: Callable[..., R
 def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(
     recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from granet.training import state
+    from granet.training import run as state
 
     begin, steps = state.build_optimizer, iter(range(100))
 
@@ -353,10 +353,10 @@ def test_a_test_that_was_not_saved_is_not_recorded_twice(recipe: Callable[..., R
 def test_workers_that_a_signal_ended_too_do_not_cost_the_state(
     recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from granet.training import loop
+    from granet.training import launch
 
     undisturbed = whole(recipe(), tmp_path / "undisturbed")
-    begin, signalled = loop.begin, []
+    begin, signalled = launch.begin, []
 
     def dying(*arguments, **settings):
         run = begin(*arguments, **settings)
@@ -374,7 +374,7 @@ def test_workers_that_a_signal_ended_too_do_not_cost_the_state(
 
     runs = RunFolder(tmp_path / "stopped")
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "begin", dying)
+        patched.setattr(launch, "begin", dying)
         with pytest.raises(Interrupted, match="step 3 of"):
             train(recipe(), runs, CPU, stop=lambda: bool(signalled))
     resume(runs, CPU)

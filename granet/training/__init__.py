@@ -3,9 +3,9 @@
 from granet.runs.folder import RunFolder
 from granet.training.device import resolve_device
 from granet.training.evaluate import Evaluation, evaluate
-from granet.training.loop import resume, train
+from granet.training.launch import resume, train
+from granet.training.run import open_data
 from granet.training.signals import stop_on_signals
-from granet.training.state import open_data
 
 __all__ = [
     "Evaluation",

@@ -21,7 +21,7 @@ from granet.history import Beginning, flat
 from granet.history import format as log
 from granet.masks.mapping import Masks
 from granet.topology import TopologyUpdate
-from granet.training.state import Run
+from granet.training.run import Run
 
 _ANEW = "move it away: the run goes on without it, and its history then begins at this step"
 

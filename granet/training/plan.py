@@ -19,9 +19,9 @@ from granet.masks import mapping
 from granet.recipe import Recipe
 from granet.runs.retention import Retention
 from granet.training.device import use_kernels
-from granet.training.stand_in import Images, stand_in
-from granet.training.state import Run, begin, capture, open_data
-from granet.training.trial import Trial, attempt
+from granet.training.placeholder_dataset import Images, stand_in
+from granet.training.run import Run, begin, capture, open_data
+from granet.training.step_timing import Trial, attempt
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from granet.randomness import key
 from granet.training.device import seed
 from granet.training.evaluate import autocast
-from granet.training.state import EpochSums, Run
+from granet.training.run import EpochSums, Run
 
 
 def images_laid_out(images: Tensor) -> Tensor:

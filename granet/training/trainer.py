@@ -22,13 +22,13 @@ from granet.runs.folder import RunFolder
 from granet.runs.retention import Retention
 from granet.training.device import reading_waits
 from granet.training.distributed import fingerprints
-from granet.training.distributed.sharing import shared
+from granet.training.distributed.broadcast import shared
 from granet.training.evaluate import Evaluation, evaluate
 from granet.training.learning_rate import learning_rate
-from granet.training.pace import Pace
-from granet.training.records import Records, Written
-from granet.training.state import EpochSums, Run, capture
+from granet.training.run import EpochSums, Run, capture
+from granet.training.run_writer import Records, Written
 from granet.training.step import Steps, images_laid_out
+from granet.training.throughput import Pace
 
 
 class Trainer:

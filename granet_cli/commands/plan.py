@@ -61,8 +61,8 @@ def plan(
     """
     from granet import training
     from granet.recipe import Recipe
+    from granet.training.placeholder_dataset import Images
     from granet.training.plan import plan as planned
-    from granet.training.stand_in import Images
     from granet_cli import choices
     from granet_cli.planning import images_of, show
     from granet_cli.render import Screen, print_json, say

@@ -13,7 +13,7 @@ import torch
 
 from granet.errors import DeviceError, Interrupted, LostRankError, UsageError
 from granet.training.device import resolve_device
-from granet.training.distributed.environment import Place
+from granet.training.distributed.torchrun import Place
 from granet.training.distributed.world import World
 
 __all__ = ["Place", "World", "device_for", "joined"]
@@ -60,7 +60,7 @@ def joined(place: Place, device: torch.device) -> Iterator[World]:
     if place.ranks.size == 1:
         yield World()
         return
-    from granet.training.distributed.group import Group
+    from granet.training.distributed.process_group import Group
 
     group = Group.join(place, device)
     try:

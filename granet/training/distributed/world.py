@@ -1,6 +1,6 @@
 """The ranks that train together, as training sees them: a world of one, which needs to ask nobody.
 
-``granet.training.distributed.group.Group`` is the same for several processes. The loop is written against this
+``granet.training.distributed.process_group.Group`` is the same for several processes. The loop is written against this
 interface and does not know which of the two it has.
 """
 

@@ -20,7 +20,7 @@ from granet.training.evaluate import Evaluation
 from granet.training.plasticity.cell import CellProgressed, baseline, measure
 from granet.training.plasticity.grid import FOLDER, Grid, Job, Source
 from granet.training.plasticity.results import Results
-from granet.training.state import open_data
+from granet.training.run import open_data
 
 
 @dataclass(frozen=True, kw_only=True)

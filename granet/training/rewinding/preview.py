@@ -16,7 +16,7 @@ from granet.runs.retention import Retention
 from granet.training.learning_rate import learning_rate
 from granet.training.rewinding.plan import round_of
 from granet.training.rewinding.start import load_exactly, masks_for, pruned, state
-from granet.training.state import Run, capture
+from granet.training.run import Run, capture
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,10 @@ from granet.masks.mapping import active, density, size
 from granet.recipe import Recipe
 from granet.runs.events import RoundEnded, RoundRow, RoundStarted, Watch
 from granet.runs.folder import RunFolder, replace_text
-from granet.training.loop import resume, train
+from granet.training.launch import resume, train
 from granet.training.rewinding.plan import round_of
 from granet.training.rewinding.start import rewound
-from granet.training.state import begin, open_data, restore
+from granet.training.run import begin, open_data, restore
 
 
 def rewind(

@@ -29,7 +29,7 @@ from granet.errors import CheckpointError, UsageError
 from granet.masks.mapping import Masks, active, density
 from granet.runs.lineage import ancestor, ancestors
 from granet.topology import prune_each, prune_to
-from granet.training.state import Run, capture
+from granet.training.run import Run, capture
 
 Scope = Literal["global", "uniform"]
 

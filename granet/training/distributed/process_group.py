@@ -26,14 +26,14 @@ from granet.masks.codec import Bytes
 from granet.masks.mapping import Masks
 from granet.masks.packed import PackedMasks
 from granet.training.device import reading_waits
-from granet.training.distributed import agreement, fingerprints
+from granet.training.distributed import fingerprints, mismatch
 from granet.training.distributed.checksum import Checksum
-from granet.training.distributed.environment import Place
-from granet.training.distributed.meeting import meet
+from granet.training.distributed.rendezvous import meet
+from granet.training.distributed.torchrun import Place
 from granet.training.distributed.world import Facts, Network, Result, World
 
 if TYPE_CHECKING:
-    from granet.training.distributed.reduction import Reduced
+    from granet.training.distributed.ddp import Reduced
 
 MEETING = timedelta(minutes=5)
 """How long ranks wait for each other at the start."""
@@ -114,7 +114,7 @@ class Group(World):
         compile: bool,
     ) -> Network:
         """See ``World``."""
-        from granet.training.distributed.reduction import Reduced
+        from granet.training.distributed.ddp import Reduced
 
         network: Reduced = Reduced(model, self._work, _reaching, compile=compile)
         network.settle(images(), number_format)
@@ -180,11 +180,11 @@ class Group(World):
         """See ``World``. Hashes are compared; only where they differ the facts themselves are."""
         with self.together():
             mine = facts()
-        hashes = self._exchange(agreement.digest(mine))
+        hashes = self._exchange(mismatch.digest(mine))
         if len(set(hashes)) == 1:
             return
         told = self._exchange(json.dumps(dict(mine)).encode())
-        raise _everywhere(agreement.difference(what, [json.loads(text) for text in told], kind))
+        raise _everywhere(mismatch.difference(what, [json.loads(text) for text in told], kind))
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -19,14 +19,14 @@ from granet.recipe import Recipe
 from granet.runs.events import Event, Resized, Started, Watch
 from granet.runs.folder import RunFolder
 from granet.runs.retention import Retention
-from granet.training import weights
+from granet.training import starting_weights
 from granet.training.device import describe_device, use_kernels
 from granet.training.distributed import fingerprints
-from granet.training.distributed.sharing import shared
+from granet.training.distributed.broadcast import shared
 from granet.training.distributed.world import World
 from granet.training.evaluate import Evaluation
 from granet.training.rewinding.start import rewound
-from granet.training.state import Run, begin, open_data, restore, split_sizes
+from granet.training.run import Run, begin, open_data, restore, split_sizes
 from granet.training.trainer import Trainer
 
 
@@ -76,7 +76,7 @@ def train(
     """
     world = World() if world is None else world
     with world.together():
-        recipe = weights.settled(recipe)
+        recipe = starting_weights.settled(recipe)
     restarted = world.any(restarted or world.again)
     if restarted and world.from_first(lambda: b"yes" if _is_there(recipe, folder) else None) is not None:
         place = None if recipe.data.directory is None else Path(recipe.data.directory)
@@ -229,5 +229,5 @@ def _started(run: Run, folder: RunFolder) -> Started:
         parameters=sum(mask.numel() for mask in run.sparsifier.masks.values()),
         density=run.sparsifier.density,
         examples=split_sizes(run.dataset),
-        notes=weights.notes(run.metrics) if run.step == 0 else (),
+        notes=starting_weights.notes(run.metrics) if run.step == 0 else (),
     )

@@ -17,7 +17,7 @@ from granet.methods.base import Snapshot
 from granet.training.compiling import compiled
 from granet.training.device import describe_device
 from granet.training.evaluate import autocast
-from granet.training.state import Run
+from granet.training.run import Run
 from granet.training.step import images_laid_out
 
 _SECONDS = 20.0

@@ -23,7 +23,7 @@ from granet.errors import CheckpointError, UsageError
 from granet.recipe import Recipe
 from granet.sparsifier import Sparsifier
 from granet.sparsifier.optimizer_state import laid_out
-from granet.training import weights
+from granet.training import starting_weights
 from granet.training.compiling import check_compiler
 from granet.training.device import Precision, resolve_precision
 from granet.training.distributed.world import World
@@ -150,7 +150,7 @@ def begin(
         image_size=dataset.image_size,
         seed=recipe.seed,
     )
-    start = weights.start(recipe, model, dataset) if fresh else {}
+    start = starting_weights.start(recipe, model, dataset) if fresh else {}
     model = model.to(device)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs

@@ -10,9 +10,9 @@ from granet.checkpoint import Checkpoint
 from granet.runs.folder import RunFolder
 from granet.runs.retention import Retention
 from granet.topology import TopologyUpdate
+from granet.training.checkpoint_thread import Saver
 from granet.training.history_recorder import History
-from granet.training.saving import Saver
-from granet.training.state import Run
+from granet.training.run import Run
 
 
 class Records:
