@@ -20,9 +20,9 @@ import numpy as np
 from benchmarks.measure import environment, write
 from granet.checkpoint import load_outline
 from granet.recipe import Recipe
+from granet.rewinding.plan import Mode, Request, course, plan
+from granet.rewinding.rounds import rewind
 from granet.training import RunFolder, open_data, resolve_device, train
-from granet.training.rewinding.plan import Mode, Request, course, plan
-from granet.training.rewinding.rounds import rewind
 
 MODES: tuple[Mode, ...] = ("lr", "weights", "finetune")
 

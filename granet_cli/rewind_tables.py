@@ -13,8 +13,8 @@ from granet_cli.render import ACCENT, FAINT, Column, Screen, percent, printable,
 
 if TYPE_CHECKING:
     from granet.recipe import Recipe
+    from granet.rewinding.preview import RoundPlan
     from granet.runs.events import RoundRow
-    from granet.training.rewinding.preview import RoundPlan
 
 _PLANNED = tuple(Column(title, right=True) for title in ("round", "density", "active", "steps", "LR", "FLOPs", "disk"))
 _DONE = tuple(Column(title, right=True) for title in ("round", "density", "active", "validation", "test", "checkpoint"))

@@ -15,8 +15,8 @@ from granet.data import Dataset
 from granet.errors import ModelError, UsageError
 from granet.models import is_factory
 from granet.recipe import Recipe
+from granet.rewinding.plan import Request, course, plan
 from granet.training import RunFolder, open_data
-from granet.training.rewinding.plan import Request, course, plan
 from granet.training.run import Run, begin
 from granet_cli import runs
 from granet_cli.choices import check_network, gather

@@ -26,9 +26,9 @@ import torch
 
 from granet.checkpoint import load_outline
 from granet.recipe import Recipe
+from granet.rewinding.plan import Request, course, plan
+from granet.rewinding.rounds import go_on
 from granet.training import RunFolder, open_data, resume, train
-from granet.training.rewinding.plan import Request, course, plan
-from granet.training.rewinding.rounds import go_on
 from tests.synthetic import write_image_folder
 
 METHODS = ("granet", "rigl", "snfs", "gmp")

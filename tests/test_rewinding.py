@@ -21,13 +21,13 @@ from granet.checkpoint import Checkpoint, content_hash, load, save
 from granet.errors import CheckpointError, Interrupted, RecipeError, UsageError
 from granet.masks import mapping as masking
 from granet.recipe import Recipe
+from granet.rewinding.plan import Request, course, densities, plan
+from granet.rewinding.points import step_of
+from granet.rewinding.preview import preview
+from granet.rewinding.rounds import go_on, rewind
 from granet.training import RunFolder, open_data, resume, train
 from granet.training.learning_rate import learning_rate
-from granet.training.rewinding.plan import Request, course, densities, plan
-from granet.training.rewinding.points import step_of
-from granet.training.rewinding.preview import preview
-from granet.training.rewinding.rounds import go_on, rewind
-from granet.training.rewinding.start import pruned, rewound
+from granet.training.rewound_state import pruned, rewound
 from granet.training.run import begin
 from tests.synthetic import write_image_folder
 from tests.tiny import SGD, tiny

@@ -25,7 +25,7 @@ from granet.training.distributed import fingerprints
 from granet.training.distributed.broadcast import shared
 from granet.training.distributed.world import World
 from granet.training.evaluate import Evaluation
-from granet.training.rewinding.start import rewound
+from granet.training.rewound_state import rewound
 from granet.training.run import Run, begin, open_data, restore, split_sizes
 from granet.training.trainer import Trainer
 

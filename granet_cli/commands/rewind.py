@@ -153,10 +153,10 @@ def rewind(
     from granet import training
     from granet.errors import Interrupted, UsageError
     from granet.recipe import Recipe
+    from granet.rewinding import rounds as rewinding_rounds
+    from granet.rewinding.plan import Request
+    from granet.rewinding.preview import preview
     from granet.training import sessions
-    from granet.training.rewinding import rounds as rewinding_rounds
-    from granet.training.rewinding.plan import Request
-    from granet.training.rewinding.preview import preview
     from granet_cli import progress, rewind_tables, rewinding
     from granet_cli.render import Screen, print_json, say
 

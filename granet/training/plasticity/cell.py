@@ -40,7 +40,7 @@ from granet.topology import grow, swap
 from granet.training.device import seed, use_kernels
 from granet.training.evaluate import Evaluation, evaluate
 from granet.training.plasticity.grid import Job
-from granet.training.rewinding.start import rewound
+from granet.training.rewound_state import rewound
 from granet.training.run import EpochSums, Run, begin, restore
 from granet.training.scoring import score
 from granet.training.step import Steps, images_laid_out

@@ -15,12 +15,12 @@ from granet.checkpoint import Checkpoint, content_hash, load_outline
 from granet.errors import CheckpointError, UnknownNameError, UsageError
 from granet.masks.mapping import density, shapes
 from granet.recipe import Recipe
+from granet.rewinding.plan import Request, course
 from granet.runs import find
 from granet.runs.folder import RunFolder
 from granet.runs.lineage import ancestors
 from granet.training.learning_rate import learning_rate
-from granet.training.rewinding.plan import Request, course
-from granet.training.rewinding.start import Scope
+from granet.training.rewound_state import Scope
 
 FOLDER = "plasticity"
 """Where in the folder of a run the results go."""

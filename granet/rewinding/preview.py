@@ -12,10 +12,10 @@ from granet.checkpoint import codec
 from granet.masks.mapping import Masks, active, density
 from granet.methods.base import Method
 from granet.recipe import Recipe
+from granet.rewinding.plan import round_of
 from granet.runs.retention import Retention
 from granet.training.learning_rate import learning_rate
-from granet.training.rewinding.plan import round_of
-from granet.training.rewinding.start import load_exactly, masks_for, pruned, state
+from granet.training.rewound_state import load_exactly, masks_for, pruned, state
 from granet.training.run import Run, capture
 
 

@@ -20,11 +20,11 @@ from granet.data import Dataset
 from granet.errors import CheckpointError, UsageError
 from granet.masks.mapping import active, density, size
 from granet.recipe import Recipe
+from granet.rewinding.plan import round_of
 from granet.runs.events import RoundEnded, RoundRow, RoundStarted, Watch
 from granet.runs.folder import RunFolder, replace_text
 from granet.training.launch import resume, train
-from granet.training.rewinding.plan import round_of
-from granet.training.rewinding.start import rewound
+from granet.training.rewound_state import rewound
 from granet.training.run import begin, open_data, restore
 
 

@@ -14,9 +14,9 @@ from granet.data import Dataset
 from granet.errors import CheckpointError, UsageError
 from granet.masks.mapping import density
 from granet.recipe import Recipe
+from granet.rewinding.points import Point, listed, point_at, points, step_of
 from granet.training.learning_rate import learning_rate
-from granet.training.rewinding.points import Point, listed, point_at, points, step_of
-from granet.training.rewinding.start import Scope
+from granet.training.rewound_state import Scope
 
 Mode = Literal["lr", "weights", "finetune"]
 
