@@ -24,11 +24,11 @@ import numpy as np
 
 from benchmarks.measure import heading, write
 from granet.analysis.comparison import Statistic
-from granet.analysis.plasticity import Cell, Plasticity
+from granet.plasticity import experiment
+from granet.plasticity.curves import Cell, Plasticity
+from granet.plasticity.grid import Settings, plan
 from granet.recipe import Recipe
 from granet.training import RunFolder, resolve_device, resume, train
-from granet.training.plasticity import experiment
-from granet.training.plasticity.grid import Settings, plan
 from granet_cli.plasticity import KINDS
 from granet_cli.plasticity_plot import draw
 

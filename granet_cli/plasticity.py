@@ -11,8 +11,8 @@ from granet_cli.render import FAINT, Column, Screen, table
 
 if TYPE_CHECKING:
     from granet.analysis.comparison import Statistic
-    from granet.analysis.plasticity import Curve, Plasticity, Point
-    from granet.training.plasticity.grid import Grid
+    from granet.plasticity.curves import Curve, Plasticity, Point
+    from granet.plasticity.grid import Grid
 
 KINDS = {
     "none": "without regeneration",

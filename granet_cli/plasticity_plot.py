@@ -18,7 +18,7 @@ from granet_cli.pictures import COLOURS, GRID, MARKERS, REMARK, save, styled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from granet.analysis.plasticity import Curve, Drop, Plasticity
+    from granet.plasticity.curves import Curve, Drop, Plasticity
 
 _TITLES = {
     "none": "pruned",

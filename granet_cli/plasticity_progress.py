@@ -18,7 +18,7 @@ from granet_cli.progress import telling
 from granet_cli.render import FAINT, Screen, bar, duration, percent
 
 if TYPE_CHECKING:
-    from granet.training.plasticity.experiment import CellEnded, CellStarted, Event
+    from granet.plasticity.experiment import CellEnded, CellStarted, Event
 
 _HEADING = "   seed   epoch    rate  regeneration   before   pruned    after  plasticity"
 
@@ -42,8 +42,8 @@ class _Plain:
 
     def tell(self, event: Event) -> None:
         """Shows an event."""
-        from granet.training.plasticity import experiment
-        from granet.training.plasticity.cell import CellProgressed
+        from granet.plasticity import experiment
+        from granet.plasticity.cell import CellProgressed
 
         match event:
             case experiment.GridStarted():

@@ -18,19 +18,19 @@ from typing import Any
 import pytest
 import torch
 
-from granet.analysis.plasticity import Cell, tell
 from granet.checkpoint import Checkpoint, load, save
 from granet.errors import CheckpointError, GranetError, Interrupted, UsageError
 from granet.masks.mapping import active, density
+from granet.plasticity import cell as cells
+from granet.plasticity import experiment
+from granet.plasticity.cell import baseline, measure, prepare, regenerated
+from granet.plasticity.curves import Cell, tell
+from granet.plasticity.grid import Grid, Job, Settings, Source, plan
 from granet.recipe import Recipe
 from granet.rewinding.plan import Request, course
 from granet.rewinding.plan import plan as plan_rewind
 from granet.rewinding.rounds import rewind
 from granet.training import RunFolder, open_data, train
-from granet.training.plasticity import cell as cells
-from granet.training.plasticity import experiment
-from granet.training.plasticity.cell import baseline, measure, prepare, regenerated
-from granet.training.plasticity.grid import Grid, Job, Settings, Source, plan
 from tests.commandline import Granet
 from tests.synthetic import write_image_folder
 

@@ -118,7 +118,7 @@ def plasticity(
     """
     from granet import training
     from granet.errors import Interrupted, UsageError
-    from granet.training.plasticity import experiment, grid
+    from granet.plasticity import experiment, grid
     from granet_cli import plasticity as shown
     from granet_cli import plasticity_progress
     from granet_cli.choices import check_network

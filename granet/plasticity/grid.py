@@ -10,10 +10,10 @@ from typing import Any
 
 from granet.allocation import total_budget
 from granet.analysis.comparison import ASIDE
-from granet.analysis.plasticity import REGENERATIONS, Cell, Drop
 from granet.checkpoint import Checkpoint, content_hash, load_outline
 from granet.errors import CheckpointError, UnknownNameError, UsageError
 from granet.masks.mapping import density, shapes
+from granet.plasticity.curves import REGENERATIONS, Cell, Drop
 from granet.recipe import Recipe
 from granet.rewinding.plan import Request, course
 from granet.runs import find

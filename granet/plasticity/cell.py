@@ -30,16 +30,16 @@ import torch
 from torch import Tensor, nn
 
 from granet import models
-from granet.analysis.plasticity import Cell
 from granet.checkpoint import Checkpoint, content_hash, load
 from granet.data import Dataset
 from granet.errors import CheckpointError, Interrupted, TrainingError
 from granet.masks.mapping import Masks, active, size
+from granet.plasticity.curves import Cell
+from granet.plasticity.grid import Job
 from granet.randomness import key
 from granet.topology import grow, swap
 from granet.training.device import seed, use_kernels
 from granet.training.evaluate import Evaluation, evaluate
-from granet.training.plasticity.grid import Job
 from granet.training.rewound_state import rewound
 from granet.training.run import EpochSums, Run, begin, restore
 from granet.training.scoring import score

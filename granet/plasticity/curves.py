@@ -21,7 +21,7 @@ FORMAT = 1
 """Version of the files that cells are kept in."""
 
 REGENERATIONS = ("none", "pruned", "swap")
-"""What happens between pruning and training; see ``granet.training.plasticity.cell``."""
+"""What happens between pruning and training; see ``granet.plasticity.cell``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from granet.analysis.plasticity import Cell, Plasticity, tell
 from granet.data import Dataset
+from granet.plasticity.cell import CellProgressed, baseline, measure
+from granet.plasticity.curves import Cell, Plasticity, tell
+from granet.plasticity.grid import FOLDER, Grid, Job, Source
+from granet.plasticity.results import Results
 from granet.runs.folder import RunFolder
 from granet.training.evaluate import Evaluation
-from granet.training.plasticity.cell import CellProgressed, baseline, measure
-from granet.training.plasticity.grid import FOLDER, Grid, Job, Source
-from granet.training.plasticity.results import Results
 from granet.training.run import open_data
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from granet.analysis.plasticity import Cell
 from granet.errors import CheckpointError, UsageError
 from granet.files import durable
-from granet.training.plasticity.grid import Settings
+from granet.plasticity.curves import Cell
+from granet.plasticity.grid import Settings
 
 _PATTERN = "cell-*.json"
 _MAX_BYTES = 64 * 1024
