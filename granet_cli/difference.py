@@ -11,7 +11,7 @@ from granet_cli.layers import stem
 from granet_cli.render import FAINT, Column, Screen, bar, percent, printable, short, size, table
 
 if TYPE_CHECKING:
-    from granet.analysis.difference import Difference, Overlap, Side
+    from granet.analysis.checkpoint_diff import Difference, Overlap, Side
 
 _BAR = 12
 _LAYERS = (

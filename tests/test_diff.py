@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from granet.analysis.difference import Difference, Source, compare
+from granet.analysis.checkpoint_diff import Difference, Source, compare
 from granet.checkpoint import Checkpoint, content_hash, save
 from granet.errors import UsageError
 from granet.recipe import Recipe

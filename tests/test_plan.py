@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from granet import Sparsifier, allocation, flops
-from granet.analysis.cautions import Caution, cautions
-from granet.analysis.course import Course, foresee
+from granet.analysis.plan_warnings import Caution, cautions
+from granet.analysis.trajectory import Course, foresee
 from granet.errors import UsageError
 from granet.methods import GMP, RigL, Static
 from granet.methods.base import Method

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from granet.analysis.outcome import Ancestor, Outcome, read
+from granet.analysis.run_summary import Ancestor, Outcome, read
 from granet.errors import GranetError
 from granet.recipe import Recipe, RewindSection
 from granet.runs.find import Problem, find

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from granet import flops
-from granet.analysis import outcome
-from granet.analysis.cautions import Caution, cautions
-from granet.analysis.course import Course
+from granet.analysis import run_summary as outcome
 from granet.analysis.history import History
 from granet.analysis.history import tell as tell_history
 from granet.analysis.inspection import Inspection, inspect, rebuild
-from granet.analysis.outcome import Outcome, State
-from granet.analysis.taken import taken
+from granet.analysis.measured_trajectory import taken
+from granet.analysis.plan_warnings import Caution, cautions
+from granet.analysis.run_summary import Outcome, State
+from granet.analysis.trajectory import Course
 from granet.checkpoint import Checkpoint, content_hash
 from granet.errors import CheckpointError, GranetError
 from granet.history.replay import Replay

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from granet import flops
-from granet.analysis.cautions import Caution, cautions
-from granet.analysis.course import Course, Stage, foresee
+from granet.analysis.plan_warnings import Caution, cautions
+from granet.analysis.trajectory import Course, Stage, foresee
 from granet.checkpoint import Checkpoint, codec
 from granet.errors import UsageError
 from granet.masks import mapping

@@ -31,7 +31,7 @@ def diff(
       granet diff runs/seed-0/best.safetensors runs/seed-1/best.safetensors
       granet diff a.safetensors b.safetensors --json | jq .total.iou
     """
-    from granet.analysis.difference import Source, compare
+    from granet.analysis.checkpoint_diff import Source, compare
     from granet.checkpoint import content_hash, load
     from granet.errors import UsageError
     from granet_cli.difference import show

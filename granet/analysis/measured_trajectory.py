@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from granet import flops
-from granet.analysis.course import Course, Stage
 from granet.analysis.history import History, UpdateReport
+from granet.analysis.trajectory import Course, Stage
 from granet.methods.base import Method
 
 

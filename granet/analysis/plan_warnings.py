@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from math import prod
 
-from granet.analysis.course import Course
+from granet.analysis.trajectory import Course
 from granet.methods.base import Method, Pruning, Swapping
 
 FEWEST_PRUNES = 5
