@@ -16,7 +16,7 @@ from typing import Any
 import onnxruntime
 from torch import Tensor, nn
 
-from exporters import canonical, conformance, examples, halving, metadata, proof, storage, tensors, tracing
+from exporters import conformance, examples, float16, graph_cleanup, metadata, onnx_files, proof, tensors, tracing
 from exporters.compaction import Compacted, compact
 from exporters.encoding import ENCODINGS, PRECISIONS, Encoded, encode, inflate
 from exporters.examples import Batch
@@ -159,7 +159,7 @@ def export(
         ModelError: the network cannot be built or written down, does not fit in fp16, or the proof failed.
         UsageError: what was asked for cannot be done.
     """
-    with storage.workshop(output) as shop:  # first of all, since it finds out whether anything can be written there
+    with onnx_files.workshop(output) as shop:  # first of all, since it finds out whether anything can be written there
         tell("building the network")
         name, origin = checkpoint.network.name, Origin.of(checkpoint, content_hash)
         network = tracing.network(checkpoint, factory=factory, trial=example is None)
@@ -173,14 +173,14 @@ def export(
         masks = checkpoint.masks if compacted is None else _support(plain, checkpoint.masks)
         traced = tracing.trace(plain, inputs, where=name, opset=settings.opset)
         graph = traced.model
-        canonical.strip_(graph)
-        canonical.fold_norms_(graph)
+        graph_cleanup.strip_(graph)
+        graph_cleanup.fold_norms_(graph)
         weights = tensors.match(graph.graph, plain, masks, traced.unused)
         scope = [weight.tensor for weight in weights]
-        canonical.positive_zeros_(graph, scope)
+        graph_cleanup.positive_zeros_(graph, scope)
 
         tell("encoding weights")
-        computing = halving.halve(graph) if settings.compute == "fp16" else graph
+        computing = float16.halve(graph) if settings.compute == "fp16" else graph
         encoded = encode(computing, encoding=settings.encoding, precision=settings.precision, scope=scope)
         decoded = inflate(encoded.model)
         tensors.check_stored(computing.graph, decoded.graph, settings.precision)
@@ -190,7 +190,7 @@ def export(
         if settings.coarsest != "fp32":
             proof.check_graph(shop.write(graph, twin_name), batches, expected)
         if settings.compute == "fp16":
-            proof.check_range(shop.write(halving.probe(graph), twin_name), batches)
+            proof.check_range(shop.write(float16.probe(graph), twin_name), batches)
         sparse, twin = shop.write(encoded.model, output.name), shop.write(decoded, twin_name)
         proved, answers = proof.prove(sparse, twin, batches, expected, precision=settings.coarsest, scratch=shop.folder)
 
@@ -200,7 +200,7 @@ def export(
         sparse, twin = shop.write(encoded.model, output.name), shop.write(decoded, twin_name)
         conformance.check(sparse, full="coo" not in encoded.encodings.values())
         proof.check_again(sparse, batches, answers)
-        sizes = storage.size(sparse), storage.size(twin)
+        sizes = onnx_files.size(sparse), onnx_files.size(twin)
         shop.publish([output.name, *([twin_name] if settings.twin else [])])
 
     masked = [weight for weight in weights if weight.masked]

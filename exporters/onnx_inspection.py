@@ -15,12 +15,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from exporters.encoding import Decoder, reading
+from exporters.encoding import Decoder, decode
+from exporters.encoding.decode import Reader
 from exporters.encoding.graphs import graphs
-from exporters.encoding.parts import field_bytes
-from exporters.encoding.reading import Reader
+from exporters.encoding.node_builder import field_bytes
 from exporters.encoding.values import Array
-from exporters.operands import Operand, operands
+from exporters.weight_tensors import Operand, operands
 from granet.checkpoint import canonical
 from granet.errors import CheckpointError, ModelError
 
@@ -198,7 +198,7 @@ def _active(values: Array, operand: Operand, notes: list[str]) -> int:
 
 def _array(tensor: TensorProto, name: str) -> Array:
     try:
-        return reading.array(tensor)
+        return decode.array(tensor)
     except ValueError as error:
         raise ModelError("a tensor that is damaged", where=name, got=error) from error
 

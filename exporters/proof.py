@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exporters import halving, runtime, storage, tracing
+from exporters import float16, onnx_files, runtime, tracing
 from exporters.examples import Batch
 from exporters.runtime import Level, Session
 from granet.errors import ModelError
@@ -130,12 +130,12 @@ def check_range(probe: Path, batches: Sequence[Batch]) -> None:
         for start in range(0, len(batch), 2):  # every value in the network takes some memory
             outputs = session.run([tensor[start : start + 2].numpy() for tensor in batch.inputs])
             for name, output in zip(session.outputs, outputs, strict=True):
-                if output.dtype == np.float32 and not (largest := np.abs(output).max(initial=0)) <= halving.LARGEST:
+                if output.dtype == np.float32 and not (largest := np.abs(output).max(initial=0)) <= float16.LARGEST:
                     raise ModelError(
                         "a value on the way through the network is beyond the range of fp16",
                         where=name,
                         got=f"{largest:g} on {batch.source}",
-                        expected=f"at most {halving.LARGEST:g}",
+                        expected=f"at most {float16.LARGEST:g}",
                         remedy="compute in fp32; --precision fp16 alone stores values in fp16",
                     )
 
@@ -216,7 +216,7 @@ def _run(path: Path, level: Level, batches: Sequence[Batch], scratch: Path) -> t
     optimised = scratch / "optimised.onnx"
     try:
         given = answers(runtime.open_session(path, level=level, optimised=optimised), batches)
-        graph = storage.read(optimised, external=False).graph
+        graph = onnx_files.read(optimised, external=False).graph
     finally:
         for file in scratch.glob("optimised.onnx*"):
             file.unlink()

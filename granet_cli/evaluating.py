@@ -34,7 +34,7 @@ def checkpoint(file: Path, *, data: str | None, split: str, batch_size: int, dev
 
 def onnx(file: Path, *, data: str | None, split: str, batch_size: int, device: str, model: str | None) -> Result:
     """An exported model likewise; what it was trained on stands in its metadata."""
-    from exporters import metadata, runtime, storage
+    from exporters import metadata, onnx_files, runtime
     from exporters.scoring import score
     from granet.data import SIZED, open_dataset
     from granet.errors import UsageError
@@ -43,7 +43,7 @@ def onnx(file: Path, *, data: str | None, split: str, batch_size: int, device: s
     if model is not None:
         raise UsageError("an ONNX model needs no code to be confirmed", where="--model", remedy="leave it out")
     provider, options = _provider(device)
-    origin = metadata.read_origin(storage.read(file, external=False), where=str(file))
+    origin = metadata.read_origin(onnx_files.read(file, external=False), where=str(file))
     settings = {} if data is None else data_settings(data, origin.data, {})
     name, folder = str(settings.get("data.name", origin.data)), settings.get("data.directory")
     dataset = open_dataset(

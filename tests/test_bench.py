@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporters.bench import doubts, inputs, planning, providers, statistics
+from exporters.bench import inputs, planning, providers, statistics
+from exporters.bench import warnings as doubts
 from exporters.bench.clocks import Gpu, Sample, summarise
 from exporters.bench.comparison import Entry, Outcome, compare
 from exporters.bench.controls import Subject, assign
@@ -21,10 +22,10 @@ from exporters.bench.placement import check
 from exporters.bench.planning import Planner, Scenario
 from exporters.bench.process import DoesNotFitError
 from exporters.bench.protocol import Opened, Spec
-from exporters.bench.refusal import Refusal
 from exporters.bench.settings import Settings
 from exporters.bench.statistics import Ratio
 from exporters.bench.verdict import Facts, judge
+from exporters.bench.worker_errors import Refusal
 from granet.errors import BenchmarkError, ModelError, UnknownNameError, UsageError
 from granet_cli.commands.bench import spelled_out
 from tests.bench_networks import Machine, write_network

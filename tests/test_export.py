@@ -16,7 +16,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from exporters import canonical, metadata, onnx_export, proof, storage, tensors
+from exporters import graph_cleanup, metadata, onnx_export, onnx_files, proof, tensors
 from exporters.onnx_export import Report, Settings, export, twin_of
 from granet.checkpoint import Checkpoint
 from granet.errors import CheckpointError, ModelError, UnknownNameError, UsageError
@@ -60,7 +60,7 @@ def in_torch(value: Checkpoint, *inputs: np.ndarray[Any, Any]) -> Arrays:
 
 
 def initializers(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in storage.read(path).graph.initializer}
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx_files.read(path).graph.initializer}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -134,7 +134,7 @@ def test_the_report_says_what_is_in_the_file(small: Checkpoint, pair: tuple[Repo
 
 
 def test_the_metadata_tell_where_it_is_from_and_how_it_was_proved(pair: tuple[Report, Path, Path]) -> None:
-    entries = {entry.key: json.loads(entry.value) for entry in storage.read(pair[1]).metadata_props}
+    entries = {entry.key: json.loads(entry.value) for entry in onnx_files.read(pair[1]).metadata_props}
     assert entries.keys() == {"granet.checkpoint", "granet.weights", "granet.proof"}
     assert entries["granet.checkpoint"]["content_hash"] == "0" * 64
     assert entries["granet.checkpoint"]["network"]["classes"] == list(networks.CLASSES)
@@ -185,14 +185,14 @@ def test_coarser_values_cost_what_they_should(
 
 def test_the_opset_is_the_one_asked_for(small: Checkpoint, tmp_path: Path) -> None:
     report = exported(small, tmp_path / "m.onnx", opset=18)
-    versions = {entry.domain: entry.version for entry in storage.read(tmp_path / "m.onnx").opset_import}
+    versions = {entry.domain: entry.version for entry in onnx_files.read(tmp_path / "m.onnx").opset_import}
     assert (report.opset, versions[""]) == (18, 18)
 
 
 def test_data_beyond_what_a_file_holds_lie_beside_it(
     small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: tuple[Report, Path, Path]
 ) -> None:
-    monkeypatch.setattr(storage.Workshop.write, "__kwdefaults__", {"inline": 4000})
+    monkeypatch.setattr(onnx_files.Workshop.write, "__kwdefaults__", {"inline": 4000})
     report = exported(small, tmp_path / "m.onnx", twin=True)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".data", ".onnx", ".onnx"]
     assert run(tmp_path / "m.onnx", images(5))[0].tobytes() == run(pair[1], images(5))[0].tobytes()
@@ -312,8 +312,8 @@ def _negate_bias(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "precision", "message"),
     [
-        (canonical, "strip_", "fp32", "the exported file does not compute what the torch network computes"),
-        (canonical, "strip_", "fp16", "the exported graph does not compute what the torch network computes"),
+        (graph_cleanup, "strip_", "fp32", "the exported file does not compute what the torch network computes"),
+        (graph_cleanup, "strip_", "fp16", "the exported graph does not compute what the torch network computes"),
         (onnx_export, "inflate", "fp32", "classifier.bias: values that do not come back"),
         (metadata, "write_", "fp32", "the finished file gives other results than the one that was proved"),
     ],

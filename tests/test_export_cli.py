@@ -14,7 +14,7 @@ import onnx
 import pytest
 import torch
 
-from exporters import metadata, onnx_export, runtime, scoring, storage
+from exporters import metadata, onnx_export, onnx_files, runtime, scoring
 from granet.checkpoint import content_hash, load
 from granet.data import open_dataset
 from granet.models import from_checkpoint
@@ -238,11 +238,11 @@ def _broken_files(folder: Path) -> None:
     if (folder / "broken.onnx").exists():
         return
     (folder / "photos.onnx").write_text("not a model")
-    foreign, broken = storage.read("sparse.dense.onnx"), storage.read("sparse.dense.onnx")
+    foreign, broken = onnx_files.read("sparse.dense.onnx"), onnx_files.read("sparse.dense.onnx")
     del foreign.metadata_props[:]
     broken.graph.node[0].op_type = "Bruise"
-    storage.write("foreign.onnx", foreign)
-    storage.write("broken.onnx", broken)
+    onnx_files.write("foreign.onnx", foreign)
+    onnx_files.write("broken.onnx", broken)
 
 
 def test_a_module_that_is_gone_is_told(granet: Granet, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_a_module_that_is_gone_is_told(granet: Granet, here: Path, monkeypatch: 
 def test_metadata_are_not_trusted(
     granet: Granet, here: Path, tmp_path: Path, change: dict[str, Any] | None, message: str
 ) -> None:
-    model = storage.read("sparse.onnx")
+    model = onnx_files.read("sparse.onnx")
     text = next(entry for entry in model.metadata_props if entry.key == metadata.CHECKPOINT)
     if change is None:
         text.value = '{"content_hash": NaN'
@@ -282,7 +282,7 @@ def test_metadata_are_not_trusted(
         value = json.loads(text.value)
         (value["network"] if change.keys() & value["network"].keys() else value).update(change)
         text.value = json.dumps(value)
-    storage.write(tmp_path / "m.onnx", model)
+    onnx_files.write(tmp_path / "m.onnx", model)
     answer = granet("eval", tmp_path / "m.onnx")
     assert answer.code in (1, 2)
     assert message in answer.err

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters import runtime, storage
+from exporters import onnx_files, runtime
 from granet.errors import CheckpointError, DeviceError, GranetError, ModelError, UnknownNameError
 
 
@@ -42,7 +42,7 @@ def split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model whose data lie in a second file."""
     folder = tmp_path / "models"
     folder.mkdir()
-    with storage.workshop(folder / "m.onnx") as shop:
+    with onnx_files.workshop(folder / "m.onnx") as shop:
         shop.write(model(), "m.onnx", inline=100)
         shop.publish(["m.onnx"])
     return folder / "m.onnx"
@@ -59,8 +59,8 @@ def rewritten(path: Path, **entries: str) -> Path:
 
 
 def test_a_model_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    storage.write(tmp_path / "m.onnx", model())
-    assert storage.read(tmp_path / "m.onnx") == model()
+    onnx_files.write(tmp_path / "m.onnx", model())
+    assert onnx_files.read(tmp_path / "m.onnx") == model()
     assert names(tmp_path) == ["m.onnx"]
 
 
@@ -68,8 +68,8 @@ def test_a_large_model_has_its_data_beside_it(split: Path) -> None:
     _, data = names(split.parent)
     assert data.startswith("m.onnx.")
     assert split.stat().st_size < 1000
-    assert storage.size(split) > 12_000
-    assert storage.read(split) == model()
+    assert onnx_files.size(split) > 12_000
+    assert onnx_files.read(split) == model()
     onnx.checker.check_model(split, full_check=True)
     session = runtime.open_session(split)
     assert np.array_equal(session.run([np.ones((3, 2), np.float32)])[0][0], model_output())
@@ -83,11 +83,11 @@ def test_replacing_a_large_model_leaves_no_data_of_the_old_one(split: Path) -> N
     bystander = split.with_name("m.onnx.data")
     bystander.write_text("not ours")
     before = set(split.parent.iterdir())
-    with storage.workshop(split) as shop:
+    with onnx_files.workshop(split) as shop:
         shop.write(model(np.zeros((2, 1000), np.float32)), split.name, inline=100)
         assert set(split.parent.iterdir()) - before == {split.with_name(".m.onnx.tmp")}
         shop.publish([split.name])
-    assert not weight_of(storage.read(split)).any()
+    assert not weight_of(onnx_files.read(split)).any()
     assert bystander.exists()
     assert len(list(split.parent.iterdir())) == 3
 
@@ -97,7 +97,7 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path) -> None:
     target.write_text("old")
 
     def fail() -> None:
-        with storage.workshop(target) as shop:
+        with onnx_files.workshop(target) as shop:
             shop.write(model(), "m.onnx")
             raise ModelError("no")
 
@@ -110,7 +110,7 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path) -> None:
 def test_what_a_crash_left_is_cleared_away(tmp_path: Path) -> None:
     (tmp_path / ".m.onnx.tmp").mkdir()
     (tmp_path / ".m.onnx.tmp" / "half").write_text("half")
-    storage.write(tmp_path / "m.onnx", model())
+    onnx_files.write(tmp_path / "m.onnx", model())
     assert names(tmp_path) == ["m.onnx"]
 
 
@@ -118,7 +118,7 @@ def test_what_a_crash_left_is_cleared_away(tmp_path: Path) -> None:
 def test_where_nothing_can_be_written_is_told_at_once(tmp_path: Path, target: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(CheckpointError, match=target), storage.workshop(tmp_path / target):
+    with pytest.raises(CheckpointError, match=target), onnx_files.workshop(tmp_path / target):
         pytest.fail("it was opened")
 
 
@@ -130,7 +130,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
     with pytest.raises(ModelError, match="not an ONNX model"):
-        storage.read(path)
+        onnx_files.read(path)
     with pytest.raises(ModelError, match="ONNX Runtime cannot open"):
         runtime.open_session(path)
 
@@ -139,7 +139,7 @@ def test_pipes_and_folders_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.onnx")
     for path in (tmp_path / "pipe.onnx", tmp_path, tmp_path / "nowhere.onnx"):
         with pytest.raises(CheckpointError):
-            storage.read(path)
+            onnx_files.read(path)
 
 
 @pytest.mark.parametrize("location", ["../secret.data", "/etc/passwd", "", ".", "link.data", "sub/../../secret.data"])
@@ -148,7 +148,7 @@ def test_data_outside_the_folder_are_not_touched(split: Path, location: str) -> 
     secret.write_bytes(bytes(9000))
     split.with_name("link.data").symlink_to(secret)
     with pytest.raises(GranetError, match="folder"):
-        storage.read(rewritten(split, location=location))
+        onnx_files.read(rewritten(split, location=location))
 
 
 @pytest.mark.parametrize(
@@ -164,13 +164,13 @@ def test_data_outside_the_folder_are_not_touched(split: Path, location: str) -> 
 )
 def test_data_that_are_not_there_are_refused(split: Path, entries: dict[str, str]) -> None:
     with pytest.raises(ModelError, match="data"):
-        storage.read(rewritten(split, **entries))
+        onnx_files.read(rewritten(split, **entries))
 
 
 def test_the_optimised_graph_can_be_read_without_its_tensors(tmp_path: Path) -> None:
-    storage.write(tmp_path / "m.onnx", model())
+    onnx_files.write(tmp_path / "m.onnx", model())
     runtime.open_session(tmp_path / "m.onnx", optimised=tmp_path / "o.onnx")
-    assert storage.read(tmp_path / "o.onnx", external=False).graph.node[0].op_type == "Gemm"
+    assert onnx_files.read(tmp_path / "o.onnx", external=False).graph.node[0].op_type == "Gemm"
 
 
 def test_what_is_computed_anew_in_every_run_is_found() -> None:
@@ -183,7 +183,7 @@ def test_what_is_computed_anew_in_every_run_is_found() -> None:
 
 
 def test_sessions_tell_their_mistakes(tmp_path: Path) -> None:
-    storage.write(tmp_path / "m.onnx", model())
+    onnx_files.write(tmp_path / "m.onnx", model())
     session = runtime.open_session(tmp_path / "m.onnx", level="basic")
     assert (session.inputs, session.shapes, session.outputs) == (("x",), (("batch", 2),), ("y",))
     with pytest.raises(ModelError, match="another number of inputs"):

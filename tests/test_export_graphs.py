@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters import canonical, conformance, halving, runtime, storage, tensors
+from exporters import conformance, float16, graph_cleanup, onnx_files, runtime, tensors
 from granet.errors import ModelError
 from tests.export_networks import Small
 
@@ -43,7 +43,7 @@ def graph(
 
 
 def run(model: onnx.ModelProto, folder: Path, *inputs: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-    storage.write(folder / "m.onnx", model)
+    onnx_files.write(folder / "m.onnx", model)
     return runtime.open_session(folder / "m.onnx").run(list(inputs))
 
 
@@ -73,7 +73,7 @@ def test_a_norm_behind_a_layer_is_folded(tmp_path: Path, layer: Any) -> None:
     model = graph(nodes, values | parts, ["n", CHANNELS, *[8] * dimensions])
     x = rand(3, CHANNELS, *[8] * dimensions)
     before = run(model, tmp_path, x)[0]
-    assert canonical.fold_norms_(model) == 1
+    assert graph_cleanup.fold_norms_(model) == 1
     assert operators(model) == [operator]
     assert len(model.graph.initializer) == 2
     np.testing.assert_allclose(run(model, tmp_path, x)[0], before, rtol=1e-4, atol=1e-5)
@@ -87,7 +87,7 @@ def test_a_norm_before_a_layer_is_folded(tmp_path: Path, layer: str) -> None:
     model = graph(nodes, values | parts, ["n", CHANNELS, *[8] * dimensions])
     x = rand(3, CHANNELS, *[8] * dimensions)
     before = run(model, tmp_path, x)[0]
-    assert canonical.fold_norms_(model) == 1
+    assert graph_cleanup.fold_norms_(model) == 1
     assert operators(model) == [operator]
     np.testing.assert_allclose(run(model, tmp_path, x)[0], before, rtol=1e-4, atol=1e-5)
 
@@ -97,7 +97,7 @@ def test_a_norm_on_both_sides_is_folded(tmp_path: Path) -> None:
     values = {"w": rand(6, 4, 3, 3)}
     model = graph([first, helper.make_node("Conv", ["h", "w"], ["z"]), second], values | one | two, ["n", 4, 8, 8])
     before = run(model, tmp_path, rand(2, 4, 8, 8))[0]
-    assert canonical.fold_norms_(model) == 2
+    assert graph_cleanup.fold_norms_(model) == 2
     np.testing.assert_allclose(run(model, tmp_path, rand(2, 4, 8, 8))[0], before, rtol=1e-4, atol=1e-5)
 
 
@@ -126,14 +126,14 @@ KEPT = {
 def test_a_norm_that_cannot_be_folded_stays(nodes: list[onnx.NodeProto]) -> None:
     model = graph(nodes, {"w": rand(4, 4, 3, 3), **norm("h", "y", 4)[1]}, ["n", 4, 8, 8])
     before = model.SerializeToString(deterministic=True)
-    assert canonical.fold_norms_(model) == 0
+    assert graph_cleanup.fold_norms_(model) == 0
     assert model.SerializeToString(deterministic=True) == before
 
 
 def test_only_the_weights_named_lose_their_negative_zeros() -> None:
     zeros = np.array([[-0.0, 1.0], [0.0, -2.0]], np.float32)
     model = graph([helper.make_node("Gemm", ["x", "w", "b"], ["y"])], {"w": zeros, "b": -zeros[0]}, ["n", 2])
-    canonical.positive_zeros_(model, ["w"])
+    graph_cleanup.positive_zeros_(model, ["w"])
     weight, bias = (numpy_helper.to_array(tensor) for tensor in model.graph.initializer)
     assert np.array_equal(weight, zeros)
     assert not np.signbit(weight[zeros == 0]).any()
@@ -145,13 +145,13 @@ def test_nothing_of_the_machine_stays_in_the_graph() -> None:
     model = graph([helper.make_node("Relu", ["x"], ["y"], doc_string="/home/me/net.py")], {"w": rand(2)}, ["n", 2])
     for item in (model, model.graph, model.graph.node[0], model.graph.input[0], model.graph.initializer[0]):
         item.metadata_props.add(key="stack_trace", value="/home/me/net.py")
-    canonical.strip_(model)
+    graph_cleanup.strip_(model)
     assert b"/home" not in model.SerializeToString()
 
 
 def halved(tmp_path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
-    half = halving.halve(model)
-    storage.write(tmp_path / "m.onnx", half)
+    half = float16.halve(model)
+    onnx_files.write(tmp_path / "m.onnx", half)
     conformance.check(tmp_path / "m.onnx")
     return half
 
@@ -202,7 +202,7 @@ def test_integers_stay_integers_in_fp16(tmp_path: Path) -> None:
 def test_a_value_beyond_fp16_is_named() -> None:
     model = graph([conv("x", "y")], {"w": rand(4, 4, 1, 1) * np.float32(1e5)}, ["n", 4, 8, 8])
     with pytest.raises(ModelError, match=r"^w: a value is beyond the range of fp16; got \d+; expected at most 65504"):
-        halving.halve(model)
+        float16.halve(model)
 
 
 def test_branches_in_the_graph_have_no_fp16_form() -> None:
@@ -211,12 +211,12 @@ def test_branches_in_the_graph_have_no_fp16_form() -> None:
     )
     nodes = [helper.make_node("If", ["flag"], ["y"], name="choice", then_branch=branch, else_branch=branch)]
     with pytest.raises(ModelError, match="choice"):
-        halving.halve(graph(nodes, {"flag": np.array(True)}, ["n", 4]))
+        float16.halve(graph(nodes, {"flag": np.array(True)}, ["n", 4]))
 
 
 def test_what_does_not_conform_is_told(tmp_path: Path) -> None:
     model = graph([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": rand(5, 4)}, ["n", 4])
-    storage.write(tmp_path / "m.onnx", model)
+    onnx_files.write(tmp_path / "m.onnx", model)
     with pytest.raises(ModelError, match="does not conform to ONNX"):
         conformance.check(tmp_path / "m.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]

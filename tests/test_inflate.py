@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters import storage
-from exporters.encoding import MARK, encode, expand, functions, inflate
+from exporters import onnx_files
+from exporters.encoding import MARK, decoder_functions, encode, expand, inflate
 from exporters.encoding import encoding as encoding_module
-from exporters.encoding.reading import ALLOWANCE, PER_BYTE
+from exporters.encoding.decode import ALLOWANCE, PER_BYTE
 from granet.errors import GranetError, ModelError
 from granet_cli.app import run as command
 from tests.onnx_graphs import conv, initializer, model, product, run
@@ -123,7 +123,7 @@ def test_branches_and_functions_are_looked_into() -> None:
     outer = model([helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)], {}, {"x": [2, 40]})
     outer.graph.input.append(helper.make_tensor_value_info("yes", TensorProto.BOOL, []))
     outer.functions.extend([*made.functions, inside])
-    outer.opset_import.append(helper.make_opsetid(functions.DOMAIN, 1))
+    outer.opset_import.append(helper.make_opsetid(decoder_functions.DOMAIN, 1))
     plain = expand(outer)
     assert sorted(plain.tensors) == ["c", "c", "w", "w", "z"]
     assert [function.name for function in plain.model.functions] == ["F"]
@@ -469,7 +469,7 @@ def external(folder: Path, location: str, **entries: int) -> Path:
 
 def test_data_beside_the_model_are_read(tmp_path: Path) -> None:
     path = external(tmp_path / "here", "data.bin", offset=0, length=6400)
-    assert initializer(inflate(storage.read(path)), "w").tobytes() == random((40, 40)).tobytes()
+    assert initializer(inflate(onnx_files.read(path)), "w").tobytes() == random((40, 40)).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -482,7 +482,7 @@ def test_data_outside_the_models_folder_are_not(tmp_path: Path, location: str) -
     (path.parent / "link.bin").symlink_to(secret)
     (path.parent / "linked").symlink_to(tmp_path)
     with pytest.raises(ModelError, match="data outside the model's folder"):
-        storage.read(path)
+        onnx_files.read(path)
 
 
 @pytest.mark.parametrize(
@@ -491,11 +491,11 @@ def test_data_outside_the_models_folder_are_not(tmp_path: Path, location: str) -
 )
 def test_data_that_are_not_there_are_refused(tmp_path: Path, entries: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="data of 'w'"):
-        storage.read(external(tmp_path / "here", "data.bin", **entries))
+        onnx_files.read(external(tmp_path / "here", "data.bin", **entries))
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     path = external(tmp_path / "here", "pipe")
     os.mkfifo(path.parent / "pipe")
     with pytest.raises(GranetError, match="not a regular file"):
-        storage.read(path)
+        onnx_files.read(path)

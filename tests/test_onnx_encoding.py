@@ -19,13 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 from exporters.encoding import (
     Encoded,
     choose,
+    decoder_functions,
     decoders,
+    encodable,
     encode,
-    functions,
     inflate,
     is_decoder_domain,
     layouts,
-    places,
 )
 from exporters.encoding import encoding as encoding_module
 from granet import allocation
@@ -38,7 +38,7 @@ Array = NDArray[Any]
 DECODED = ("gaps8", "gaps4", "bitmask")
 LAYOUTS = [
     (layout, opset)
-    for layout in functions.LAYOUTS
+    for layout in decoder_functions.LAYOUTS
     for opset in (13, 20, 21)  # the oldest with all operators, torch's default, the first with elements of four bits
     if layout != "Dense" and (layout != "Gaps4" or opset == 21)
 ]
@@ -94,7 +94,7 @@ def weights(draw: st.DrawFn) -> Array:
 @settings(max_examples=50, deadline=None)
 def test_a_session_computes_the_same_bits_with_encoded_weights(values: Array, layout: tuple[str, int]) -> None:
     plain, encoded = laid_out(values, *layout)
-    assert encoded.encodings == {"w": functions.LAYOUTS[layout[0]].encoding}
+    assert encoded.encodings == {"w": decoder_functions.LAYOUTS[layout[0]].encoding}
     for level in ("basic", "all", "disabled"):
         outputs, operators = run(plain, level)
         found, left = run(encoded.model, level)
@@ -318,7 +318,10 @@ def test_positions_are_the_bytes_that_checkpoints_store(layout: str) -> None:
     values = random((700,), 0.1)
     found = np.flatnonzero(values)
     packed = layouts.pack(layout, values)
-    assert packed.positions.tobytes() == ENCODINGS[functions.LAYOUTS[layout].encoding].encode([found], 700).tobytes()
+    assert (
+        packed.positions.tobytes()
+        == ENCODINGS[decoder_functions.LAYOUTS[layout].encoding].encode([found], 700).tobytes()
+    )
     assert packed.values.tolist() == [0.0, *values[found].tolist()]
 
 
@@ -349,7 +352,7 @@ def test_the_model_that_was_given_is_not_changed() -> None:
 
 
 def test_tensors_that_nothing_can_stand_in_for_stay_and_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "LARGEST", 100)
+    monkeypatch.setattr(encodable, "LARGEST", 100)
     values = {
         "input": random((4, 4), 0.1),
         "output": random((4, 4), 0.1),
@@ -410,7 +413,7 @@ def test_what_was_encoded_before_stays_when_more_is() -> None:
     first = encode(plain, encoding="gaps8", precision="fp32", scope=["v"]).model
     both = encode(first, encoding="gaps8", precision="fp32", scope=["w"]).model
     assert len(both.functions) == 1
-    assert [entry.domain for entry in both.opset_import] == ["", functions.DOMAIN]
+    assert [entry.domain for entry in both.opset_import] == ["", decoder_functions.DOMAIN]
     assert run(both) == run(plain)
     assert {decoder.name for decoder in decoders(both)} == {"v", "w"}
 
@@ -483,10 +486,10 @@ def test_decoders_can_be_told_from_other_nodes() -> None:
 
 
 def test_every_decoder_says_what_it_is() -> None:
-    for layout in functions.LAYOUTS:
-        for form in functions.SUFFIXES:
-            name = functions.name_of(layout, form)
-            if functions.meaning(name):
-                function = functions.function(name, 20)
+    for layout in decoder_functions.LAYOUTS:
+        for form in decoder_functions.SUFFIXES:
+            name = decoder_functions.name_of(layout, form)
+            if decoder_functions.meaning(name):
+                function = decoder_functions.function(name, 20)
                 assert "values: " in function.doc_string
-                assert functions.is_ours(function)
+                assert decoder_functions.is_ours(function)

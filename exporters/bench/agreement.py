@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from exporters.bench import inputs
 from exporters.bench.protocol import Input
-from exporters.bench.refusal import Refusal
 from exporters.bench.settings import Settings
 from exporters.bench.torch_side import TorchSide
+from exporters.bench.worker_errors import Refusal
 from granet.errors import UsageError
 
 

@@ -80,15 +80,15 @@ def _twin(path: Path, scratch: Path, number: int) -> tuple[Path, str] | None:
     beside = path.with_name(f"{stem}.dense.onnx")
     if beside.is_file():
         return beside, "found beside the model"
-    from exporters import storage
+    from exporters import onnx_files
     from exporters.encoding import inflate
 
-    model = storage.read(path)
+    model = onnx_files.read(path)
     plain = inflate(model)
     if plain == model:
         return None
     target = scratch / f"{number}.dense.onnx"
-    storage.write(target, plain)
+    onnx_files.write(target, plain)
     return target, "made from the model"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.bench.refusal import Refusal
+from exporters.bench.worker_errors import Refusal
 
 # How ONNX Runtime calls the types of tensors -> NumPy.
 _TYPES: dict[str, Any] = {

@@ -17,7 +17,7 @@ import onnxruntime
 from exporters.bench import inputs
 from exporters.bench.libraries import preload
 from exporters.bench.protocol import NAMES, Input, Opened, Spec
-from exporters.bench.refusal import Refusal
+from exporters.bench.worker_errors import Refusal
 
 Run = Callable[[], object]
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from exporters import storage
-from exporters.bench import agreement, controls, doubts, placement, providers
+from exporters import onnx_files
+from exporters.bench import agreement, controls, placement, providers, warnings
 from exporters.bench.clocks import Gpu
 from exporters.bench.comparison import Outcome, Track, compare
 from exporters.bench.environment import environment
@@ -65,7 +65,7 @@ def measure(
         environment=environment(onnxruntime={**versions, "package": package}, threads=settings.threads, gpu=_card(gpu)),
         method=_method(settings),
         provider=provider,
-        warnings=doubts.before(gpu),
+        warnings=warnings.before(gpu),
     )
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -100,7 +100,7 @@ class _Run:
         files: dict[Path, tuple[Input, ...]] = {}
         for subject in subjects:
             if subject.path not in files:
-                storage.read(subject.path)  # refuses data outside the file's folder, before ONNX Runtime opens it
+                onnx_files.read(subject.path)  # refuses data outside the file's folder, before ONNX Runtime opens it
                 files[subject.path] = placement.declared(subject.path, subject.label)
             taken[subject.label] = files[subject.path]
         agreement.check(taken, settings, side)
@@ -149,7 +149,7 @@ class _Run:
                     error=str(error),
                 )
             )
-        self.report.warnings += doubts.after(outcome, self.settings, name)
+        self.report.warnings += warnings.after(outcome, self.settings, name)
         self.report.interrupted = outcome.interrupted
 
     def _result(self, label: str, track: Track, outcome: Outcome, scenario: Scenario) -> Result:
@@ -285,4 +285,4 @@ def _model(subject: controls.Subject, look: Look, taken: Sequence[Input], finger
 
 
 def _size(path: Path) -> int:
-    return storage.size(path) if path.suffix == ".onnx" else path.stat().st_size
+    return onnx_files.size(path) if path.suffix == ".onnx" else path.stat().st_size

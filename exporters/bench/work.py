@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper, shape_inference
 
-from exporters import runtime, storage
+from exporters import onnx_files, runtime
 
 _COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LARGEST = 2_000_000_000
@@ -51,7 +51,7 @@ class Work:
 
 def measure(path: Path) -> Work:
     """The work of the optimised graph at ``path``, whose sizes are all fixed."""
-    model = storage.read(path)
+    model = onnx_files.read(path)
     unfolded = len(runtime.unfolded(model.graph))
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     shapes = _shapes(model)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.bench.protocol import Spec, write
-from exporters.bench.refusal import Refusal
+from exporters.bench.worker_errors import Refusal
 
 Question = Mapping[str, Any]
 

@@ -10,10 +10,10 @@ together, ``choose`` decides, ``encoding`` does it; ``reading`` trusts nothing o
 
 from __future__ import annotations
 
+from exporters.encoding.decode import Decoder, decoders, is_decoder_domain
+from exporters.encoding.decoder_functions import DOMAIN
 from exporters.encoding.encoding import ENCODINGS, Encoded, EncodedTensor, encode
-from exporters.encoding.functions import DOMAIN
 from exporters.encoding.inflating import MARK, Inflated, expand, inflate
-from exporters.encoding.reading import Decoder, decoders, is_decoder_domain
 from exporters.encoding.values import PRECISIONS
 
 __all__ = [

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from exporters.encoding import choose, coo, functions, parts, places
-from exporters.encoding.functions import DOMAIN, LAYOUTS, Format
+from exporters.encoding import choose, coo, decoder_functions, encodable, node_builder
+from exporters.encoding.decoder_functions import DOMAIN, LAYOUTS, Format
 from exporters.encoding.graphs import copy, names, opset
-from exporters.encoding.parts import COO, PLAIN, Weight
+from exporters.encoding.node_builder import COO, PLAIN, Weight
 from exporters.encoding.values import PRECISION_OF, PRECISIONS
 from granet.errors import ModelError, UnknownNameError
 
@@ -95,8 +95,8 @@ def encode(model: onnx.ModelProto, *, encoding: str, precision: str, scope: Coll
     for kind, name, known in (("encoding", encoding, ENCODINGS), ("precision", precision, PRECISIONS)):
         if name not in known:
             raise UnknownNameError(kind, name, known)
-    obstacles = places.obstacles(model.graph, scope)
-    axes = places.channel_axes(model.graph)
+    obstacles = encodable.obstacles(model.graph, scope)
+    axes = encodable.channel_axes(model.graph)
     weights = {
         tensor.name: Weight.of(tensor, precision, axes.get(tensor.name, 0))
         for tensor in model.graph.initializer
@@ -114,7 +114,7 @@ def _choose(model: onnx.ModelProto, weights: Mapping[str, Weight], form: Format,
     if len(allowed) == 1:
         return dict.fromkeys(weights, allowed[0])
     costs = [{way: _cost(way, weight) for way in allowed} for weight in weights.values()]
-    decoders = {way: parts.decoder(way, form) for way in allowed}
+    decoders = {way: node_builder.decoder(way, form) for way in allowed}
     shared = {way: _function_bytes(name, opset(model)) for way, name in decoders.items() if name is not None}
     return dict(zip(weights, choose.smallest(costs, shared), strict=True))
 
@@ -129,15 +129,15 @@ def _allowed(model: onnx.ModelProto, form: Format, encoding: str) -> list[str]:
     if encoding == "coo":
         ways = [COO]
     else:
-        with_uint4 = opset(model) >= functions.UINT4_OPSET and model.ir_version >= functions.UINT4_IR
+        with_uint4 = opset(model) >= decoder_functions.UINT4_OPSET and model.ir_version >= decoder_functions.UINT4_IR
         left_out = {"Gaps4Packed" if with_uint4 else "Gaps4", *([] if changed else ["Dense"])}
         ways = [way for way in LAYOUTS if encoding in ("auto", LAYOUTS[way].encoding) and way not in left_out]
-    if opset(model) < functions.OPSET and any(parts.decoder(way, form) for way in ways):
+    if opset(model) < decoder_functions.OPSET and any(node_builder.decoder(way, form) for way in ways):
         raise ModelError(
             "the operators of this model's version cannot decode weights",
             where="opset",
             got=opset(model),
-            expected=f"{functions.OPSET} or later",
+            expected=f"{decoder_functions.OPSET} or later",
             remedy="export it again with a newer opset",
         )
     return [PLAIN, *ways] if encoding == "auto" or not ways else ways
@@ -156,13 +156,13 @@ def _assemble(
             if tensor.name in obstacles:
                 tensors.append(_kept(tensor, obstacles[tensor.name]))
             continue
-        built = parts.build(ways[tensor.name], weight, taken)
+        built = node_builder.build(ways[tensor.name], weight, taken)
         graph.initializer.extend(built.initializers)
         graph.sparse_initializer.extend(built.sparse)
         graph.node.extend(built.nodes)
         tensors.append(_told(ways[tensor.name], weight, built.bytes))
     graph.node.extend(model.graph.node)  # behind what makes their weights
-    needed = {parts.decoder(way, weights[name].stored.format) for name, way in ways.items()} - {None}
+    needed = {node_builder.decoder(way, weights[name].stored.format) for name, way in ways.items()} - {None}
     return Encoded(
         model=encoded,
         tensors=tuple(tensors),
@@ -178,20 +178,20 @@ def _add_functions_(model: onnx.ModelProto, wanted: Iterable[str]) -> int:
     for name in wanted:
         model.ir_version = max(model.ir_version, _FUNCTIONS_IR)
         if DOMAIN not in {entry.domain for entry in model.opset_import}:
-            model.opset_import.append(helper.make_opsetid(DOMAIN, functions.VERSION))
+            model.opset_import.append(helper.make_opsetid(DOMAIN, decoder_functions.VERSION))
         if name not in present:
-            model.functions.append(functions.function(name, opset(model)))
+            model.functions.append(decoder_functions.function(name, opset(model)))
     return int(model.ByteSize()) - before
 
 
 def _cost(way: str, weight: Weight) -> int:
     """The bytes of a weight, and a hundredth more where decoding takes more than the least: it has to be worth it."""
-    size = parts.build(way, weight, ()).bytes
+    size = node_builder.build(way, weight, ()).bytes
     return size if way == PLAIN or LAYOUTS[way].quick else size + size // 100
 
 
 def _function_bytes(name: str, version: int) -> int:
-    return parts.field_bytes(int(functions.function(name, version).ByteSize()))
+    return node_builder.field_bytes(int(decoder_functions.function(name, version).ByteSize()))
 
 
 def _told(way: str, weight: Weight, size: int) -> EncodedTensor:
@@ -216,7 +216,7 @@ def _told(way: str, weight: Weight, size: int) -> EncodedTensor:
 
 def _kept(tensor: TensorProto, reason: str | None) -> EncodedTensor:
     size = math.prod(tensor.dims)
-    taken = parts.field_bytes(tensor.ByteSize())
+    taken = node_builder.field_bytes(tensor.ByteSize())
     return EncodedTensor(
         name=tensor.name,
         parameters=size,

@@ -9,8 +9,8 @@ from typing import Any
 import onnx
 from onnx import helper, numpy_helper
 
+from exporters.encoding.decode import Decoder, Reader, is_decoder_domain, scopes
 from exporters.encoding.graphs import graphs, subgraphs
-from exporters.encoding.reading import Decoder, Reader, is_decoder_domain, scopes
 from granet.errors import ModelError
 
 MARK = "granet.inflated"

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from exporters.encoding.functions import Format
+from exporters.encoding.decoder_functions import Format
 from granet.errors import ModelError
 
 Array = NDArray[Any]

@@ -29,15 +29,15 @@ def inflate(
       granet inflate sparse.onnx -o dense.onnx
       granet inflate sparse.onnx -o dense.onnx --overwrite --json
     """
-    from exporters import storage
+    from exporters import onnx_files
     from exporters.encoding import expand
     from granet_cli.render import print_json, printable, size
     from granet_cli.targets import check_target
 
     check_target(out, file, overwrite=overwrite)
-    inflated = expand(storage.read(file))
-    storage.write(out, inflated.model)
-    before, after = storage.size(file), storage.size(out)
+    inflated = expand(onnx_files.read(file))
+    onnx_files.write(out, inflated.model)
+    before, after = onnx_files.size(file), onnx_files.size(out)
     if json:
         print_json({"out": str(out), "bytes": after, "source_bytes": before, "tensors": list(inflated.tensors)})
         return

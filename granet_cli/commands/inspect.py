@@ -84,7 +84,7 @@ def inspect(
 
 
 def _inspect_onnx(file: Path, *, sort: str, layers: str | None, model: str | None, json: bool) -> None:
-    from exporters import storage
+    from exporters import onnx_files
     from exporters.onnx_inspection import inspect as look
     from granet.errors import UsageError
     from granet_cli.layers import ONNX_ORDERS, select
@@ -93,11 +93,11 @@ def _inspect_onnx(file: Path, *, sort: str, layers: str | None, model: str | Non
 
     if model is not None:
         raise UsageError("an ONNX file names no code to confirm", where="--model", got=model)
-    report = look(storage.read(file))
+    report = look(onnx_files.read(file))
     shown = select(report.layers, pattern=layers, order=sort, orders=ONNX_ORDERS)
     if json:
         whole = report.as_json()
         by_name = {layer["name"]: layer for layer in whole["layers"]}
-        print_json({**whole, "bytes": storage.size(file), "layers": [by_name[layer.name] for layer in shown]})
+        print_json({**whole, "bytes": onnx_files.size(file), "layers": [by_name[layer.name] for layer in shown]})
         return
-    show(Screen(), file, storage.size(file), report, shown)
+    show(Screen(), file, onnx_files.size(file), report, shown)

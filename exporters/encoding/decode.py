@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.encoding import coo, functions, layouts
-from exporters.encoding.functions import DOMAIN, LAYOUTS, Format
+from exporters.encoding import coo, decoder_functions, layouts
+from exporters.encoding.decoder_functions import DOMAIN, LAYOUTS, Format
 from exporters.encoding.graphs import is_text, subgraphs
 from exporters.encoding.layouts import Packed
 from exporters.encoding.values import DTYPES, PRECISION_OF, Array, restore
@@ -110,7 +110,7 @@ class Reader:
         if not is_text(model):
             raise ModelError("a model with names that are not UTF-8", remedy="it is damaged: export it again")
         ours = [function for function in model.functions if is_decoder_domain(function.domain)]
-        self._known = {function.name for function in ours if functions.is_ours(function)}
+        self._known = {function.name for function in ours if decoder_functions.is_ours(function)}
         self._left = PER_BYTE * int(model.ByteSize()) + ALLOWANCE
 
     def decoder(self, node: onnx.NodeProto, scope: Scope) -> Decoder:
@@ -120,7 +120,7 @@ class Reader:
             ModelError: it is none that granet writes, or its tensors make no weight.
         """
         name = node.output[0] if node.output else ""
-        found = functions.meaning(node.op_type)
+        found = decoder_functions.meaning(node.op_type)
         if found is None or node.op_type not in self._known or len(node.output) != 1:
             raise ModelError(
                 "a decoder that this granet does not know",

@@ -10,8 +10,8 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.encoding import coo, functions, layouts, values
-from exporters.encoding.functions import DOMAIN, LAYOUTS, Format
+from exporters.encoding import coo, decoder_functions, layouts, values
+from exporters.encoding.decoder_functions import DOMAIN, LAYOUTS, Format
 from exporters.encoding.values import Array, Stored
 
 PLAIN, COO = "plain", "coo"
@@ -53,7 +53,7 @@ def decoder(way: str, form: Format) -> str | None:
     """The function that weights of a format need when they go ``way``: a layout, ``PLAIN`` or ``COO``."""
     if way == PLAIN or (way == COO and form.stored == form.weight):
         return None
-    return functions.name_of("Dense" if way == COO else way, form)
+    return decoder_functions.name_of("Dense" if way == COO else way, form)
 
 
 def build(way: str, weight: Weight, taken: Collection[str]) -> Parts:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from exporters.encoding.reading import Decoder, Reader, Scope, Source, is_decoder_domain, scopes
+from exporters.encoding.decode import Decoder, Reader, Scope, Source, is_decoder_domain, scopes
 
 _INPUTS: Mapping[str, tuple[int, ...]] = {
     "Conv": (1,),
