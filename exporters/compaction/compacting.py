@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from exporters.compaction import proof
-from exporters.compaction.plan import Plan, plan
 from exporters.compaction.report import Compacted, LayerChange
 from exporters.compaction.surgery import named_tensors, shrink
-from exporters.compaction.tracing import trace
 from granet import flops
+from granet.coupling.plan import Plan, plan
+from granet.coupling.tracing import trace
 from granet.errors import ModelError, UsageError
 from granet.layers.maskable import unwrap
 

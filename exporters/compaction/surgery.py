@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporters.compaction.plan import Plan
+from granet.coupling.plan import Plan
 
 
 @torch.no_grad()

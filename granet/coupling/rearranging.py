@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from exporters.compaction.features import PINNED, Feature
-from exporters.compaction.state import Analysis
-from exporters.compaction.tracing import arguments, operation
+from granet.coupling.features import PINNED, Feature
+from granet.coupling.state import Analysis
+from granet.coupling.tracing import arguments, operation
 
 
 def pooling(at: Analysis, node: Node) -> Feature | None:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from exporters.compaction.features import Feature, Flags, Values
-from exporters.compaction.state import Analysis, Fold, Layer
-from exporters.compaction.tracing import arguments, operation
+from granet.coupling.features import Feature, Flags, Values
+from granet.coupling.state import Analysis, Fold, Layer
+from granet.coupling.tracing import arguments, operation
 
 
 def contraction(at: Analysis, node: Node) -> Feature | None:

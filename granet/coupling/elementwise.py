@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from exporters.compaction.features import Feature, Values
-from exporters.compaction.state import Analysis
-from exporters.compaction.tracing import arguments, operation
+from granet.coupling.features import Feature, Values
+from granet.coupling.state import Analysis
+from granet.coupling.tracing import arguments, operation
 
 
 def evaluated(node: Node, values: Mapping[Node, Values]) -> Values:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from exporters.compaction import elementwise, rearranging
-from exporters.compaction.contraction import contraction
-from exporters.compaction.features import Feature
-from exporters.compaction.state import Analysis, Fold, Layer, Rule
-from exporters.compaction.tracing import Trace, operation, overload
+from granet.coupling import elementwise, rearranging
+from granet.coupling.contraction import contraction
+from granet.coupling.features import Feature
+from granet.coupling.state import Analysis, Fold, Layer, Rule
+from granet.coupling.tracing import Trace, operation, overload
 
 
 def _words(text: str) -> tuple[str, ...]:

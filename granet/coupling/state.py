@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 from torch.fx import Node
 
-from exporters.compaction.features import PINNED, Feature, Flags, Ties, Values
-from exporters.compaction.tracing import Trace
+from granet.coupling.features import PINNED, Feature, Flags, Ties, Values
+from granet.coupling.tracing import Trace
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Channel coupling: which channels of a network live and die together, traced through its operators."""
