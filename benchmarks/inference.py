@@ -21,7 +21,7 @@ from exporters.onnx_export import Settings as Export
 from exporters.onnx_export import export
 from granet import checkpoint
 from granet.errors import BenchmarkError
-from granet_cli.benching import show
+from granet_cli.bench.view import show
 from granet_cli.render import Screen
 
 

@@ -29,8 +29,8 @@ from granet.plasticity.curves import Cell, Plasticity
 from granet.plasticity.grid import Settings, plan
 from granet.recipe import Recipe
 from granet.training import RunFolder, resolve_device, resume, train
-from granet_cli.plasticity import KINDS
-from granet_cli.plasticity_plot import draw
+from granet_cli.plasticity.plot import draw
+from granet_cli.plasticity.view import KINDS
 
 
 def base(arguments: argparse.Namespace, images: Path | None) -> Recipe:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -16,47 +16,53 @@ from typing import Annotated
 import typer
 
 from granet_cli import startup
-from granet_cli.commands import (
-    bench,
-    compact,
-    compare,
-    diff,
-    export,
-    history,
-    import_,
-    inflate,
-    inspect,
-    plan,
-    plasticity,
-    rewind,
-    train,
-    verify,
-)
-from granet_cli.commands import eval as eval_command
-from granet_cli.commands import list as list_command
-from granet_cli.commands import report as report_command
-from granet_cli.errors import report
+from granet_cli.bench.command import Command as BenchCommand
+from granet_cli.bench.command import bench
+from granet_cli.compact.command import compact
+from granet_cli.compare.command import compare
+from granet_cli.diff.command import diff
+from granet_cli.errors import report as report_error
+from granet_cli.eval.command import evaluate
+from granet_cli.export.command import export
 from granet_cli.help import CONTEXT, Command, Group
+from granet_cli.history.command import history
+from granet_cli.import_.command import import_weights
+from granet_cli.inflate.command import inflate
+from granet_cli.inspect.command import inspect
+from granet_cli.list.command import list_names
+from granet_cli.plan.command import plan
+from granet_cli.plasticity.command import plasticity
 from granet_cli.render import ReaderGone, silence
+from granet_cli.report.command import report
+from granet_cli.rewind.command import rewind
+from granet_cli.train.command import train
+from granet_cli.verify.command import verify
 
 app = typer.Typer(cls=Group, context_settings=CONTEXT, rich_markup_mode=None, pretty_exceptions_enable=False)
-app.command("train", cls=Command, context_settings=CONTEXT)(train.train)
-app.command("rewind", cls=Command, context_settings=CONTEXT)(rewind.rewind)
-app.command("plan", cls=Command, context_settings=CONTEXT)(plan.plan)
-app.command("compare", cls=Command, context_settings=CONTEXT)(compare.compare)
-app.command("inspect", cls=Command, context_settings=CONTEXT)(inspect.inspect)
-app.command("history", cls=Command, context_settings=CONTEXT)(history.history)
-app.command("plasticity", cls=Command, context_settings=CONTEXT)(plasticity.plasticity)
-app.command("report", cls=Command, context_settings=CONTEXT)(report_command.report)
-app.command("diff", cls=Command, context_settings=CONTEXT)(diff.diff)
-app.command("eval", cls=Command, context_settings=CONTEXT)(eval_command.evaluate)
-app.command("export", cls=Command, context_settings=CONTEXT)(export.export)
-app.command("compact", cls=Command, context_settings=CONTEXT)(compact.compact)
-app.command("inflate", cls=Command, context_settings=CONTEXT)(inflate.inflate)
-app.command("bench", cls=bench.Command, context_settings=CONTEXT)(bench.bench)
-app.command("import", cls=Command, context_settings=CONTEXT)(import_.import_weights)
-app.command("verify", cls=Command, context_settings=CONTEXT)(verify.verify)
-app.command("list", cls=Command, context_settings=CONTEXT)(list_command.list_names)
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "rewind": rewind,
+    "plan": plan,
+    "compare": compare,
+    "inspect": inspect,
+    "history": history,
+    "plasticity": plasticity,
+    "report": report,
+    "diff": diff,
+    "eval": evaluate,
+    "export": export,
+    "compact": compact,
+    "inflate": inflate,
+    "bench": bench,
+    "import": import_weights,
+    "verify": verify,
+    "list": list_names,
+}
+"""In the order in which ``granet --help`` lists them."""
+
+for _name, _function in COMMANDS.items():
+    app.command(_name, cls=BenchCommand if _name == "bench" else Command, context_settings=CONTEXT)(_function)
 
 
 def _version(asked: bool) -> None:
@@ -122,7 +128,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         silence()
         code = 0
     except Exception as error:  # everything that is not ours to explain is a bug, and is told as one
-        code = report(error)
+        code = report_error(error)
     return code if isinstance(code, int) else 0
 
 

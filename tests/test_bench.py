@@ -27,7 +27,7 @@ from exporters.bench.statistics import Ratio
 from exporters.bench.verdict import Facts, judge
 from exporters.bench.worker_errors import Refusal
 from granet.errors import BenchmarkError, ModelError, UnknownNameError, UsageError
-from granet_cli.commands.bench import spelled_out
+from granet_cli.bench.command import spelled_out
 from tests.bench_networks import Machine, write_network
 
 SPEC = Spec(engine="onnx", path="a.onnx", provider="cpu")

@@ -22,10 +22,11 @@ from granet.methods import METHODS
 from granet.models import CATALOG
 from granet.recipe import Recipe
 from granet.runs import events
-from granet_cli import names, render, runs
+from granet_cli import names, render
 from granet_cli.app import app, run
 from granet_cli.choices import gather
 from granet_cli.progress import shown
+from granet_cli.train import session
 from tests.commandline import Granet
 from tests.synthetic import write_image_folder
 
@@ -319,7 +320,7 @@ def test_runs_without_out_get_folders_of_their_own(granet: Granet, here: Path) -
 
 def test_runs_that_start_at_the_same_moment_get_different_folders(here: Path) -> None:
     asked = gather({}, [])
-    both = [runs.new("tiny.toml", asked, None, overwrite=False, download=False).folder.path for _ in range(2)]
+    both = [session.new("tiny.toml", asked, None, overwrite=False, download=False).folder.path for _ in range(2)]
     assert both[0] != both[1]
     for folder in both:
         folder.rmdir()
@@ -455,7 +456,7 @@ def test_layers_are_chosen_and_sorted(granet: Granet, last: Path) -> None:
 def test_the_table_fits_the_terminal(here: Path, last: Path, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     screen, terminal = _terminal(monkeypatch, width)
     from granet.analysis.inspection import inspect
-    from granet_cli.inspection import show
+    from granet_cli.inspect.view import show
 
     report = inspect(load(last))
     show(screen, last, report, report.layers)

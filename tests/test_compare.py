@@ -23,8 +23,8 @@ from granet.recipe import Recipe
 from granet.runs import find
 from granet.training import RunFolder, train
 from granet_cli.app import run as granet
-from granet_cli.comparison import ORDERS, together
-from granet_cli.comparison_plot import COLOURS, MARKERS, labels
+from granet_cli.compare.plot import COLOURS, MARKERS, labels
+from granet_cli.compare.view import ORDERS, together
 from tests.synthetic import arrays_dataset
 
 MODEL = build("lenet-300-100", in_channels=1, classes=2, image_size=2)

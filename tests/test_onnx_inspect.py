@@ -283,7 +283,7 @@ def test_layers_are_chosen_and_sorted(place: Path, capsys: pytest.CaptureFixture
 def test_the_table_fits_the_terminal(place: Path, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     from io import StringIO
 
-    from granet_cli.onnx_inspection import show
+    from granet_cli.inspect.onnx_view import show
     from granet_cli.render import Screen
 
     class Terminal(StringIO):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from granet_cli.comparison import accuracies, together, told
+from granet_cli.compare.view import accuracies, together, told
 from granet_cli.layers import stem
 from granet_cli.render import duration, percent, short, size
 from granet_cli.report.markup import Child, Markup, element, joined, number

@@ -34,7 +34,7 @@ def diff(
     from granet.analysis.checkpoint_diff import Source, compare
     from granet.checkpoint import content_hash, load
     from granet.errors import UsageError
-    from granet_cli.difference import show
+    from granet_cli.diff.view import show
     from granet_cli.render import Screen, print_json
 
     sources = [

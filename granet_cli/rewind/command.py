@@ -157,8 +157,10 @@ def rewind(
     from granet.rewinding.plan import Request
     from granet.rewinding.preview import preview
     from granet.training import sessions
-    from granet_cli import progress, rewind_tables, rewinding
+    from granet_cli import progress
     from granet_cli.render import Screen, print_json, say
+    from granet_cli.rewind import session
+    from granet_cli.rewind import view as rewind_tables
 
     given = {
         "--mode": mode,
@@ -182,7 +184,7 @@ def rewind(
     screen = Screen(stderr=json)
     planned = None
     if resume is not None:
-        rewinding.check_nothing_else(file, given)
+        session.check_nothing_else(file, given)
         folder = resume
         say(f"going on with {resume}")
     else:
@@ -200,9 +202,9 @@ def rewind(
             regrow=regrow,
             learning_rate=lr,
             recipe=None if recipe is None else Recipe.load(recipe),
-            settings=rewinding.settings(assignments, keep_every, keep_last, data),
+            settings=session.settings(assignments, keep_every, keep_last, data),
         )
-        planned = rewinding.planned(asked, factory=model)
+        planned = session.planned(asked, factory=model)
         if dry_run:
             plans = preview(planned.begun(place))
             if json:
@@ -210,8 +212,8 @@ def rewind(
             else:
                 rewind_tables.show_plan(screen, plans)
             return
-        folder = rewinding.folder(out, planned.recipe, overwrite=overwrite)
-        say(rewinding.headline(planned.recipe, folder))
+        folder = session.folder(out, planned.recipe, overwrite=overwrite)
+        say(session.headline(planned.recipe, folder))
     try:
         with training.stop_on_signals() as stop, progress.shown(screen, stopping=stop, device_asked=device) as shown:
             watch = sessions.noted(shown)
@@ -230,10 +232,10 @@ def rewind(
                 )
     except (Interrupted, KeyboardInterrupt) as stopped:
         where = getattr(stopped, "where", None)
-        message, command = rewinding.goodbye(folder, where, device=device, data=data, json=json)
+        message, command = session.goodbye(folder, where, device=device, data=data, json=json)
         say(message, command=command)
         raise typer.Exit(130) from stopped
     finally:
         if out is None and resume is None:
-            rewinding.tidy(folder)
+            session.tidy(folder)
     print_json(rewind_tables.as_json(folder, rows)) if json else rewind_tables.show(screen, folder, rows)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from granet_cli.comparison import told
+from granet_cli.compare.view import told
 from granet_cli.pictures import COLOURS as COLOURS
 from granet_cli.pictures import GRID, REMARK, save, styled
 from granet_cli.pictures import MARKERS as MARKERS

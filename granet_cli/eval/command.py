@@ -53,12 +53,12 @@ def evaluate(
       granet eval sparse.onnx
     """
     from granet.errors import UnknownNameError
-    from granet_cli import evaluating
+    from granet_cli.eval import scores
     from granet_cli.render import Screen, percent, print_json
 
     if split not in names.SPLITS:
         raise UnknownNameError("split", split, names.SPLITS, where="--split")
-    kind = evaluating.onnx if file.suffix.lower() == ".onnx" else evaluating.checkpoint
+    kind = scores.onnx if file.suffix.lower() == ".onnx" else scores.checkpoint
     result = kind(file, data=data, split=split, batch_size=batch_size, device=device, model=model)
     if json:
         print_json(

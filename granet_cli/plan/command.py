@@ -64,7 +64,7 @@ def plan(
     from granet.training.placeholder_dataset import Images
     from granet.training.plan import plan as planned
     from granet_cli import choices
-    from granet_cli.planning import images_of, show
+    from granet_cli.plan.view import images_of, show
     from granet_cli.render import Screen, print_json, say
 
     settings = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from granet_cli.comparison import told
+from granet_cli.compare.view import told
 from granet_cli.layers import stem
 from granet_cli.render import FAINT, Column, Screen, bar, percent, printable, short, size, table
 

@@ -18,8 +18,8 @@ from granet.recipe import Recipe
 from granet.rewinding.plan import Request, course, plan
 from granet.training import RunFolder, open_data
 from granet.training.run import Run, begin
-from granet_cli import runs
 from granet_cli.choices import check_network, gather
+from granet_cli.train import session
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def folder(out: Path | None, recipe: Recipe, *, overwrite: bool) -> Path:
     if out is None:
         if overwrite:
             raise UsageError("there is nothing to overwrite", where="--overwrite", remedy="name the run with --out")
-        return runs.fresh(f"{recipe.name}-{recipe.rewind.mode}")
+        return session.fresh(f"{recipe.name}-{recipe.rewind.mode}")
     for source in (recipe.rewind.parent, recipe.rewind.point):
         if source is not None and out.exists() and Path(source).resolve().is_relative_to(out.resolve()):
             raise UsageError(
@@ -94,7 +94,7 @@ def tidy(folder: Path) -> None:
     """Removes a folder that nothing was written into, and ``runs`` if that was all there was in it."""
     with suppress(OSError):
         folder.rmdir()  # fails unless it is empty
-        if folder.parent == runs.RUNS:
+        if folder.parent == session.RUNS:
             folder.parent.rmdir()
 
 

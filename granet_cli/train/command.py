@@ -12,7 +12,7 @@ from granet_cli import options
 
 if TYPE_CHECKING:
     from granet.runs.events import Event
-    from granet_cli.runs import Run
+    from granet_cli.train.session import Run
 
 
 def train(
@@ -61,8 +61,9 @@ def train(
     from granet.errors import Interrupted
     from granet.training import distributed, sessions
     from granet.training.tensorboard import write_tensorboard
-    from granet_cli import choices, progress, runs, summary
+    from granet_cli import choices, progress, summary
     from granet_cli.render import Screen, print_json, say
+    from granet_cli.train import session
 
     settings = {
         "model.name": model,
@@ -87,9 +88,9 @@ def train(
                 with world.together():
                     asked = choices.gather(settings, assignments or (), method=method, epochs=epochs, data=data)
                     run = (
-                        runs.new(recipe, asked, out, overwrite=overwrite, download=download, rank=rank)
+                        session.new(recipe, asked, out, overwrite=overwrite, download=download, rank=rank)
                         if resume is None
-                        else runs.old(resume, recipe, asked, out, overwrite=overwrite, download=download, rank=rank)
+                        else session.old(resume, recipe, asked, out, overwrite=overwrite, download=download, rank=rank)
                     )
                 watchers: list[Callable[[Event], None]] = []
                 if world.first:  # the others have nothing to tell that it does not
@@ -109,7 +110,7 @@ def train(
                     "--tensorboard": tensorboard,
                     "--json": json,
                 }
-                message, command = runs.goodbye(run.folder, getattr(stopped, "where", None), flags, rank=rank)
+                message, command = session.goodbye(run.folder, getattr(stopped, "where", None), flags, rank=rank)
                 say(message, command=command)
             raise typer.Exit(130) from stopped
     if rank.ranks.rank != 0:

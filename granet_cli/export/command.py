@@ -168,8 +168,9 @@ def _write_onnx(
 ) -> None:
     from exporters.onnx_export import Settings, export, twin_of
     from granet.checkpoint import content_hash, load
-    from granet_cli import exporting, render
+    from granet_cli import render
     from granet_cli.choices import check_network
+    from granet_cli.export import view as exporting
     from granet_cli.targets import check_target
 
     if asked.get("compute") == "fp16":

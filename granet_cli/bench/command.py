@@ -203,8 +203,8 @@ def bench(
     from exporters.bench.runner import measure
     from exporters.bench.settings import Settings, cache_folder
     from granet.errors import BenchmarkError, UsageError
-    from granet_cli.bench_plot import draw
-    from granet_cli.benching import show
+    from granet_cli.bench.plot import draw
+    from granet_cli.bench.view import show
     from granet_cli.pictures import check_plot
     from granet_cli.render import Screen, print_json, say
     from granet_cli.targets import check_target

@@ -11,7 +11,7 @@ from granet_cli import options
 
 
 def _complete_order(incomplete: str) -> list[str]:
-    from granet_cli.comparison import ORDERS
+    from granet_cli.compare.view import ORDERS
 
     return [name for name in ORDERS if name.startswith(incomplete)]
 
@@ -71,8 +71,8 @@ def compare(
 
     from granet.analysis import comparison
     from granet.errors import GranetError, UsageError
-    from granet_cli.comparison import arrange, show
-    from granet_cli.comparison_plot import check_plot, draw
+    from granet_cli.compare.plot import check_plot, draw
+    from granet_cli.compare.view import arrange, show
     from granet_cli.render import Screen, print_json, say
 
     if "" in runs:

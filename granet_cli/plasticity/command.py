@@ -119,11 +119,11 @@ def plasticity(
     from granet import training
     from granet.errors import Interrupted, UsageError
     from granet.plasticity import experiment, grid
-    from granet_cli import plasticity as shown
-    from granet_cli import plasticity_progress
     from granet_cli.choices import check_network
     from granet_cli.pictures import check_plot
-    from granet_cli.plasticity_plot import draw
+    from granet_cli.plasticity import progress
+    from granet_cli.plasticity import view as shown
+    from granet_cli.plasticity.plot import draw
     from granet_cli.render import Screen, print_json, say
 
     if "" in runs:
@@ -145,7 +145,7 @@ def plasticity(
         return
     screen = Screen(stderr=True)  # so that the tables, alone on standard output, are the same after every stop
     try:
-        with training.stop_on_signals() as stop, plasticity_progress.shown(screen, stopping=stop) as watch:
+        with training.stop_on_signals() as stop, progress.shown(screen, stopping=stop) as watch:
             report = experiment.run(planned, place, out=out, directory=data, factory=model, watch=watch, stop=stop)
     except (Interrupted, KeyboardInterrupt) as stopped:
         say("stopped; finished cells are kept, and the same command goes on with the others")

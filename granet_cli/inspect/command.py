@@ -66,7 +66,7 @@ def inspect(
     from granet.analysis import inspection
     from granet.checkpoint import load_outline
     from granet_cli.choices import check_network
-    from granet_cli.inspection import show
+    from granet_cli.inspect.view import show
     from granet_cli.layers import select
     from granet_cli.render import Screen, print_json
 
@@ -87,8 +87,8 @@ def _inspect_onnx(file: Path, *, sort: str, layers: str | None, model: str | Non
     from exporters import onnx_files
     from exporters.onnx_inspection import inspect as look
     from granet.errors import UsageError
+    from granet_cli.inspect.onnx_view import show
     from granet_cli.layers import ONNX_ORDERS, select
-    from granet_cli.onnx_inspection import show
     from granet_cli.render import Screen, print_json
 
     if model is not None:

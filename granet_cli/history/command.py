@@ -64,8 +64,8 @@ def history(
     from granet.analysis import history as analysis
     from granet.errors import UsageError
     from granet.history.replay import Replay
-    from granet_cli import history as shown
-    from granet_cli.history_plot import draw
+    from granet_cli.history import view as shown
+    from granet_cli.history.plot import draw
     from granet_cli.pictures import check_plot
     from granet_cli.render import Screen, print_json, say
     from granet_cli.targets import check_target

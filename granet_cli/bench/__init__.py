@@ -1,0 +1,1 @@
+"""``granet bench``: how fast models run."""

@@ -1,0 +1,1 @@
+"""``granet compact``: a smaller plain network."""

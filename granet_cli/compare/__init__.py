@@ -1,0 +1,1 @@
+"""``granet compare``: runs side by side."""

@@ -1,0 +1,1 @@
+"""``granet diff``: two checkpoints."""

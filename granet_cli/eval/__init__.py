@@ -1,0 +1,1 @@
+"""``granet eval``: accuracy on a split."""

@@ -1,0 +1,1 @@
+"""``granet export``: files for other tools."""

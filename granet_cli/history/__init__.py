@@ -1,0 +1,1 @@
+"""``granet history``: what moved in a run."""

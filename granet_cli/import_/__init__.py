@@ -1,0 +1,1 @@
+"""``granet import``: weights of other programs."""

@@ -1,0 +1,1 @@
+"""``granet inflate``: ONNX files with plain weights."""

@@ -1,0 +1,1 @@
+"""``granet inspect``: a look inside a file."""

@@ -1,0 +1,1 @@
+"""``granet list``: names to choose from."""

@@ -1,0 +1,1 @@
+"""``granet plan``: a run before it is made."""

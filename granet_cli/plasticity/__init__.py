@@ -1,0 +1,1 @@
+"""``granet plasticity``: recovery from pruning."""

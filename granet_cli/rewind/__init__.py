@@ -1,0 +1,1 @@
+"""``granet rewind``: prune and retrain."""

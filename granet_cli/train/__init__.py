@@ -1,0 +1,1 @@
+"""``granet train``: a run from its recipe."""

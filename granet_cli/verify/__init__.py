@@ -1,0 +1,1 @@
+"""``granet verify``: whether checkpoints are whole."""
