@@ -3,73 +3,20 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import granet
 
-ROOT = Path(granet.__file__).parent
-
-# The first rung knows nobody, and each of the others only those named beside it. Packages are one rung each.
-CORE = {"errors", "randomness", "selection", "masks", "allocation", "schedules", "topology", "method", "methods"}
-ARROWS: dict[str, set[str]] = {
-    "errors": set(),
-    "randomness": set(),
-    "vectorised": set(),
-    "storage": {"errors", "vectorised"},
-    "packed": {"vectorised", "storage"},
-    "unheld": {"vectorised", "storage"},
-    "selection": {"errors", "vectorised", "storage", "packed", "unheld"},
-    "masks": {"errors", "randomness", "packed", "selection"},
-    "allocation": {"errors"},
-    "schedules": {"errors"},
-    "topology": {"errors", "masks", "packed", "selection"},
-    "method_settings": {"errors", "allocation"},
-    "method": {
-        *("errors", "randomness", "masks", "allocation", "schedules", "unheld", "selection", "topology"),
-        "method_settings",
-    },
-    "methods": {"errors", "masks", "allocation", "packed", "selection", "topology", "method_settings", "method"},
-    "layers": {"errors"},
-    "optimizer_state": {"errors"},
-    "gradient_sums": {"storage"},
-    "zeroing": {"packed", "vectorised"},
-    "step_rules": set(),
-    "masked_step": {"errors", "optimizer_state", "packed", "step_rules", "zeroing"},
-    "sparsifier": {
-        *("errors", "masks", "packed", "topology", "method", "layers"),
-        *("storage", "optimizer_state", "gradient_sums", "zeroing", "masked_step"),
-    },
-    "adapters": {
-        *("errors", "masks", "storage", "packed", "topology", "method", "layers", "optimizer_state", "sparsifier"),
-        *("models", "checkpoint"),
-    },
-    "durations": {"errors"},
-    "flops": {"errors", "layers", "masks"},
-    "sparse_codec": {"errors"},
-    "models": {"errors", "randomness"},
-    "ranks": {"errors"},
-    "data": {"errors", "randomness", "ranks"},
-    "recipe": {*CORE, "durations"},
-    "checkpoint": {"errors", "masks", "recipe", "sparse_codec"},
-    "lineage": {"masks", "recipe", "checkpoint"},
-    "history": {"errors", "sparse_codec", "checkpoint"},
-    "importing": {"errors", "masks", "layers", "models", "data", "recipe", "sparse_codec", "checkpoint"},
-    "analysis": {*CORE, "checkpoint", "history", "lineage", "sparse_codec", "flops", "layers", "models", "recipe"},
-    "training": {
-        *CORE,
-        *("layers", "optimizer_state", "packed", "sparsifier", "durations", "flops", "models", "data"),
-        *("ranks", "sparse_codec", "recipe", "checkpoint", "analysis", "history", "lineage", "importing"),
-    },
-}
-
-# The public doors may open onto anything below them.
-DOORS = {"__init__"}
+ROOT = Path(granet.__file__).parents[1]
+TOP = ("granet", "exporters", "granet_cli")
 
 FORBIDDEN = (
     *("typer", "rich", "onnx", "onnxruntime", "onnxscript", "torchvision", "exporters", "granet_cli"),
@@ -77,65 +24,110 @@ FORBIDDEN = (
 )
 
 
-@cache
-def modules(package: Path) -> list[tuple[str, ast.Module]]:
-    """The rung and the syntax tree of every file below ``package``."""
-    paths = sorted(package.rglob("*.py"))
-    return [(path.relative_to(package).parts[0].removesuffix(".py"), ast.parse(path.read_text())) for path in paths]
+def _modules() -> dict[str, ast.Module]:
+    """The syntax tree of every module, by its dotted name; a package is named as its folder."""
+    found = {}
+    for top in TOP:
+        for path in sorted((ROOT / top).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
-    """Dotted names of all that is imported, inside functions too, but not for type checkers alone."""
-    for node in ast.iter_child_nodes(tree):
+MODULES = _modules()
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of all that is imported: inside functions too, and for type checkers alone too."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, "imports are absolute"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
-            yield from imports(node)
 
 
-def rungs_imported(tree: ast.AST) -> set[str]:
-    return {name.split(".")[1] for name in imports(tree) if name.startswith("granet.")}
+def _imported_modules(name: str) -> set[str]:
+    """The modules of ours that the module ``name`` imports."""
+    dotted = set(_imports(MODULES[name]))
+    return {module for full in dotted for module in (full, full.rpartition(".")[0]) if module in MODULES} - {
+        full.rpartition(".")[0] for full in dotted if full in MODULES
+    }
 
 
-def test_the_ladder_has_no_cycle() -> None:
-    settled: set[str] = set()
-    while left := ARROWS.keys() - settled:
-        ready = {rung for rung in left if ARROWS[rung] <= settled}
-        assert ready, f"a cycle among {sorted(left)}"
-        settled |= ready
+GRAPH = {name: _imported_modules(name) for name in MODULES}
 
 
-def test_every_module_is_on_the_ladder() -> None:
-    missing = {rung for rung, _ in modules(ROOT)} - ARROWS.keys() - DOORS
-    assert not missing, f"say in ARROWS what these may import: {sorted(missing)}"
+def _ladder() -> list[str]:
+    """The packages of ``granet/`` from the bottom to the top, as the map in CONTRIBUTING.md lists them."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| `granet/(\w+)(?:\.py|/)` \|", text, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("rung", ARROWS)
-def test_arrows_point_one_way(rung: str) -> None:
-    for name, tree in modules(ROOT):
-        if name == rung:
-            assert rungs_imported(tree) - {rung} <= ARROWS[rung]
+def _rung(name: str) -> str:
+    return name.split(".")[1]
 
 
-@pytest.mark.parametrize("package", ["granet", "exporters", "granet_cli"])
-def test_packages_know_only_those_below(package: str) -> None:
-    above = {"granet": {"exporters", "granet_cli"}, "exporters": {"granet_cli"}, "granet_cli": set()}[package]
-    for rung, tree in modules(ROOT.parent / package):
-        names = list(imports(tree))
-        assert not {name.split(".")[0] for name in names} & above, rung
-        if package == "exporters":
-            assert not any(name.startswith("granet.training") for name in names), rung
-        if package == "granet":
-            assert not {name.split(".")[0] for name in names} & {"typer", "rich", "onnx", "onnxruntime"}, rung
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    try:
+        TopologicalSorter(GRAPH).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
+
+
+def test_the_map_in_contributing_lists_every_package_once() -> None:
+    there = {path.stem for path in (ROOT / "granet").glob("*.py")} - {"__init__"}
+    there |= {path.parent.name for path in (ROOT / "granet").glob("*/__init__.py")}
+    assert sorted(_ladder()) == sorted(there)
+
+
+@pytest.mark.parametrize("rung", _ladder())
+def test_packages_import_only_those_above_them_on_the_map(rung: str) -> None:
+    ladder = _ladder()
+    below = set(ladder[: ladder.index(rung) + 1])
+    for name in (name for name in GRAPH if name.startswith("granet.") and _rung(name) == rung):
+        wrong = {module for module in GRAPH[name] if module.startswith("granet.") and _rung(module) not in below}
+        assert not wrong, f"{name} imports {sorted(wrong)}, which the map in CONTRIBUTING.md puts higher"
+
+
+@pytest.mark.parametrize(
+    ("package", "above"),
+    [("granet", {"exporters", "granet_cli", "typer", "rich", "onnx", "onnxruntime"}), ("exporters", {"granet_cli"})],
+)
+def test_the_library_knows_neither_exporters_nor_command_line(package: str, above: set[str]) -> None:
+    for name in (name for name in MODULES if name.split(".")[0] == package):
+        assert not {full.split(".")[0] for full in _imports(MODULES[name])} & above, name
+
+
+def test_exporters_do_not_know_training() -> None:
+    for name in (name for name in GRAPH if name.startswith("exporters")):
+        assert not any(module.startswith("granet.training") for module in GRAPH[name]), name
+
+
+def test_the_root_of_the_library_has_at_most_six_modules() -> None:
+    assert len({path.name for path in (ROOT / "granet").glob("*.py")} - {"__init__.py"}) <= 6
 
 
 def test_the_library_never_prints() -> None:
-    for rung, tree in modules(ROOT):
-        calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
-        assert not any(isinstance(call, ast.Name) and call.id == "print" for call in calls), rung
+    for name in (name for name in MODULES if name.split(".")[0] == "granet"):
+        calls = (node.func for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call))
+        assert not any(isinstance(call, ast.Name) and call.id == "print" for call in calls), name
+
+
+# Names that two public classes may share, and why.
+SHARED_CLASS_NAMES = {
+    "SparsifierCallback",  # one for Lightning and one for transformers: nobody has both in one file
+}
+
+
+def test_no_two_public_classes_have_the_same_name() -> None:
+    counts = Counter(
+        node.name
+        for tree in MODULES.values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name for name, count in counts.items() if count > 1} <= SHARED_CLASS_NAMES
 
 
 def test_importing_granet_is_light() -> None:

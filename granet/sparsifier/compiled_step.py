@@ -4,8 +4,8 @@ A dense step moves 12 to 28 bytes a weight through memory; one that also reads a
 that, where masking the gradients in a pass of their own costs half as much again. So ``torch.compile`` makes one kernel
 of both, for a CPU or a GPU. What it computes is written down in ``granet.sparsifier.optimizer_rules`` once for each
 optimizer, as ``torch.optim`` has it, and reads and writes the optimizer's own state: checkpoints do not know whether
-a step was compiled. Gradients are left as they are. Sums are rounded as the compiler orders them, so that results differ from
-those of ``torch.optim`` in the last bits.
+a step was compiled. Gradients are left as they are. Sums are rounded as the compiler orders them, so that results
+differ from those of ``torch.optim`` in the last bits.
 
 What changes while training goes on, the learning rate above all, is handed over in a tensor: nothing is compiled twice.
 """

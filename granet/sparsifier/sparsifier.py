@@ -59,8 +59,8 @@ class Sparsifier:
         seed: key of all random choices.
         dense: patterns of layers that are not masked, see ``granet.layers.maskable.maskable``.
         compiled: do the optimizer step of masked parameters by one compiled kernel, see
-            ``granet.sparsifier.compiled_step``. The first step, in which the optimizer makes its state, is an ordinary one; the
-            second one compiles, which can take a minute. For SGD, Adam, AdamW and RMSprop.
+            ``granet.sparsifier.compiled_step``. The first step, in which the optimizer makes its state, is an ordinary
+            one; the second one compiles, which can take a minute. For SGD, Adam, AdamW and RMSprop.
 
     Raises:
         UsageError: a pattern that matches no layer, a method that does not fit the layers or the number of steps,
