@@ -21,9 +21,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.measure import write
-from exporters.bench.report import Report
+from exporters.bench.report import BenchReport
 from exporters.bench.runner import measure
-from exporters.bench.settings import Settings
+from exporters.bench.settings import BenchSettings
 
 LAYERS, CHANNELS, SIZE = 6, 32, 28
 
@@ -53,14 +53,14 @@ def network(path: Path, layers: int) -> Path:
 
 def once(model: Path, control: Path, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     """One measurement, and the row of the model."""
-    settings = Settings(
+    settings = BenchSettings(
         provider=arguments.provider,
         batches=(arguments.batch,),
         time_limit=arguments.time_limit,
         seed=seed,
         **({"threads": arguments.threads} if arguments.threads else {}),
     )
-    report: Report = measure([model], settings, control=control)
+    report: BenchReport = measure([model], settings, control=control)
     if report.interrupted or not report.results:
         raise SystemExit(130 if report.interrupted else str(report.failures[0].error))
     row = report.results[0].as_json()

@@ -60,7 +60,7 @@ def _status(field: str) -> int:
 def make_files(folder: Path) -> dict[str, Path]:
     """The dense twin and files of several precisions of one checkpoint."""
     from benchmarks import states
-    from exporters.onnx_export import Settings, export, twin_of
+    from exporters.onnx_export import ExportSettings, export, twin_of
     from granet import checkpoint
 
     source = folder / "resnet50.safetensors"
@@ -69,7 +69,7 @@ def make_files(folder: Path) -> dict[str, Path]:
     files = {DENSE: twin_of(folder / "fp32.onnx")}
     for precision in ("fp32", "fp16", "int8"):
         output = folder / f"{precision}.onnx"
-        export(value, output, Settings(precision=precision, twin=precision == "fp32"), content_hash=content_hash)
+        export(value, output, ExportSettings(precision=precision, twin=precision == "fp32"), content_hash=content_hash)
         files[f"sparse, {precision} values"] = output
     return files
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import states
 from benchmarks.measure import environment
-from exporters.onnx_export import Settings, export
+from exporters.onnx_export import ExportSettings, export
 from granet import checkpoint
 
 ROWS = ((0.02, "fp32"), (0.05, "fp32"), (0.1, "fp32"), (0.2, "fp32"), (0.1, "fp16"), (0.1, "int8"))
@@ -32,7 +32,7 @@ def measure(folder: Path) -> list[dict[str, object]]:
     for density, precision in ROWS:
         source, output = folder / "resnet50.safetensors", folder / "resnet50.onnx"
         checkpoint.save(source, states.sparse(model, density))
-        settings = Settings(precision=precision)
+        settings = ExportSettings(precision=precision)
         report = export(checkpoint.load(source), output, settings, content_hash=checkpoint.content_hash(source))
         counts = {name: list(report.encodings.values()).count(name) for name in sorted({*report.encodings.values()})}
         rows.append(

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from benchmarks import states
 from exporters.bench.runner import measure
-from exporters.bench.settings import Settings
-from exporters.onnx_export import Settings as Export
-from exporters.onnx_export import export
+from exporters.bench.settings import BenchSettings
+from exporters.onnx_export import ExportSettings, export
 from granet import checkpoint
 from granet.errors import BenchmarkError
 from granet_cli.bench.view import show
@@ -33,7 +32,7 @@ def files(folder: Path, density: float) -> tuple[Path, list[Path], Path]:
     exported = []
     for precision in ("fp32", "fp16"):
         output = folder / f"resnet50-{precision}.onnx"
-        export(value, output, Export(precision=precision, twin=precision == "fp32"), content_hash=content_hash)
+        export(value, output, ExportSettings(precision=precision, twin=precision == "fp32"), content_hash=content_hash)
         exported.append(output)
     return source, exported, folder / "resnet50-fp32.dense.onnx"
 
@@ -52,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, exported, twin = files(Path(folder), arguments.density)
         for provider in (arguments.provider, "tensorrt"):
-            settings = Settings(provider=provider, batches=batches, time_limit=arguments.time_limit)
+            settings = BenchSettings(provider=provider, batches=batches, time_limit=arguments.time_limit)
             try:
                 report = measure(exported, settings, control=twin, checkpoint=source, say=_say)
             except BenchmarkError as error:

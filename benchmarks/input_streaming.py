@@ -41,7 +41,7 @@ from PIL import Image
 from benchmarks.measure import Measurement, heading, report, save
 from benchmarks.pictures import dataset_of, files_of, write_jpegs
 from granet.data import Pipeline, make_pipeline
-from granet.data.augment import Augmentation, Window, roll
+from granet.data.augment import Augmentation, CropWindow, roll
 from granet.data.images import whole_view
 from granet.randomness import generator
 
@@ -68,7 +68,7 @@ def decodes(work: Work) -> None:
             file.convert("RGB")
 
 
-def looks(work: Work, windows: Sequence[Window]) -> None:
+def looks(work: Work, windows: Sequence[CropWindow]) -> None:
     """The same, looked at through its window, as bytes."""
     for path, (top, left, height, width, flip) in zip(work.paths, windows, strict=True):
         with Image.open(path) as file:
@@ -148,7 +148,7 @@ class _Candidate:
 class _Loop:
     """A bare loop in a process that is started as workers are."""
 
-    def __init__(self, work: Work, windows: Sequence[Window]) -> None:
+    def __init__(self, work: Work, windows: Sequence[CropWindow]) -> None:
         context = multiprocessing.get_context("forkserver")
         self.told, theirs = context.Pipe()
         self.process = context.Process(target=_loop, args=(theirs, work, windows), daemon=True)
@@ -156,7 +156,7 @@ class _Loop:
         theirs.close()
 
 
-def _loop(told: Connection, work: Work, windows: Sequence[Window]) -> None:
+def _loop(told: Connection, work: Work, windows: Sequence[CropWindow]) -> None:
     with suppress(EOFError):  # at the end
         while told.recv():
             looks(work, windows)
@@ -176,7 +176,7 @@ def _spent(processes: Sequence[int | None]) -> float:
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
-def window_of(work: Work, index: int) -> Window:
+def window_of(work: Work, index: int) -> CropWindow:
     """A window as training draws them."""
     if work.augment == "resized-crop-flip":
         with Image.open(work.paths[index % len(work.paths)]) as file:

@@ -26,7 +26,7 @@ from benchmarks.measure import heading, write
 from granet.analysis.comparison import Statistic
 from granet.plasticity import experiment
 from granet.plasticity.curves import Cell, Plasticity
-from granet.plasticity.grid import Settings, plan
+from granet.plasticity.grid import GridSettings, plan
 from granet.recipe import Recipe
 from granet.training import RunFolder, resolve_device, resume, train
 from granet_cli.plasticity.plot import draw
@@ -92,7 +92,7 @@ def measure(arguments: argparse.Namespace, root: Path) -> Plasticity:
         )
         say(f"seed {seed}: trained, test accuracy {result.accuracy:.4f}")
         kept += [str(folder.kept(step)) for step in folder.kept_steps() if step]  # not the one before training
-    grid = plan(kept, Settings(epochs=arguments.train), arguments.rates, arguments.kinds)
+    grid = plan(kept, GridSettings(epochs=arguments.train), arguments.rates, arguments.kinds)
     return experiment.run(grid, device, watch=told)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.measure import environment, write
 from granet.checkpoint import load_outline
 from granet.recipe import Recipe
-from granet.rewinding.plan import Mode, Request, course, plan
+from granet.rewinding.plan import Mode, RewindRequest, course, plan
 from granet.rewinding.rounds import rewind
 from granet.training import RunFolder, open_data, resolve_device, train
 
@@ -61,7 +61,7 @@ def measure(recipe: Recipe, densities: Sequence[float], to: float, seeds: int) -
             yield {"seed": seed, "mode": "dense", "density": 1.0, "accuracy": dense.accuracy, "steps": steps}
             for density in densities:
                 for mode in MODES:
-                    asked = Request(checkpoint=parent.last, mode=mode, to=str(to), density=density)
+                    asked = RewindRequest(checkpoint=parent.last, mode=mode, to=str(to), density=density)
                     outline = load_outline(parent.last)
                     planned = plan(asked, course(asked, outline), outline, dataset)
                     assert planned.rewind is not None  # noqa: S101  so ``plan`` made it

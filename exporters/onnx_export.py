@@ -22,7 +22,7 @@ from exporters.encoding import ENCODINGS, PRECISIONS, Encoded, encode, inflate
 from exporters.examples import Batch
 from exporters.metadata import Origin
 from exporters.proof import Proof
-from exporters.tensors import Weight
+from exporters.tensors import GraphWeight
 from exporters.tracing import Example
 from granet.checkpoint import Checkpoint, Network
 from granet.data import Dataset
@@ -35,7 +35,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ExportSettings:
     """What to make of a checkpoint.
 
     Attributes:
@@ -80,7 +80,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class ExportReport:
     """What was written.
 
     Attributes:
@@ -101,7 +101,7 @@ class Report:
         remarks: sentences that the user should know.
     """
 
-    settings: Settings
+    settings: ExportSettings
     output: Path
     bytes: int
     dense_bytes: int
@@ -132,14 +132,14 @@ def twin_of(output: Path) -> Path:
 def export(
     checkpoint: Checkpoint,
     output: Path,
-    settings: Settings,
+    settings: ExportSettings,
     *,
     content_hash: str,
     factory: str | None = None,
     example: str | None = None,
     images: Callable[[], Dataset | None] = lambda: None,
     tell: Tell = lambda _: None,
-) -> Report:
+) -> ExportReport:
     """Exports a checkpoint to the file ``output``, replacing what is there.
 
     Args:
@@ -204,7 +204,7 @@ def export(
         shop.publish([output.name, *([twin_name] if settings.twin else [])])
 
     masked = [weight for weight in weights if weight.masked]
-    return Report(
+    return ExportReport(
         settings=settings,
         output=output,
         bytes=sizes[0],
@@ -251,8 +251,8 @@ def _to_limit(encoded: Encoded) -> int:
 
 def _entries(
     origin: Origin,
-    settings: Settings,
-    weights: Sequence[Weight],
+    settings: ExportSettings,
+    weights: Sequence[GraphWeight],
     encodings: Mapping[str, str],
     proved: Proof,
 ) -> dict[str, dict[str, Any]]:

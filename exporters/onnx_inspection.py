@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from exporters.encoding import Decoder, decode
-from exporters.encoding.decode import Reader
+from exporters.encoding.decode import WeightReader
 from exporters.encoding.graphs import graphs
 from exporters.encoding.node_builder import field_bytes
 from exporters.encoding.values import Array
@@ -126,7 +126,7 @@ def inspect(model: onnx.ModelProto) -> OnnxInspection:
     Raises:
         ModelError: tensors that are damaged, or decoders that granet did not write.
     """
-    reader = Reader(model)
+    reader = WeightReader(model)
     weights = operands(model, reader)
     notes: list[str] = []
     reports = [_report(operand, reader, notes) for operand in weights.found]
@@ -160,7 +160,7 @@ def inspect(model: onnx.ModelProto) -> OnnxInspection:
     )
 
 
-def _report(operand: Operand, reader: Reader, notes: list[str]) -> WeightReport:
+def _report(operand: Operand, reader: WeightReader, notes: list[str]) -> WeightReport:
     source, name = operand.source, operand.name
     if isinstance(source, Decoder):
         stored = sum(field_bytes(part.ByteSize()) for part in (source.node, *source.inputs))

@@ -27,7 +27,7 @@ from torch import nn
 
 from exporters import float16, onnx_files, runtime, tracing
 from exporters.examples import Batch
-from exporters.runtime import Level, Session
+from exporters.runtime import Level, OnnxSession
 from granet.errors import ModelError
 
 Outputs = list[list[NDArray[Any]]]
@@ -102,7 +102,7 @@ def reference(model: nn.Module, batches: Sequence[Batch], where: str) -> Outputs
     return answers
 
 
-def answers(session: Session, batches: Sequence[Batch]) -> Outputs:
+def answers(session: OnnxSession, batches: Sequence[Batch]) -> Outputs:
     """What a session answers, in the same parts."""
     return [session.run([tensor.numpy() for tensor in part]) for batch in batches for part in _parts(batch)]
 

@@ -34,7 +34,7 @@ _INSERTED = "InsertedPrecisionFreeCast_"
 """How ONNX Runtime calls a Cast of its own, around operators that a provider has in fp32 only."""
 
 
-class Session:
+class OnnxSession:
     """A model that can be run.
 
     Attributes:
@@ -71,7 +71,7 @@ def open_session(
     options: Mapping[str, str] | None = None,
     optimised: Path | None = None,
     threads: int = 0,
-) -> Session:
+) -> OnnxSession:
     """Opens the model in the file at ``path``.
 
     Args:
@@ -108,7 +108,7 @@ def open_session(
         raise ModelError("ONNX Runtime cannot open the model", where=os.fspath(path), got=_told(error)) from error
     if session.get_providers()[0] != provider:
         raise _missing(provider)
-    return Session(session, os.fspath(path))
+    return OnnxSession(session, os.fspath(path))
 
 
 def unfolded(graph: onnx.GraphProto) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from exporters.examples import fits
-from exporters.runtime import Session
+from exporters.runtime import OnnxSession
 from granet.checkpoint import Network
 from granet.data import Dataset, make_pipeline
 from granet.errors import DataError, ModelError
@@ -25,7 +25,7 @@ class Score:
     examples: int
 
 
-def score(session: Session, network: Network, dataset: Dataset, split: str, *, batch_size: int = 256) -> Score:
+def score(session: OnnxSession, network: Network, dataset: Dataset, split: str, *, batch_size: int = 256) -> Score:
     """Loss and accuracy over every example of a split, once, unchanged, normalised as in training.
 
     Args:
@@ -51,7 +51,7 @@ def score(session: Session, network: Network, dataset: Dataset, split: str, *, b
 
 
 def answers(
-    session: Session, network: Network, dataset: Dataset, split: str, *, batch_size: int = 256
+    session: OnnxSession, network: Network, dataset: Dataset, split: str, *, batch_size: int = 256
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits, float32 [B, classes], and labels, int64 [B], batch after batch; arguments and errors as for score."""
     if not fits(dataset, network) or dataset.classes != network.classes:

@@ -26,7 +26,7 @@ _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BF
 
 
 @dataclass(frozen=True)
-class Weight:
+class GraphWeight:
     """A weight of the network as the graph has it.
 
     Attributes:
@@ -48,7 +48,7 @@ class Weight:
 
 def match(
     graph: onnx.GraphProto, model: nn.Module, masks: Mapping[str, Tensor], unused: Collection[str]
-) -> tuple[Weight, ...]:
+) -> tuple[GraphWeight, ...]:
     """Finds the network's weights of two and more dimensions in the graph, and holds them against their masks.
 
     A weight is the initializer of its name and shape. The exporter may store one transposed and nameless; that is
@@ -93,7 +93,7 @@ def match(
                 expected=f"at most the {np.count_nonzero(allowed)} active ones",
             )
         active = values.numel() if mask is None else int(np.count_nonzero(support))
-        found.append(Weight(name, tensor, values.numel(), active, nonzero, mask is not None))
+        found.append(GraphWeight(name, tensor, values.numel(), active, nonzero, mask is not None))
     return tuple(found)
 
 

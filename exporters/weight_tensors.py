@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from exporters.encoding.decode import Decoder, Reader, Scope, Source, is_decoder_domain, scopes
+from exporters.encoding.decode import Decoder, Scope, Source, WeightReader, is_decoder_domain, scopes
 
 _INPUTS: Mapping[str, tuple[int, ...]] = {
     "Conv": (1,),
@@ -81,7 +81,7 @@ class Operands:
     computed: int
 
 
-def operands(model: onnx.ModelProto, reader: Reader) -> Operands:
+def operands(model: onnx.ModelProto, reader: WeightReader) -> Operands:
     """The weights of ``model``, which may come from anybody.
 
     Raises:

@@ -16,15 +16,14 @@ from typing import Annotated
 import typer
 
 from granet_cli import startup
-from granet_cli.bench.command import Command as BenchCommand
-from granet_cli.bench.command import bench
+from granet_cli.bench.command import BenchCommand, bench
 from granet_cli.compact.command import compact
 from granet_cli.compare.command import compare
 from granet_cli.diff.command import diff
 from granet_cli.errors import report as report_error
 from granet_cli.eval.command import evaluate
 from granet_cli.export.command import export
-from granet_cli.help import CONTEXT, Command, Group
+from granet_cli.help import CONTEXT, Command, CommandGroup
 from granet_cli.history.command import history
 from granet_cli.import_.command import import_weights
 from granet_cli.inflate.command import inflate
@@ -38,7 +37,7 @@ from granet_cli.rewind.command import rewind
 from granet_cli.train.command import train
 from granet_cli.verify.command import verify
 
-app = typer.Typer(cls=Group, context_settings=CONTEXT, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(cls=CommandGroup, context_settings=CONTEXT, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,

@@ -21,7 +21,7 @@ class Command(TyperCommand):
         _write_options(self, ctx, formatter)
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """The root, its help written alike, commands first."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

@@ -23,7 +23,7 @@ ONNX_ORDERS: Orders = {**_COMMON, "bytes": lambda layer: -layer.bytes}
 """Those of an ONNX file."""
 
 
-class Layer(Protocol):
+class LayerRow(Protocol):
     """What a report says of a layer."""
 
     @property
@@ -31,7 +31,7 @@ class Layer(Protocol):
         """The name of its weight."""
 
 
-_Layer = TypeVar("_Layer", bound=Layer)
+_Layer = TypeVar("_Layer", bound=LayerRow)
 
 
 def select(layers: Sequence[_Layer], *, pattern: str | None, order: str, orders: Orders = ORDERS) -> list[_Layer]:

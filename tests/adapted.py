@@ -19,7 +19,7 @@ from granet.checkpoint import load
 from granet.data import make_pipeline
 from granet.masks.mapping import Masks
 from granet.methods.base import Method
-from granet.recipe import Recipe
+from granet.recipe import Recipe, build_method
 from granet.sparsifier import Sparsifier
 from granet.training import RunFolder, train
 from granet.training.run import build_optimizer
@@ -69,7 +69,7 @@ def recipe(method: str, parts: int = 1) -> Recipe:
 
 
 def method(name: str) -> Method:
-    return recipe(name).build_method(STEPS_PER_EPOCH)
+    return build_method(recipe(name), STEPS_PER_EPOCH)
 
 
 def network(seed: int = 0) -> nn.Module:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.bench.comparison import Entry
+from exporters.bench.comparison import Contender
 from exporters.bench.protocol import Opened, Spec
 
 
@@ -72,7 +72,7 @@ class Machine:
         self.fails: dict[str, Exception] = {}
         self.interrupt_at: int | None = None
 
-    def start(self, entry: Entry) -> Simulated:
+    def start(self, entry: Contender) -> Simulated:
         self.alive += 1
         return Simulated(self, entry.label, float(np.exp(self._random.normal(0.0, self._layout))))
 

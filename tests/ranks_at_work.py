@@ -21,7 +21,7 @@ import torch
 import torch._dynamo  # which an optimizer would import, in every process anew
 
 from granet import training  # noqa: F401  likewise
-from granet.training.distributed import Place, World, joined
+from granet.training.distributed import TorchrunRank, World, joined
 
 CPU = torch.device("cpu")
 
@@ -88,7 +88,7 @@ def _rank(rank: int, size: int, port: int, work: Callable[..., Any], given: Any,
         "MASTER_PORT": str(port),
     }
     try:
-        with joined(Place.of(), CPU) as world:
+        with joined(TorchrunRank.of(), CPU) as world:
             end.send(work(world, *given))
     except BaseException as error:
         everywhere = getattr(error, "everywhere", False)

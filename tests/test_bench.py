@@ -15,14 +15,14 @@ import pytest
 from exporters.bench import inputs, planning, providers, statistics
 from exporters.bench import warnings as doubts
 from exporters.bench.clocks import Gpu, Sample, summarise
-from exporters.bench.comparison import Entry, Outcome, compare
+from exporters.bench.comparison import ComparisonOutcome, Contender, compare
 from exporters.bench.controls import Subject, assign
 from exporters.bench.libraries import dependencies
 from exporters.bench.placement import check
 from exporters.bench.planning import Planner, Scenario
 from exporters.bench.process import DoesNotFitError
 from exporters.bench.protocol import Opened, Spec
-from exporters.bench.settings import Settings
+from exporters.bench.settings import BenchSettings
 from exporters.bench.statistics import Ratio
 from exporters.bench.verdict import Facts, judge
 from exporters.bench.worker_errors import Refusal
@@ -31,16 +31,16 @@ from granet_cli.bench.command import spelled_out
 from tests.bench_networks import Machine, write_network
 
 SPEC = Spec(engine="onnx", path="a.onnx", provider="cpu")
-A, B = Entry("a", SPEC, "control"), Entry("control", SPEC, None)
+A, B = Contender("a", SPEC, "control"), Contender("control", SPEC, None)
 
 
-def simulate(machine: Machine, ratio: float, *, seed: int = 0, **settings: float) -> Outcome:
+def simulate(machine: Machine, ratio: float, *, seed: int = 0, **settings: float) -> ComparisonOutcome:
     machine.latency = {"a": 0.002 * ratio, "control": 0.002}
-    chosen = Settings(provider="cpu", time_limit=15.0, seed=seed, blocks=4, burst=0.02, **settings)
+    chosen = BenchSettings(provider="cpu", time_limit=15.0, seed=seed, blocks=4, burst=0.02, **settings)
     return compare([A, B], chosen, start=machine.start, clock=machine.clock)
 
 
-def found(outcome: Outcome) -> Ratio:
+def found(outcome: ComparisonOutcome) -> Ratio:
     ratio = outcome.tracks["a"].ratio()
     assert ratio is not None
     return ratio
@@ -130,7 +130,7 @@ def test_measuring_stops_when_the_interval_is_narrow() -> None:
 def test_time_up_is_a_reason_for_doubt() -> None:
     machine = Machine(seed=0)
     machine.latency = {"a": 0.5, "control": 0.5}
-    settings = Settings(provider="cpu", time_limit=5.0)
+    settings = BenchSettings(provider="cpu", time_limit=5.0)
     outcome = compare([A, B], settings, start=machine.start, clock=machine.clock)
     assert outcome.generations == 5  # time or not
     warnings = doubts.after(outcome, settings, "batch 1")
@@ -142,8 +142,8 @@ def test_a_model_that_fails_leaves_the_others() -> None:
     machine = Machine(seed=0)
     machine.latency = {"a": 0.002, "b": 0.002, "control": 0.002}
     machine.fails = {"b": DoesNotFitError("out of memory", where="b")}
-    entries = [A, Entry("b", SPEC, "control"), B]
-    outcome = compare(entries, Settings(provider="cpu"), start=machine.start, clock=machine.clock)
+    entries = [A, Contender("b", SPEC, "control"), B]
+    outcome = compare(entries, BenchSettings(provider="cpu"), start=machine.start, clock=machine.clock)
     assert "out of memory" in str(outcome.tracks["b"].failure)
     assert found(outcome).processes >= 5
     assert machine.alive == 0
@@ -210,7 +210,7 @@ def test_a_model_that_is_also_a_control_runs_once(folder: Path) -> None:
 
 def test_a_provider_that_is_none_gets_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="id you mean 'cuda'"):
-        Settings(provider="cdua")
+        BenchSettings(provider="cdua")
 
 
 def test_two_packages_of_onnx_runtime_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +290,7 @@ class Opening:
 
 def planner(folder: Path, provider: str, monkeypatch: pytest.MonkeyPatch) -> Planner:
     monkeypatch.setattr(planning, "Worker", Opening)
-    settings = Settings(provider=provider, cache=folder)
+    settings = BenchSettings(provider=provider, cache=folder)
     subjects = [Subject("a", folder / "a.onnx", "b"), Subject("b", folder / "b.onnx", None)]
     taken = {"a": (), "b": ()}
     return Planner(settings, subjects, taken, {"a": "1", "b": "2"}, "H100")
@@ -403,7 +403,7 @@ def test_json_takes_a_file_only_when_it_is_called_like_one() -> None:
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(UsageError):
-        Settings(**settings)  # type: ignore[arg-type]
+        BenchSettings(**settings)  # type: ignore[arg-type]
 
 
 def test_workers_are_light() -> None:

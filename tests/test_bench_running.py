@@ -17,11 +17,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.bench.process import DoesNotFitError, Worker
+from exporters.bench.process import DoesNotFitError, WorkerProcess
 from exporters.bench.protocol import Spec
-from exporters.bench.report import Report, Result
+from exporters.bench.report import BenchReport, BenchResult
 from exporters.bench.runner import measure
-from exporters.bench.settings import Settings
+from exporters.bench.settings import BenchSettings
 from granet.errors import BenchmarkError, GranetError, ModelError, UsageError
 from granet_cli.app import run
 from tests.bench_networks import write_network
@@ -48,18 +48,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(folder: Path) -> Report:
+def report(folder: Path) -> BenchReport:
     """Two models against one control, on two batch sizes, one of which is beyond all memory."""
-    settings = Settings(**{**QUICK, "batches": (2, 10**9)})
+    settings = BenchSettings(**{**QUICK, "batches": (2, 10**9)})
     return measure([folder / "sparse.onnx", folder / "slow.onnx"], settings, control=folder / "dense.onnx")
 
 
-def result(report: Report, name: str) -> Result:
+def result(report: BenchReport, name: str) -> BenchResult:
     (found,) = (each for each in report.results if Path(each.model).name == name)
     return found
 
 
-def test_a_slowed_twin_is_told_apart(report: Report) -> None:
+def test_a_slowed_twin_is_told_apart(report: BenchReport) -> None:
     slow = result(report, "slow.onnx")
     assert slow.ratio is not None
     assert slow.ratio.value > 3.0
@@ -68,7 +68,7 @@ def test_a_slowed_twin_is_told_apart(report: Report) -> None:
     assert "times the control's FLOPs" in slow.verdict
 
 
-def test_zeros_are_counted_and_bring_nothing(report: Report) -> None:
+def test_zeros_are_counted_and_bring_nothing(report: BenchReport) -> None:
     sparse = result(report, "sparse.onnx")
     assert sparse.flops == 2 * 2 * 12 * 12 * 8 * 3 * 9
     assert sparse.active_flops is not None
@@ -77,7 +77,7 @@ def test_zeros_are_counted_and_bring_nothing(report: Report) -> None:
     assert sparse.ratio.value < 3.0
 
 
-def test_every_figure_is_in_the_json(report: Report) -> None:
+def test_every_figure_is_in_the_json(report: BenchReport) -> None:
     document = json.loads(json.dumps(report.as_json(), allow_nan=False))
     assert {"environment", "method", "results", "failures", "models", "warnings"} <= document.keys()
     assert document["environment"]["onnxruntime"]["package"].startswith("onnxruntime")
@@ -96,14 +96,14 @@ def test_every_figure_is_in_the_json(report: Report) -> None:
     assert [entry["role"] for entry in document["results"]] == ["model", "model", "control"]
 
 
-def test_the_profile_shows_where_nodes_ran(report: Report) -> None:
+def test_the_profile_shows_where_nodes_ran(report: BenchReport) -> None:
     for model in report.models:
         assert model.nodes.keys() == {"CPUExecutionProvider"}
         assert model.operators["CPUExecutionProvider"]["Conv"] >= 1
         assert len(model.sha256) == 64
 
 
-def test_a_batch_that_does_not_fit_is_reported_and_the_others_go_on(report: Report) -> None:
+def test_a_batch_that_does_not_fit_is_reported_and_the_others_go_on(report: BenchReport) -> None:
     assert {failure.batch for failure in report.failures} == {10**9}
     assert len(report.failures) == 3
     assert all("memory" in failure.error for failure in report.failures)
@@ -112,20 +112,20 @@ def test_a_batch_that_does_not_fit_is_reported_and_the_others_go_on(report: Repo
 def test_models_with_other_inputs_are_refused(folder: Path) -> None:
     write_network(folder / "larger.onnx", size=16)
     with pytest.raises(UsageError, match="different inputs"):
-        measure([folder / "larger.onnx"], Settings(**QUICK), control=folder / "dense.onnx")
+        measure([folder / "larger.onnx"], BenchSettings(**QUICK), control=folder / "dense.onnx")
 
 
 def test_a_fixed_batch_is_said(folder: Path) -> None:
     fixed = write_network(folder / "fixed.onnx", batch=1)
     with pytest.raises(UsageError, match=r"fixed batch size.*--batch 1"):
-        measure([fixed], Settings(**QUICK, batches=(1, 8)), control=fixed)
+        measure([fixed], BenchSettings(**QUICK, batches=(1, 8)), control=fixed)
 
 
 def test_a_file_that_onnx_runtime_rejects_is_named(folder: Path) -> None:
     unknown = write_network(folder / "unknown.onnx", operator="NoSuchOperator")
     for path in (unknown, folder / "nothing.onnx"):
         with pytest.raises(GranetError, match=path.name) as caught:
-            measure([path], Settings(**QUICK), control=folder / "dense.onnx")
+            measure([path], BenchSettings(**QUICK), control=folder / "dense.onnx")
         assert caught.value.exit_code == 1
 
 
@@ -138,24 +138,24 @@ def test_data_outside_the_folder_are_not_touched(folder: Path) -> None:
     weight.external_data.add(key="location", value="../secret")
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match="outside the model's folder"):
-        measure([path], Settings(**QUICK), control=folder / "dense.onnx")
+        measure([path], BenchSettings(**QUICK), control=folder / "dense.onnx")
 
 
 def test_a_session_fails_alone() -> None:
-    with Worker(where="x.onnx") as worker, pytest.raises(ModelError, match="rejects the file"):
+    with WorkerProcess(where="x.onnx") as worker, pytest.raises(ModelError, match="rejects the file"):
         worker.open(Spec(engine="onnx", path="x.onnx", provider="cpu"), limit=60)
 
 
 def test_a_process_that_dies_or_is_silent_is_an_error(folder: Path) -> None:
-    with Worker(where="x") as worker:
+    with WorkerProcess(where="x") as worker:
         os.kill(worker.pid, signal.SIGTERM)
         with pytest.raises(BenchmarkError, match=r"died.*SIGTERM"):
             worker.ask({"do": "memory"}, limit=60)
-    with Worker(where="x") as worker:
+    with WorkerProcess(where="x") as worker:
         os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(DoesNotFitError, match="killed"):
             worker.ask({"do": "memory"}, limit=60)
-    with Worker(where="x") as worker:
+    with WorkerProcess(where="x") as worker:
         os.kill(worker.pid, signal.SIGSTOP)
         with pytest.raises(BenchmarkError, match="no answer in time"):
             worker.ask({"do": "memory"}, limit=0.1)

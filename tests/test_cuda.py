@@ -104,14 +104,14 @@ def test_cuda_runs_every_node_of_a_measurement(provider: str, tmp_path: Path) ->
         pytest.importorskip(module)
     from exporters.bench import libraries
     from exporters.bench.runner import measure
-    from exporters.bench.settings import Settings
+    from exporters.bench.settings import BenchSettings
     from tests.bench_networks import write_network
 
     if lacking := libraries.missing(provider):
         pytest.skip(f"ONNX Runtime lacks {lacking[0]}")
     sparse = write_network(tmp_path / "sparse.onnx", density=0.1, layers=3)
     dense = write_network(tmp_path / "sparse.dense.onnx", layers=3)
-    settings = Settings(provider=provider, batches=(1, 8), time_limit=5.0, processes=3, cache=tmp_path / "cache")
+    settings = BenchSettings(provider=provider, batches=(1, 8), time_limit=5.0, processes=3, cache=tmp_path / "cache")
     report = measure([sparse], settings)
     expected = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}[provider]
     assert all(model.nodes.keys() == {expected} for model in report.models)

@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from granet.data.augment import AREA, AUGMENTATIONS, Window, Windows, apply, crop_rows, crop_views, draw, roll, rolls
+from granet.data.augment import (
+    AREA,
+    AUGMENTATIONS,
+    CropWindow,
+    CropWindows,
+    apply,
+    crop_rows,
+    crop_views,
+    draw,
+    roll,
+    rolls,
+)
 from granet.data.images import fill_window, stack, window_view
 from granet.randomness import generator
 
@@ -29,7 +40,7 @@ def test_a_batch_is_cropped_and_flipped_as_pillow_does_it(seed, size, augment):
     images = noise(6, size, seed)
     windows = draw(augment, generator(seed), 6, size, size)
     expected = [
-        window_view(image, Window(*box.tolist(), bool(flip)), size)
+        window_view(image, CropWindow(*box.tolist(), bool(flip)), size)
         for image, box, flip in zip(pillow_images(images), windows.boxes, windows.flips, strict=True)
     ]
     assert torch.equal(apply(augment, images, windows), stack(expected, size))
@@ -40,7 +51,7 @@ def test_a_batch_is_resized_as_pillow_does_it_but_for_rounding(seed, size):
     images = noise(6, size, seed)
     windows = draw("resized-crop-flip", generator(seed), 6, size, size)
     expected = [
-        window_view(image, Window(*box.tolist(), bool(flip)), size)
+        window_view(image, CropWindow(*box.tolist(), bool(flip)), size)
         for image, box, flip in zip(pillow_images(images), windows.boxes, windows.flips, strict=True)
     ]
     difference = apply("resized-crop-flip", images, windows).int() - stack(expected, size).int()
@@ -75,14 +86,14 @@ def test_drawing_for_many_images_is_drawing_for_each(seed, augment, count):
 @given(seed=seeds, size=st.integers(1, 9), top=st.integers(-4, 4), left=st.integers(-4, 4), flip=st.booleans())
 def test_a_window_is_written_as_pillow_sees_it(seed, size, top, left, flip):
     (image,) = pillow_images(noise(1, size, seed))
-    window = Window(top, left, size, size, flip)
+    window = CropWindow(top, left, size, size, flip)
     pixels = torch.full((size, size, 3), 7, dtype=torch.uint8).numpy()
     fill_window(pixels, image, window)
     assert pixels.tobytes() == window_view(image, window, size).tobytes()
 
 
 def test_a_crop_reaches_into_black_padding():
-    corner = Windows(torch.tensor([[-4, -4, 6, 6]]), torch.tensor([False]))
+    corner = CropWindows(torch.tensor([[-4, -4, 6, 6]]), torch.tensor([False]))
     seen = apply("crop", torch.full((1, 1, 6, 6), 255, dtype=torch.uint8), corner)
     assert seen[0, 0, :4].sum() == seen[0, 0, :, :4].sum() == 0
     assert seen[0, 0, 4:, 4:].eq(255).all()

@@ -15,7 +15,7 @@ import torch
 
 from granet.data import open_dataset
 from granet.data.cifar import CIFAR10, CifarSet, read_cifar
-from granet.data.download import Source
+from granet.data.download import DownloadSource
 from granet.data.mnist import IdxSet, read_idx
 from granet.data.published import PublishedFile
 from granet.errors import DataError
@@ -42,7 +42,7 @@ IDX = {
 
 def idx_file(name: str) -> PublishedFile:
     contents, packed = IDX[name], gzip.compress(IDX[name], mtime=0)
-    source = Source(url=f"{PUBLISHER}{name}.gz", size=len(packed), md5=md5(packed))
+    source = DownloadSource(url=f"{PUBLISHER}{name}.gz", size=len(packed), md5=md5(packed))
     return PublishedFile(name=name, size=len(contents), md5=md5(contents), source=source)
 
 
@@ -118,7 +118,7 @@ def cifar_set(parts: dict[str, bytes], *, label_bytes: int = 1, checked: bool = 
     ]
     packed = buffer.getvalue()
     layout = CifarSet(
-        archive=Source(url=f"{PUBLISHER}set.tar.gz", size=len(packed), md5=md5(packed)),
+        archive=DownloadSource(url=f"{PUBLISHER}set.tar.gz", size=len(packed), md5=md5(packed)),
         folder="folder",
         train=tuple(files[:-1]),
         test=files[-1],

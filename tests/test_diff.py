@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from granet.analysis.checkpoint_diff import Difference, Source, compare
+from granet.analysis.checkpoint_diff import Difference, DiffSource, compare
 from granet.checkpoint import Checkpoint, content_hash, save
 from granet.errors import UsageError
 from granet.recipe import Recipe
@@ -32,8 +32,8 @@ def toy(weights: list[float], mask: str, explored: str | None = None, **parts: o
 
 def differing(one: Checkpoint, other: Checkpoint) -> Difference:
     return compare(
-        Source(path="a", bytes=1, content_hash="1", checkpoint=one),
-        Source(path="b", bytes=2, content_hash="2", checkpoint=other),
+        DiffSource(path="a", bytes=1, content_hash="1", checkpoint=one),
+        DiffSource(path="b", bytes=2, content_hash="2", checkpoint=other),
     )
 
 

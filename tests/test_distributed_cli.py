@@ -16,7 +16,7 @@ import pytest
 from granet.checkpoint import load
 from granet.data.ranks import Ranks
 from granet.errors import DeviceError, UsageError
-from granet.training.distributed import Place, device_for
+from granet.training.distributed import TorchrunRank, device_for
 from granet_cli import errors as told
 from scripts.soak_ranks import contents, processes, recipe, stamp
 from tests.commandline import Granet
@@ -155,12 +155,12 @@ def test_only_training_runs_on_several_ranks(granet: Granet, monkeypatch: pytest
 )
 def test_an_environment_that_makes_no_sense_is_refused(environment: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Place.of(environment)
+        TorchrunRank.of(environment)
 
 
 def test_what_torchrun_says_is_understood() -> None:
-    assert Place.of({}) == Place()
-    place = Place.of(
+    assert TorchrunRank.of({}) == TorchrunRank()
+    place = TorchrunRank.of(
         {
             "WORLD_SIZE": "8",
             "RANK": "5",
@@ -172,7 +172,7 @@ def test_what_torchrun_says_is_understood() -> None:
             "TORCHELASTIC_MAX_RESTARTS": "3",
         }
     )
-    assert place == Place(ranks=Ranks(5, 8), local_rank=1, local_size=4, restarts=2, max_restarts=3)
+    assert place == TorchrunRank(ranks=Ranks(5, 8), local_rank=1, local_size=4, restarts=2, max_restarts=3)
 
 
 @pytest.mark.parametrize(
@@ -194,13 +194,13 @@ def test_ranks_need_gpus_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    second = Place(ranks=Ranks(1, 3), local_rank=1, local_size=3)
+    second = TorchrunRank(ranks=Ranks(1, 3), local_rank=1, local_size=3)
     assert device_for("auto", second) == torch.device("cuda", 1)
-    assert device_for("cuda:1", Place()) == torch.device("cuda", 1)
+    assert device_for("cuda:1", TorchrunRank()) == torch.device("cuda", 1)
     assert device_for("cpu", second) == torch.device("cpu")
     with pytest.raises(
         UsageError, match=r"several ranks cannot share a GPU.*--device cuda, which gives each rank its own"
     ):
         device_for("cuda:1", second)
     with pytest.raises(DeviceError, match=r"got 3 ranks on this machine; expected at most 2. .*--nproc-per-node 2"):
-        device_for("cuda", Place(ranks=Ranks(2, 3), local_rank=2, local_size=3))
+        device_for("cuda", TorchrunRank(ranks=Ranks(2, 3), local_rank=2, local_size=3))

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from exporters import graph_cleanup, metadata, onnx_export, onnx_files, proof, tensors
-from exporters.onnx_export import Report, Settings, export, twin_of
+from exporters.onnx_export import ExportReport, ExportSettings, export, twin_of
 from granet.checkpoint import Checkpoint
 from granet.errors import CheckpointError, ModelError, UnknownNameError, UsageError
 from granet.models import from_checkpoint
@@ -31,9 +31,9 @@ LEVELS = [
 Arrays = list[np.ndarray[Any, Any]]
 
 
-def exported(value: Checkpoint, output: Path, *, example: str | None = None, **settings: Any) -> Report:
+def exported(value: Checkpoint, output: Path, *, example: str | None = None, **settings: Any) -> ExportReport:
     return export(
-        value, output, Settings(**settings), content_hash="0" * 64, factory=value.network.name, example=example
+        value, output, ExportSettings(**settings), content_hash="0" * 64, factory=value.network.name, example=example
     )
 
 
@@ -75,7 +75,7 @@ def small() -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def pair(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Path]:
+def pair(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportReport, Path, Path]:
     """A file and its dense twin."""
     output = tmp_path_factory.mktemp("pair") / "sparse.onnx"
     return exported(small, output, twin=True), output, twin_of(output)
@@ -84,21 +84,21 @@ def pair(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
 # What comes out
 
 
-def test_the_file_computes_what_torch_does(small: Checkpoint, pair: tuple[Report, Path, Path]) -> None:
+def test_the_file_computes_what_torch_does(small: Checkpoint, pair: tuple[ExportReport, Path, Path]) -> None:
     for count in (1, 2, 17):
         expected = in_torch(small, images(count))[0]
         for level in LEVELS:
             np.testing.assert_allclose(run(pair[1], images(count), level=level)[0], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_file_gives_the_bits_of_its_dense_twin(pair: tuple[Report, Path, Path]) -> None:
+def test_the_file_gives_the_bits_of_its_dense_twin(pair: tuple[ExportReport, Path, Path]) -> None:
     _, sparse, twin = pair
     for level in LEVELS:
         ours, theirs = run(sparse, images(9), level=level)[0], run(twin, images(9), level=level)[0]
         assert ours.tobytes() == theirs.tobytes()
 
 
-def test_the_twin_has_the_weights_of_the_checkpoint(small: Checkpoint, pair: tuple[Report, Path, Path]) -> None:
+def test_the_twin_has_the_weights_of_the_checkpoint(small: Checkpoint, pair: tuple[ExportReport, Path, Path]) -> None:
     weights = initializers(pair[2])
     assert np.array_equal(weights["hidden.weight"], small.weights["hidden.weight"].numpy())
     for name, mask in small.masks.items():
@@ -107,20 +107,20 @@ def test_the_twin_has_the_weights_of_the_checkpoint(small: Checkpoint, pair: tup
         assert not np.signbit(inactive).any()
 
 
-def test_both_conform_to_the_standard(pair: tuple[Report, Path, Path]) -> None:
+def test_both_conform_to_the_standard(pair: tuple[ExportReport, Path, Path]) -> None:
     for path in pair[1:]:
         onnx.checker.check_model(path, full_check=True)
         onnx.shape_inference.infer_shapes(onnx.load(path), check_type=True, strict_mode=True)
 
 
-def test_inputs_and_outputs_have_names_and_a_free_batch_size(pair: tuple[Report, Path, Path]) -> None:
+def test_inputs_and_outputs_have_names_and_a_free_batch_size(pair: tuple[ExportReport, Path, Path]) -> None:
     session = onnxruntime.InferenceSession(pair[1], providers=["CPUExecutionProvider"])
     (given,), (answer,) = session.get_inputs(), session.get_outputs()
     assert (given.name, given.shape) == ("images", ["batch", 3, 8, 8])
     assert (answer.name, answer.shape) == ("logits", ["batch", 3])
 
 
-def test_the_report_says_what_is_in_the_file(small: Checkpoint, pair: tuple[Report, Path, Path]) -> None:
+def test_the_report_says_what_is_in_the_file(small: Checkpoint, pair: tuple[ExportReport, Path, Path]) -> None:
     report, sparse, twin = pair
     assert report.bytes == sparse.stat().st_size
     assert report.dense_bytes == twin.stat().st_size
@@ -133,7 +133,7 @@ def test_the_report_says_what_is_in_the_file(small: Checkpoint, pair: tuple[Repo
     assert 0 < report.proof.max_rel_error <= report.proof.tolerance
 
 
-def test_the_metadata_tell_where_it_is_from_and_how_it_was_proved(pair: tuple[Report, Path, Path]) -> None:
+def test_the_metadata_tell_where_it_is_from_and_how_it_was_proved(pair: tuple[ExportReport, Path, Path]) -> None:
     entries = {entry.key: json.loads(entry.value) for entry in onnx_files.read(pair[1]).metadata_props}
     assert entries.keys() == {"granet.checkpoint", "granet.weights", "granet.proof"}
     assert entries["granet.checkpoint"]["content_hash"] == "0" * 64
@@ -145,13 +145,15 @@ def test_the_metadata_tell_where_it_is_from_and_how_it_was_proved(pair: tuple[Re
     assert entries["granet.proof"]["versions"]["onnxruntime"] == onnxruntime.__version__
 
 
-def test_nothing_of_this_machine_is_in_the_file(pair: tuple[Report, Path, Path]) -> None:
+def test_nothing_of_this_machine_is_in_the_file(pair: tuple[ExportReport, Path, Path]) -> None:
     content = pair[1].read_bytes()
     assert str(Path(__file__).parent).encode() not in content
     assert b"stack_trace" not in content
 
 
-def test_equal_checkpoints_give_equal_files(small: Checkpoint, pair: tuple[Report, Path, Path], tmp_path: Path) -> None:
+def test_equal_checkpoints_give_equal_files(
+    small: Checkpoint, pair: tuple[ExportReport, Path, Path], tmp_path: Path
+) -> None:
     exported(networks.checkpoint(networks.small), tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == pair[1].read_bytes()
 
@@ -170,7 +172,7 @@ def test_every_encoding_decodes_to_the_same_weights(small: Checkpoint, tmp_path:
     [("fp16", "fp32", 0.01), ("int8", "fp32", 0.1), ("fp16", "fp16", 0.02), ("int8", "fp16", 0.1)],
 )
 def test_coarser_values_cost_what_they_should(
-    small: Checkpoint, pair: tuple[Report, Path, Path], tmp_path: Path, precision: str, compute: str, error: float
+    small: Checkpoint, pair: tuple[ExportReport, Path, Path], tmp_path: Path, precision: str, compute: str, error: float
 ) -> None:
     output = tmp_path / "m.onnx"
     report = exported(small, output, precision=precision, compute=compute, twin=True)
@@ -190,7 +192,7 @@ def test_the_opset_is_the_one_asked_for(small: Checkpoint, tmp_path: Path) -> No
 
 
 def test_data_beyond_what_a_file_holds_lie_beside_it(
-    small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: tuple[Report, Path, Path]
+    small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: tuple[ExportReport, Path, Path]
 ) -> None:
     monkeypatch.setattr(onnx_files.Workshop.write, "__kwdefaults__", {"inline": 4000})
     report = exported(small, tmp_path / "m.onnx", twin=True)
@@ -268,7 +270,7 @@ def test_channels_that_cannot_matter_are_removed(small: Checkpoint, tmp_path: Pa
 # Tools of others
 
 
-def test_onnxslim_takes_it(pair: tuple[Report, Path, Path], tmp_path: Path) -> None:
+def test_onnxslim_takes_it(pair: tuple[ExportReport, Path, Path], tmp_path: Path) -> None:
     import onnxslim
 
     slim = onnxslim.slim(str(pair[1]))
@@ -278,7 +280,7 @@ def test_onnxslim_takes_it(pair: tuple[Report, Path, Path], tmp_path: Path) -> N
     )
 
 
-def test_onnxsim_takes_it(pair: tuple[Report, Path, Path], tmp_path: Path) -> None:
+def test_onnxsim_takes_it(pair: tuple[ExportReport, Path, Path], tmp_path: Path) -> None:
     import onnxsim
 
     simple, sound = onnxsim.simplify(str(pair[1]))
@@ -434,8 +436,8 @@ def test_examples_that_are_none(small: Checkpoint, tmp_path: Path, example: str,
 
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'gaps8'"):
-        Settings(encoding="gap8")
+        ExportSettings(encoding="gap8")
     with pytest.raises(UnknownNameError, match="--precision"):
-        Settings(precision="bf16")
+        ExportSettings(precision="bf16")
     with pytest.raises(UsageError, match="no values in fp32"):
-        Settings(compute="fp16")
+        ExportSettings(compute="fp16")

@@ -22,7 +22,7 @@ from granet.history import format as log
 from granet.history.replay import Replay
 from granet.methods import METHODS
 from granet.recipe import Recipe
-from granet.rewinding.plan import Request, course, plan
+from granet.rewinding.plan import RewindRequest, course, plan
 from granet.rewinding.rounds import rewind
 from granet.runs.events import Event, Updated
 from granet.training import RunFolder, resume, train
@@ -208,7 +208,7 @@ def test_a_new_run_takes_no_history_over(make: Make, tmp_path: Path) -> None:
 
 def test_a_rewound_run_stores_the_masks_that_it_begins_with(finished: Path, tmp_path: Path) -> None:
     parent = finished / "last.safetensors"
-    asked = Request(checkpoint=parent, mode="lr", to="2ep", density=0.05, rounds=2, regrow=True)
+    asked = RewindRequest(checkpoint=parent, mode="lr", to="2ep", density=0.05, rounds=2, regrow=True)
     recipe = course(asked, load_outline(parent))
     data = open_data(recipe)
     planned = plan(asked, recipe, load_outline(parent), data)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from granet.data.augment import Window, roll
+from granet.data.augment import CropWindow, roll
 from granet.data.images import whole_view, window_view
 from granet.models.torchvision_guard import import_torchvision
 
@@ -35,7 +35,7 @@ def test_evaluation_sees_what_torchvision_shows(transforms, size):
 def test_a_training_crop_is_resized_as_torchvision_resizes_it(transforms, box, flip):
     theirs = transforms.functional.resized_crop(noise(500, 375), *box, [224, 224])
     theirs = transforms.functional.hflip(theirs) if flip else theirs
-    assert window_view(noise(500, 375), Window(*box, flip), 224).tobytes() == theirs.tobytes()
+    assert window_view(noise(500, 375), CropWindow(*box, flip), 224).tobytes() == theirs.tobytes()
 
 
 @pytest.mark.parametrize("size", [(1000, 10), (10, 1000)])

@@ -25,6 +25,7 @@ from granet.analysis.inspection import inspect
 from granet.checkpoint import Checkpoint, load, save, verify
 from granet.errors import CheckpointError, DataError, GranetError, ModelError, UnknownNameError, UsageError
 from granet.importing import import_weights
+from granet.recipe import build_method
 from granet_cli.app import run
 from tests.synthetic import write_image_folder
 
@@ -164,7 +165,7 @@ def test_its_masks_are_those_that_training_goes_on_with(tmp_path: Path) -> None:
     checkpoint = import_weights(path, **SIZES, infer_masks=True)
     model = models.from_checkpoint(checkpoint)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    method = checkpoint.recipe.build_method(10)
+    method = build_method(checkpoint.recipe, 10)
     sparsifier = Sparsifier(model, optimizer, method, total_steps=10)
     state = {"step": 0, "masks": checkpoint.masks, "explored": checkpoint.explored, "momenta": {}}
     sparsifier.load_state_dict(state)

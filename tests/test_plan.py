@@ -20,7 +20,7 @@ from granet.methods.base import Method
 from granet.models import outline
 from granet.recipe import Recipe
 from granet.training import RunFolder, train
-from granet.training.placeholder_dataset import Images, stand_in
+from granet.training.placeholder_dataset import PlaceholderImages, stand_in
 from granet.training.plan import plan
 from tests.commandline import Granet
 from tests.running import METHODS, TOTAL, Run, every_method, network
@@ -274,23 +274,23 @@ def test_without_a_trial_all_the_rest_is_the_same(make: Make) -> None:
 
 def test_published_datasets_need_not_be_there() -> None:
     recipe = Recipe.load("cifar10-resnet50-granet")
-    dataset = stand_in(recipe, Images())
+    dataset = stand_in(recipe, PlaceholderImages())
     assert (len(dataset.train), len(dataset.validation), len(dataset.classes)) == (45_000, 5_000, 10)
     assert (dataset.image_size, dataset.channels) == (32, 3)
-    folder = stand_in(Recipe.load("imagenet-resnet50-granet"), Images(count=1000, classes=7))
+    folder = stand_in(Recipe.load("imagenet-resnet50-granet"), PlaceholderImages(count=1000, classes=7))
     assert (folder.image_size, len(folder.classes)) == (224, 7)
 
 
 @pytest.mark.parametrize(
     ("recipe", "images", "message"),
     [
-        ("imagenet-resnet50-granet", Images(), "--images: how large dataset image-folder is is not known"),
-        ("imagenet-resnet50-granet", Images(count=5), "--classes: how large"),
-        ("cifar10-resnet50-granet", Images(count=0), "--images: must be at least 1"),
-        ("cifar10-resnet50-granet", Images(count=1), "too few images"),
+        ("imagenet-resnet50-granet", PlaceholderImages(), "--images: how large dataset image-folder is is not known"),
+        ("imagenet-resnet50-granet", PlaceholderImages(count=5), "--classes: how large"),
+        ("cifar10-resnet50-granet", PlaceholderImages(count=0), "--images: must be at least 1"),
+        ("cifar10-resnet50-granet", PlaceholderImages(count=1), "too few images"),
     ],
 )
-def test_sizes_that_are_not_known_are_asked_for(recipe: str, images: Images, message: str) -> None:
+def test_sizes_that_are_not_known_are_asked_for(recipe: str, images: PlaceholderImages, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         stand_in(Recipe.load(recipe), images)
 

@@ -25,9 +25,9 @@ from granet.plasticity import cell as cells
 from granet.plasticity import experiment
 from granet.plasticity.cell import baseline, measure, prepare, regenerated
 from granet.plasticity.curves import Cell, tell
-from granet.plasticity.grid import Grid, Job, Settings, Source, plan
+from granet.plasticity.grid import Grid, GridSettings, GridSource, Job, plan
 from granet.recipe import Recipe
-from granet.rewinding.plan import Request, course
+from granet.rewinding.plan import RewindRequest, course
 from granet.rewinding.plan import plan as plan_rewind
 from granet.rewinding.rounds import rewind
 from granet.training import RunFolder, open_data, train
@@ -89,7 +89,7 @@ def dense(trained: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 def job(checkpoint: Path, rate: float = 0.5, kind: str = "none", **settings: Any) -> Job:
-    return plan([str(checkpoint)], Settings(**({"epochs": 1} | settings)), [rate], [kind]).jobs[0]
+    return plan([str(checkpoint)], GridSettings(**({"epochs": 1} | settings)), [rate], [kind]).jobs[0]
 
 
 def kept(run: Path, step: int = 8) -> Path:
@@ -224,7 +224,9 @@ def test_masks_are_fixed_and_the_learning_rate_is_frozen(trained: Callable[..., 
 
 def test_the_learning_rate_is_that_of_the_next_step_or_at_the_end_of_the_last(trained: Callable[..., Path]) -> None:
     run = RunFolder(trained())
-    rates = [plan([str(run.kept(step))], Settings(epochs=1), [0.5], ["none"]).sources[0] for step in run.kept_steps()]
+    rates = [
+        plan([str(run.kept(step))], GridSettings(epochs=1), [0.5], ["none"]).sources[0] for step in run.kept_steps()
+    ]
     assert [(source.step, source.learning_rate) for source in rates] == [(0, 0.01), (8, 0.01), (16, 0.001)]
     assert job(run.last).source.learning_rate == 0.001
 
@@ -234,7 +236,7 @@ def test_a_cell_is_the_fine_tuning_of_its_checkpoint(trained: Callable[..., Path
     asked = job(kept(trained("granet"), 0), 0.5, epochs=2)
     dataset = open_data(asked.recipe)
     outline = load(asked.source.path)
-    request = Request(
+    request = RewindRequest(
         checkpoint=asked.source.path,
         mode="finetune",
         to=f"{(EPOCHS - 2) * STEPS}it",
@@ -264,13 +266,13 @@ def test_the_accuracy_before_is_that_of_granet_eval(trained: Callable[..., Path]
 
 
 def test_a_loss_that_is_not_finite_is_a_result_without_accuracy(trained: Callable[..., Path]) -> None:
-    class Hot(Source):
+    class Hot(GridSource):
         @property
         def learning_rate(self) -> float:
             return 1e15
 
     asked = job(kept(trained()))
-    hot = Hot(**{field.name: getattr(asked.source, field.name) for field in fields(Source)})
+    hot = Hot(**{field.name: getattr(asked.source, field.name) for field in fields(GridSource)})
     dataset = open_data(asked.recipe)
     found = measure(replace(asked, source=hot), baseline(asked, dataset, CPU), dataset, CPU)
     assert (found.after, found.plasticity) == (None, None)
@@ -323,7 +325,7 @@ def test_curves_have_mean_and_deviation_over_seeds_and_what_regeneration_gains()
 
 
 def grid(*runs: Path, rates: list[float] | None = None, epochs: int = 1) -> Grid:
-    return plan(map(str, runs), Settings(epochs=epochs), rates or [0.9], ["none", "swap"])
+    return plan(map(str, runs), GridSettings(epochs=epochs), rates or [0.9], ["none", "swap"])
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -406,8 +408,8 @@ def test_results_of_other_settings_are_not_mixed(dense: Path) -> None:
     ):
         experiment.run(grid(first, epochs=2), CPU)
     with pytest.raises(UsageError, match="got --scope global"):
-        experiment.run(plan([str(first)], Settings(epochs=1, scope="uniform"), [0.9], ["none"]), CPU)
-    other = Settings(epochs=1, drop_fraction=0.25)
+        experiment.run(plan([str(first)], GridSettings(epochs=1, scope="uniform"), [0.9], ["none"]), CPU)
+    other = GridSettings(epochs=1, drop_fraction=0.25)
     with pytest.raises(UsageError, match=r"got --drop-fraction 0\.5"):
         experiment.run(plan([str(first)], other, [0.9], ["swap"]), CPU)
 
@@ -434,7 +436,7 @@ def spoilt(text: str) -> Iterator[tuple[str, str]]:
 
 def test_damaged_and_newer_results_are_reported(dense: Path) -> None:
     first = kept(dense)
-    experiment.run(plan([str(first)], Settings(epochs=1), [0.9], ["none"]), CPU)
+    experiment.run(plan([str(first)], GridSettings(epochs=1), [0.9], ["none"]), CPU)
     (file,) = (dense / "plasticity").iterdir()
     for text, message in spoilt(file.read_text()):
         file.write_text(text)
@@ -541,23 +543,23 @@ def damaged(run: Path) -> None:
 def test_a_folder_that_cannot_be_measured_is_reported(dense: Path, spoil: Any, message: str) -> None:
     spoil(dense)
     with pytest.raises(GranetError) as told:
-        plan([str(dense)], Settings(epochs=1), [0.5], ["none"])
+        plan([str(dense)], GridSettings(epochs=1), [0.5], ["none"])
     assert message in str(told.value)
 
 
 def test_a_run_that_is_being_written_to_is_reported(dense: Path) -> None:
     with RunFolder(dense).claimed(), pytest.raises(UsageError, match="another process is training in this folder"):
-        plan([str(dense)], Settings(epochs=1), [0.5], ["none"])
+        plan([str(dense)], GridSettings(epochs=1), [0.5], ["none"])
 
 
 def test_a_checkpoint_of_an_unfinished_run_can_be_named(dense: Path) -> None:
     unfinished(dense)
-    assert plan([str(kept(dense))], Settings(epochs=1), [0.5], ["none"]).sources[0].step == 8
+    assert plan([str(kept(dense))], GridSettings(epochs=1), [0.5], ["none"]).sources[0].step == 8
 
 
 def test_checkpoints_count_once_however_they_are_named(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(dense.parent)
-    found = plan([str(dense), "dense", "./dense/last.safetensors"], Settings(epochs=1), [0.5], ["none"])
+    found = plan([str(dense), "dense", "./dense/last.safetensors"], GridSettings(epochs=1), [0.5], ["none"])
     assert [source.step for source in found.sources] == [0, 8, 16, 20]
     assert len(found.runs) == 1
 
@@ -565,7 +567,7 @@ def test_checkpoints_count_once_however_they_are_named(dense: Path, monkeypatch:
 def test_runs_that_are_not_one_training_are_refused(trained: Callable[..., Path], tmp_path: Path) -> None:
     def check(other: Path, message: str) -> None:
         with pytest.raises(UsageError, match=message):
-            plan([str(trained()), str(other)], Settings(epochs=1), [0.5], ["none"])
+            plan([str(trained()), str(other)], GridSettings(epochs=1), [0.5], ["none"])
 
     check(
         trained(learning_rate=0.02), r"differ in more than their seed: optimizer.learning_rate; got 0.02; expected 0.01"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from granet.errors import RecipeError, UnknownNameError
 from granet.methods import METHODS
-from granet.recipe import Duration, Recipe
+from granet.recipe import Duration, Recipe, build_method
 
 STEPS_PER_EPOCH = {"cifar10": 351, "cifar100": 351, "imagenet": 9909, "quickstart": 140}
 # The tests below count in its epochs and steps, which tuning of the catalog must not disturb.
@@ -29,7 +29,7 @@ def refused(**settings) -> str:
 
 def refused_in_time(**settings) -> str:
     changed = QUICKSTART.override({key.replace("__", "."): value for key, value in settings.items()})
-    return refusal(lambda: changed.build_method(steps_per_epoch=100))
+    return refusal(lambda: build_method(changed, steps_per_epoch=100))
 
 
 # --- the catalog ------------------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ def test_every_recipe_of_the_catalog_is_whole(name):
     recipe = Recipe.load(name)
     assert recipe.name == name
     assert recipe.description
-    method = recipe.build_method(STEPS_PER_EPOCH[name.partition("-")[0]])
+    method = build_method(recipe, STEPS_PER_EPOCH[name.partition("-")[0]])
     assert method.final_density() == (1.0 if "-rewinding" in name or "-dense" in name else 0.1)
 
 
@@ -82,7 +82,7 @@ def test_imagenet_recipes_have_the_numbers_of_the_papers(name):
     assert [float(time.amount) for time in schedule.milestones] == [30 * factor, 60 * factor, 90 * factor]
     assert (schedule.gamma, float(schedule.warmup.amount)) == (0.1, 5 * factor)
     assert (training.epochs, training.batch_size, training.label_smoothing) == (100 * factor, 128, 0.1)
-    method, steps = recipe.build_method(STEPS_PER_EPOCH["imagenet"]), STEPS_PER_EPOCH["imagenet"] * factor
+    method, steps = build_method(recipe, STEPS_PER_EPOCH["imagenet"]), STEPS_PER_EPOCH["imagenet"] * factor
     expected = {
         "granet": {"initial_density": 1.0, "end": 30 * steps, "interval": 4000, "drop_fraction": 0.5},
         "granet-s2s": {"initial_density": 0.5, "end": 30 * steps, "interval": 4000, "drop_fraction": 0.5},
@@ -302,8 +302,8 @@ def test_milestones_increase():
         lambda: QUICKSTART.override(settings)
     )
     mixed = QUICKSTART.override({**settings, "schedule.milestones": ["3ep", "299it"]})
-    assert "milestones must increase" in refusal(lambda: mixed.build_method(steps_per_epoch=100))
-    mixed.build_method(steps_per_epoch=90)
+    assert "milestones must increase" in refusal(lambda: build_method(mixed, steps_per_epoch=100))
+    build_method(mixed, steps_per_epoch=90)
 
 
 def test_other_contradictions():
@@ -352,14 +352,14 @@ def test_milestones_warm_up_and_saving_fit_the_training():
 
 
 def test_durations_become_steps():
-    method = QUICKSTART.build_method(steps_per_epoch=100)
+    method = build_method(QUICKSTART, steps_per_epoch=100)
     assert (method.start, method.end, method.interval) == (0, 300, 20)
     assert QUICKSTART.total_steps(100) == 600
 
 
 def test_what_is_left_out_is_up_to_the_method():
     plain = QUICKSTART.override({"method.interval": None, "method.drop_fraction": "", "method.end": None})
-    assert plain.build_method(steps_per_epoch=1000) == METHODS["granet"](density=0.1)
+    assert build_method(plain, steps_per_epoch=1000) == METHODS["granet"](density=0.1)
 
 
 # --- variations -------------------------------------------------------------------------------------------------
@@ -426,7 +426,7 @@ def test_stretching_keeps_the_course_in_proportion():
 def test_every_method_can_follow_every_other(first, second):
     one, _ = QUICKSTART.with_method(first)
     other, _ = one.with_method(second, density=0.1) if second != "dense" else one.with_method(second)
-    assert type(other.build_method(steps_per_epoch=1000)) is METHODS[second]
+    assert type(build_method(other, steps_per_epoch=1000)) is METHODS[second]
 
 
 def test_another_method_keeps_what_both_have_and_tells_what_it_dropped():

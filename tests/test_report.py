@@ -22,7 +22,7 @@ import torch
 from fuzz.forgery import edited
 from granet import flops
 from granet.analysis import run_report as analysis
-from granet.analysis.report import Report, report
+from granet.analysis.report import RunsReport, report
 from granet.checkpoint import load, save
 from granet.errors import CheckpointError, Interrupted
 from granet.models import build
@@ -93,7 +93,7 @@ def runs(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(trained: Path) -> Report:
+def told(trained: Path) -> RunsReport:
     return report([str(trained)])
 
 
@@ -135,7 +135,7 @@ class Reader(HTMLParser):
 # Data
 
 
-def test_a_run_is_told_whole(told: Report, trained: Path) -> None:
+def test_a_run_is_told_whole(told: RunsReport, trained: Path) -> None:
     a = told.runs[0]
     last = load(trained / "a" / "last.safetensors")
     assert (a.outcome.path, a.state, a.begins_at, a.steps_per_epoch) == (trained / "a", "finished", 0, PER_EPOCH)
@@ -175,7 +175,7 @@ def by_hand(folder: Path, method: str) -> float:
 
 @pytest.mark.parametrize(("number", "name", "method"), [(0, "a", "granet"), (2, "dense", "dense"), (3, "snfs", "snfs")])
 def test_training_flops_are_those_of_the_masks_that_there_were(
-    told: Report, trained: Path, number: int, name: str, method: str
+    told: RunsReport, trained: Path, number: int, name: str, method: str
 ) -> None:
     run = told.runs[number]
     assert run.outcome.path.name == name
@@ -184,7 +184,7 @@ def test_training_flops_are_those_of_the_masks_that_there_were(
     assert run.training_flops["dense"] == pytest.approx(by_hand(trained / "dense", "dense"), rel=1e-12)
 
 
-def test_a_run_that_was_stopped_is_told_as_of_its_checkpoint(told: Report) -> None:
+def test_a_run_that_was_stopped_is_told_as_of_its_checkpoint(told: RunsReport) -> None:
     run = told.runs[4]
     assert (run.state, run.outcome.step, len(run.epochs)) == ("interrupted", STOPPED, 1)
     assert run.history is not None
@@ -393,7 +393,7 @@ def test_a_mistyped_folder_is_answered_with_the_nearest(runs: Path, granet: Gran
 # The page
 
 
-def test_the_page_needs_and_does_nothing(told: Report) -> None:
+def test_the_page_needs_and_does_nothing(told: RunsReport) -> None:
     text = page(told)
     read = Reader(text)
     assert not re.search(r"(?i)https?:|url\(|@import|javascript:|data:", text)
@@ -409,7 +409,7 @@ def test_the_page_needs_and_does_nothing(told: Report) -> None:
     assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
-def test_everything_on_the_page_can_be_found_and_read_out(told: Report) -> None:
+def test_everything_on_the_page_can_be_found_and_read_out(told: RunsReport) -> None:
     read = Reader(page(told))
     ids = Counter(attributes["id"] for _, attributes in read.elements if "id" in attributes)
     assert max(ids.values()) == 1
@@ -484,7 +484,7 @@ def test_one_run_has_its_curves_in_pairs(trained: Path) -> None:
     assert "What is set differently" not in read.text
 
 
-def test_settings_that_differ_and_seeds_are_told(told: Report) -> None:
+def test_settings_that_differ_and_seeds_are_told(told: RunsReport) -> None:
     read = Reader(page(told))
     assert "method.name" in read.words
     assert "Over seeds: mean ± sample standard deviation, in points" in read.words
@@ -493,7 +493,7 @@ def test_settings_that_differ_and_seeds_are_told(told: Report) -> None:
     assert f"{100 * mean.mean:.2f}% ± {100 * (mean.deviation or 0):.2f}" in read.words
 
 
-def test_the_size_of_a_page_is_bounded(told: Report) -> None:
+def test_the_size_of_a_page_is_bounded(told: RunsReport) -> None:
     one = told.runs[0]
     epoch = one.epochs[0]
     epochs = tuple(dataclasses.replace(epoch, epoch=n, step=n, loss=float(n % 7)) for n in range(1, 5001))

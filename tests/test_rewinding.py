@@ -21,7 +21,7 @@ from granet.checkpoint import Checkpoint, content_hash, load, save
 from granet.errors import CheckpointError, Interrupted, RecipeError, UsageError
 from granet.masks import mapping as masking
 from granet.recipe import Recipe
-from granet.rewinding.plan import Request, course, densities, plan
+from granet.rewinding.plan import RewindRequest, course, densities, plan
 from granet.rewinding.points import step_of
 from granet.rewinding.preview import preview
 from granet.rewinding.rounds import go_on, rewind
@@ -70,7 +70,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunFolder
 
 def planned(run: RunFolder, mode: Any, **asked: Any) -> Recipe:
     """The recipe of a rewind of the end of ``run``."""
-    request = Request(checkpoint=asked.pop("checkpoint", run.last), mode=mode, **asked)
+    request = RewindRequest(checkpoint=asked.pop("checkpoint", run.last), mode=mode, **asked)
     outline = load(request.checkpoint)
     recipe = course(request, outline)
     return plan(request, recipe, outline, open_data(recipe))

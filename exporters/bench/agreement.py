@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from exporters.bench import inputs
 from exporters.bench.protocol import Input
-from exporters.bench.settings import Settings
+from exporters.bench.settings import BenchSettings
 from exporters.bench.torch_side import TorchSide
 from exporters.bench.worker_errors import Refusal
 from granet.errors import UsageError
 
 
-def check(taken: Mapping[str, tuple[Input, ...]], settings: Settings, side: TorchSide | None) -> None:
+def check(taken: Mapping[str, tuple[Input, ...]], settings: BenchSettings, side: TorchSide | None) -> None:
     """Makes sure that all can be fed alike, at every batch size.
 
     Raises:

@@ -17,9 +17,9 @@ from typing import Protocol
 import numpy as np
 
 from exporters.bench import clocks
-from exporters.bench.process import DoesNotFitError, Worker
+from exporters.bench.process import DoesNotFitError, WorkerProcess
 from exporters.bench.protocol import Opened, Spec
-from exporters.bench.settings import Settings
+from exporters.bench.settings import BenchSettings
 from exporters.bench.statistics import Ratio, block, ratio, settled
 from granet.errors import GranetError
 
@@ -30,7 +30,7 @@ _MOST_GENERATIONS = 50
 
 
 @dataclass(frozen=True)
-class Entry:
+class Contender:
     """A model that takes part.
 
     Attributes:
@@ -50,7 +50,7 @@ class Entry:
 class Track:
     """What was seen of one model, generation by generation."""
 
-    entry: Entry
+    entry: Contender
     times: list[float] = field(default_factory=list)
     opened: list[Opened] = field(default_factory=list)
     blocks: list[list[float]] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Track:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ComparisonOutcome:
     """All tracks of one comparison, and what the GPU showed meanwhile."""
 
     tracks: Mapping[str, Track]
@@ -94,23 +94,23 @@ class Process(Protocol):
         """See ``process.Worker``."""
 
 
-Start = Callable[[Entry], Process]
+Start = Callable[[Contender], Process]
 
 
-def start(entry: Entry) -> Process:
+def start(entry: Contender) -> Process:
     """A fresh process for ``entry``."""
-    return Worker(surroundings=entry.surroundings, where=entry.label)
+    return WorkerProcess(surroundings=entry.surroundings, where=entry.label)
 
 
 def compare(
-    entries: Sequence[Entry],
-    settings: Settings,
+    entries: Sequence[Contender],
+    settings: BenchSettings,
     *,
     gpu: clocks.Gpu | None = None,
     start: Start = start,
     say: Callable[[str], object] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
-) -> Outcome:
+) -> ComparisonOutcome:
     """Measures ``entries`` together, at least as many generations of them as ``settings.processes`` says.
 
     A model that fails takes no further part; its error is in its track. Ctrl-C ends the measurement with what there
@@ -138,13 +138,13 @@ def compare(
             say(_told(ratios, generations))
     except KeyboardInterrupt:
         interrupted = True
-    return Outcome(tracks, generations, clocks.summarise(samples), clock() - begin, narrow, interrupted)
+    return ComparisonOutcome(tracks, generations, clocks.summarise(samples), clock() - begin, narrow, interrupted)
 
 
 class _Turns:
     """The processes of one generation."""
 
-    def __init__(self, tracks: Mapping[str, Track], settings: Settings, order: random.Random) -> None:
+    def __init__(self, tracks: Mapping[str, Track], settings: BenchSettings, order: random.Random) -> None:
         self._tracks, self._settings, self._order = tracks, settings, order
         self.processes: dict[str, Process] = {}
         self._runs: dict[str, int] = {}
@@ -220,7 +220,7 @@ class _Turns:
 @contextlib.contextmanager
 def _generation(
     tracks: Mapping[str, Track],
-    settings: Settings,
+    settings: BenchSettings,
     order: random.Random,
     gpu: clocks.Gpu | None,
     start: Start,
@@ -262,7 +262,7 @@ def _fitting(burst: float, seconds: float) -> int:
 
 
 def _goes_on(
-    tracks: Mapping[str, Track], settings: Settings, generations: int, elapsed: float, *, narrow: bool
+    tracks: Mapping[str, Track], settings: BenchSettings, generations: int, elapsed: float, *, narrow: bool
 ) -> bool:
     alive = any(track.failure is None for track in tracks.values())
     if not alive or generations >= _MOST_GENERATIONS:
@@ -273,7 +273,7 @@ def _goes_on(
     return not narrow and elapsed * (1 + 1 / generations) <= settings.time_limit
 
 
-def is_narrow(found: Ratio, settings: Settings) -> bool:
+def is_narrow(found: Ratio, settings: BenchSettings) -> bool:
     """Whether an interval says enough: it is as narrow as asked, or a tenth of the difference that it shows."""
     difference = abs(np.log(found.value))
     return bool(found.width <= max(settings.width, difference / 10))

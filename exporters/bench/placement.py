@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporters.bench.process import Worker
+from exporters.bench.process import WorkerProcess
 from exporters.bench.protocol import NAMES, Input, Spec, read_inputs
 from exporters.bench.work import Work, measure
 from granet.errors import BenchmarkError, GranetError, ModelError
@@ -43,7 +43,7 @@ def declared(path: Path, label: str) -> tuple[Input, ...]:
     Raises:
         ModelError: ONNX Runtime rejects the file.
     """
-    with Worker(where=label) as worker:
+    with WorkerProcess(where=label) as worker:
         return read_inputs(worker.ask({"do": "declare", "path": str(path)}, limit=_LONGEST)["inputs"])
 
 
@@ -54,7 +54,7 @@ def prove(spec: Spec, label: str, surroundings: Mapping[str, str]) -> Look:
         BenchmarkError: a node ran elsewhere; the operators are named.
         ModelError: the file cannot be run.
     """
-    with tempfile.TemporaryDirectory() as folder, Worker(surroundings=surroundings, where=label) as worker:
+    with tempfile.TemporaryDirectory() as folder, WorkerProcess(surroundings=surroundings, where=label) as worker:
         question = {"do": "examine", "spec": spec.plain(), "scratch": folder}
         answer = worker.ask(question, limit=_LONGEST)
         operators = check(answer["providers"], answer["nodes"], spec.provider, label)

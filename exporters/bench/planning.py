@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from exporters.bench import providers
-from exporters.bench.comparison import Entry
+from exporters.bench.comparison import Contender
 from exporters.bench.controls import Subject
 from exporters.bench.environment import available_memory
-from exporters.bench.process import DoesNotFitError, Worker
+from exporters.bench.process import DoesNotFitError, WorkerProcess
 from exporters.bench.protocol import Input, Spec
-from exporters.bench.settings import Settings
+from exporters.bench.settings import BenchSettings
 from exporters.bench.torch_side import TorchSide
 from granet.errors import GranetError
 
@@ -43,7 +43,7 @@ class Rehearsal:
         refused: why CUDA graphs are off where they were wanted; None when they are not, or were not wanted.
     """
 
-    entries: list[Entry]
+    entries: list[Contender]
     failures: Mapping[str, GranetError]
     refused: str | None
 
@@ -62,7 +62,7 @@ class Planner:
         built: seconds that building an engine took, by label and scenario.
     """
 
-    settings: Settings
+    settings: BenchSettings
     subjects: list[Subject]
     inputs: Mapping[str, tuple[Input, ...]]
     hashes: Mapping[str, str]
@@ -92,15 +92,15 @@ class Planner:
             memory=memory_limit(scenario.provider),
         )
 
-    def entries(self, scenario: Scenario, *, graph: bool) -> list[Entry]:
+    def entries(self, scenario: Scenario, *, graph: bool) -> list[Contender]:
         """All that takes part."""
         around = providers.surroundings(scenario.provider, scenario.precision)
         found = []
         for subject in self.subjects:
-            found.append(Entry(subject.label, self.spec(subject, scenario, graph=graph), subject.control, around))
+            found.append(Contender(subject.label, self.spec(subject, scenario, graph=graph), subject.control, around))
             if scenario.provider == "tensorrt" and subject.control is not None:
                 spec = self.spec(subject, scenario, graph=graph, sparse=True)
-                found.append(Entry(subject.label + SPARSE, spec, subject.control, around))
+                found.append(Contender(subject.label + SPARSE, spec, subject.control, around))
         return [*found, *self._torch(scenario, around)]
 
     def rehearse(self, scenario: Scenario) -> Rehearsal:
@@ -135,11 +135,11 @@ class Planner:
                     failures[entry.label] = error
         return Rehearsal([entry for entry in entries if entry.label not in failures], failures, refused)
 
-    def _try(self, entry: Entry, scenario: Scenario) -> GranetError | None:
+    def _try(self, entry: Contender, scenario: Scenario) -> GranetError | None:
         folder = entry.spec.options.get("trt_engine_cache_path")
         fresh = folder is not None and not any(Path(folder).glob("*.engine"))
         try:
-            with Worker(surroundings=entry.surroundings, where=entry.label) as worker:
+            with WorkerProcess(surroundings=entry.surroundings, where=entry.label) as worker:
                 opened = worker.open(entry.spec, limit=_LONGEST)
         except GranetError as error:
             return error
@@ -147,7 +147,7 @@ class Planner:
             self.built[entry.label, scenario] = opened.create_s + opened.first_run_s
         return None
 
-    def _torch(self, scenario: Scenario, around: Mapping[str, str]) -> list[Entry]:
+    def _torch(self, scenario: Scenario, around: Mapping[str, str]) -> list[Contender]:
         side = self.torch
         if side is None:
             return []
@@ -171,10 +171,12 @@ class Planner:
             if variant == "2:4":  # takes fp16 alone, and is compared with that
                 half = replace(spec, precision="fp16")
                 base = f"{side.path} (torch eager fp16)"
-                found.append(Entry(base, replace(half, variant="eager"), None, around))
-                found.append(Entry(label, replace(half, variant=variant), base, around))
+                found.append(Contender(base, replace(half, variant="eager"), None, around))
+                found.append(Contender(label, replace(half, variant=variant), base, around))
                 continue
-            found.append(Entry(label, replace(spec, variant=variant), None if label == control else control, around))
+            found.append(
+                Contender(label, replace(spec, variant=variant), None if label == control else control, around)
+            )
         return found
 
     def _cache(self, subject: Subject, scenario: Scenario, chosen: Mapping[str, str]) -> dict[str, str]:

@@ -26,7 +26,7 @@ class DoesNotFitError(BenchmarkError):
     """The batch needs more memory than there is. Others may fit."""
 
 
-class Worker:
+class WorkerProcess:
     """A process that owns one session. Use it as a context manager: it is killed on leaving, whatever happened."""
 
     def __init__(self, *, surroundings: Mapping[str, str] | None = None, where: str = "worker") -> None:
@@ -49,7 +49,7 @@ class Worker:
         os.set_blocking(self._answers, False)
         self._rest = b""
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> WorkerProcess:
         return self
 
     def __exit__(

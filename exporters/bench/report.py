@@ -52,7 +52,7 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class BenchResult:
     """One model on one batch size in one number format.
 
     Attributes:
@@ -152,7 +152,7 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class BenchFailure:
     """A model that could not be measured on one batch size; the others went on."""
 
     model: str
@@ -171,15 +171,15 @@ class Skipped:
 
 
 @dataclass(kw_only=True)
-class Report:
+class BenchReport:
     """All of it. It grows while measuring goes on, so that an interrupted measurement has a report too."""
 
     environment: dict[str, Any]
     method: dict[str, Any]
     provider: str
     models: list[Model] = field(default_factory=list)
-    results: list[Result] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    results: list[BenchResult] = field(default_factory=list)
+    failures: list[BenchFailure] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False

@@ -11,14 +11,14 @@ from statistics import median
 from exporters import onnx_files
 from exporters.bench import agreement, controls, placement, providers, warnings
 from exporters.bench.clocks import Gpu
-from exporters.bench.comparison import Outcome, Track, compare
+from exporters.bench.comparison import ComparisonOutcome, Track, compare
 from exporters.bench.environment import environment
 from exporters.bench.placement import Look
 from exporters.bench.planning import SPARSE, Planner, Scenario
-from exporters.bench.process import Worker
+from exporters.bench.process import WorkerProcess
 from exporters.bench.protocol import Input
-from exporters.bench.report import Failure, Model, Report, Result
-from exporters.bench.settings import Settings
+from exporters.bench.report import BenchFailure, BenchReport, BenchResult, Model
+from exporters.bench.settings import BenchSettings
 from exporters.bench.statistics import LEVEL, summarise
 from exporters.bench.torch_side import TorchSide
 from exporters.bench.verdict import Facts, judge
@@ -29,13 +29,13 @@ _PROBE = 120.0
 
 def measure(
     models: Sequence[Path],
-    settings: Settings,
+    settings: BenchSettings,
     *,
     control: Path | None = None,
     checkpoint: Path | None = None,
     confirmed: str | None = None,
     say: Say = lambda _: None,
-) -> Report:
+) -> BenchReport:
     """Measures ONNX files, and a checkpoint in torch beside them.
 
     Ctrl-C ends it; the report then holds what was measured so far, and says so. No process is left in any case.
@@ -61,7 +61,7 @@ def measure(
     ]
     providers.options(provider, formats[0], settings.options, graph=False)
     gpu = Gpu.open() if provider != "cpu" else None
-    report = Report(
+    report = BenchReport(
         environment=environment(onnxruntime={**versions, "package": package}, threads=settings.threads, gpu=_card(gpu)),
         method=_method(settings),
         provider=provider,
@@ -87,8 +87,8 @@ def measure(
 class _Run:
     """What the steps share."""
 
-    report: Report
-    settings: Settings
+    report: BenchReport
+    settings: BenchSettings
     provider: str
     say: Say
     gpu: Gpu | None
@@ -141,7 +141,7 @@ class _Run:
                 self.report.results.append(self._result(label, track, outcome, scenario))
         for label, error in failures.items():
             self.report.failures.append(
-                Failure(
+                BenchFailure(
                     model=label,
                     provider=self.provider,
                     precision=scenario.precision,
@@ -152,13 +152,13 @@ class _Run:
         self.report.warnings += warnings.after(outcome, self.settings, name)
         self.report.interrupted = outcome.interrupted
 
-    def _result(self, label: str, track: Track, outcome: Outcome, scenario: Scenario) -> Result:
+    def _result(self, label: str, track: Track, outcome: ComparisonOutcome, scenario: Scenario) -> BenchResult:
         spec, opened = track.entry.spec, track.opened
         times, found = summarise(track.times), track.ratio()
         role = "control" if track.entry.control is None else "model"
         flops, active = self._flops(label, scenario.batch)
         verdict = ("control", "the control") if role == "control" else judge(found, self._facts(track, scenario))
-        return Result(
+        return BenchResult(
             model=label,
             control=track.entry.control,
             role=role,
@@ -229,10 +229,10 @@ class _Run:
         )
 
 
-def _provider(settings: Settings, say: Say) -> tuple[str, dict[str, str]]:
+def _provider(settings: BenchSettings, say: Say) -> tuple[str, dict[str, str]]:
     """The provider to take, known to be all there, and versions of what is below it."""
     asked = settings.provider
-    with Worker(where="looking for providers") as worker:
+    with WorkerProcess(where="looking for providers") as worker:
         wanted = ["cuda"] if asked == "auto" else [asked]
         answer = worker.ask({"do": "probe", "providers": wanted}, limit=_PROBE)
     lacking = answer["missing"]
@@ -245,7 +245,7 @@ def _provider(settings: Settings, say: Say) -> tuple[str, dict[str, str]]:
     return taken, answer["versions"]
 
 
-def _method(settings: Settings) -> dict[str, object]:
+def _method(settings: BenchSettings) -> dict[str, object]:
     method = {**asdict(settings), "cache": str(settings.cache)}
     return method | {
         "level": LEVEL,

@@ -19,7 +19,7 @@ def cache_folder() -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class BenchSettings:
     """How to measure.
 
     Attributes:

@@ -55,7 +55,7 @@ def export_suite(
         ModelError: a network that cannot be exported.
     """
     from exporters.encoding import ENCODINGS
-    from exporters.onnx_export import Settings, export
+    from exporters.onnx_export import ExportSettings, export
 
     for encoding in encodings:
         if encoding not in (*ENCODINGS, COMPACT):
@@ -75,7 +75,7 @@ def export_suite(
     for path, checkpoint, encoding, target in wanted:
         say(f"{target}: exporting {path}")
         compact = encoding == COMPACT
-        settings = Settings(encoding="dense" if compact else encoding, compact=compact)
+        settings = ExportSettings(encoding="dense" if compact else encoding, compact=compact)
         report = export(checkpoint, target, settings, content_hash=content_hash(path), factory=confirmed)
         if report.compaction is not None and not report.compaction.removed:
             target.unlink()

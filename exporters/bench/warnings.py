@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from exporters.bench.clocks import Gpu
-from exporters.bench.comparison import Outcome
+from exporters.bench.comparison import ComparisonOutcome
 from exporters.bench.environment import load, usable_cores
-from exporters.bench.settings import Settings
+from exporters.bench.settings import BenchSettings
 
 _ENOUGH = 100
 
@@ -22,7 +22,7 @@ def before(gpu: Gpu | None) -> list[str]:
     return found
 
 
-def after(outcome: Outcome, settings: Settings, name: str) -> list[str]:
+def after(outcome: ComparisonOutcome, settings: BenchSettings, name: str) -> list[str]:
     """Reasons to believe a comparison less."""
     found = []
     measured = {label: track for label, track in outcome.tracks.items() if track.times}

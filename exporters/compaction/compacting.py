@@ -11,7 +11,7 @@ from exporters.compaction import proof
 from exporters.compaction.report import Compacted, LayerChange
 from exporters.compaction.surgery import named_tensors, shrink
 from granet import flops
-from granet.coupling.plan import Plan, plan
+from granet.coupling.plan import RemovalPlan, plan
 from granet.coupling.tracing import trace
 from granet.errors import ModelError, UsageError
 from granet.layers.maskable import unwrap
@@ -106,7 +106,7 @@ def _costs(model: nn.Module, example: tuple[Tensor, ...]) -> tuple[dict[str, flo
 
 
 def _changes(
-    planned: Plan,
+    planned: RemovalPlan,
     before: Mapping[str, tuple[int, ...]],
     after: Mapping[str, tuple[int, ...]],
     costs: Mapping[str, float] | None,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from exporters.compaction.surgery import named_tensors, replace
 from granet.checkpoint import Network, canonical, container
-from granet.checkpoint.container import Stored
+from granet.checkpoint.container import StoredTensor
 from granet.checkpoint.fields import Field
 from granet.errors import CheckpointError, ModelError
 from granet.files import durable
@@ -125,7 +125,7 @@ def _stored(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in named_tensors(model).items() if name in persistent}
 
 
-def _open(path: str | os.PathLike[str]) -> tuple[Network, Mapping[str, Stored]]:
+def _open(path: str | os.PathLike[str]) -> tuple[Network, Mapping[str, StoredTensor]]:
     where = os.fspath(path)
     stored, metadata = container.read(durable.read(path), where)
     if KEY not in metadata:
@@ -173,7 +173,7 @@ def _precisions(dtypes: Iterable[torch.dtype]) -> str:
     return ", ".join(sorted({str(dtype) for dtype in dtypes if dtype.is_floating_point}))
 
 
-def _check_fit(model: nn.Module, stored: Mapping[str, Stored], where: str) -> None:
+def _check_fit(model: nn.Module, stored: Mapping[str, StoredTensor], where: str) -> None:
     """Compares names, numbers of dimensions and kinds of numbers; sizes may be smaller."""
     mine = _stored(model)
     if "," in (precisions := _precisions(tensor.dtype for tensor in stored.values())):
@@ -218,7 +218,7 @@ def _try_out(model: nn.Module, network: Network, where: str) -> None:
         )
 
 
-def _tensor(stored: Stored, where: str) -> Tensor:
+def _tensor(stored: StoredTensor, where: str) -> Tensor:
     if stored.dtype == torch.bool and stored.data.max(initial=0) > 1:
         raise CheckpointError("a bool that is neither 0 nor 1", where=where)
     return torch.from_numpy(stored.data.copy()).view(stored.dtype).reshape(stored.shape)

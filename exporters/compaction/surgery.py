@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from granet.coupling.plan import Plan
+from granet.coupling.plan import RemovalPlan
 
 
 @torch.no_grad()
-def shrink(model: nn.Module, plan: Plan) -> None:
+def shrink(model: nn.Module, plan: RemovalPlan) -> None:
     """Does to ``model``, in place, what the plan says."""
     tensors = named_tensors(model)
     new: dict[str, Tensor] = {}

@@ -99,7 +99,7 @@ class Sparse:
         return coo.dense(self._values, self._indices, self.shape)
 
 
-class Reader:
+class WeightReader:
     """Reads the encoded tensors of one model, and adds up what they claim.
 
     Raises:
@@ -204,7 +204,7 @@ def decoders(model: onnx.ModelProto) -> list[Decoder]:
     Raises:
         ModelError: one that granet did not write, or that is damaged.
     """
-    reader = Reader(model)
+    reader = WeightReader(model)
     return [
         reader.decoder(node, scope)
         for graph, scope in scopes(model.graph)

@@ -69,7 +69,7 @@ SUFFIXES: Mapping[Format, str] = {
 
 
 @dataclass(frozen=True)
-class Layout:
+class DecoderLayout:
     """What is stored beside the values.
 
     Attributes:
@@ -124,8 +124,8 @@ _CODES = (
 
 _GAPS4 = "Codes below 15 skip that many weights and name the next one, 15 skips 15. values: 0, then those named."
 
-LAYOUTS: Mapping[str, Layout] = {
-    "Gaps8Steps": Layout(
+LAYOUTS: Mapping[str, DecoderLayout] = {
+    "Gaps8Steps": DecoderLayout(
         "gaps8",
         "steps",
         TensorProto.UINT8,
@@ -140,7 +140,7 @@ LAYOUTS: Mapping[str, Layout] = {
 """,
         "steps: from each stored weight to the next, the first from weight 0. values: one for each; fillers are 0.",
     ),
-    "Gaps8": Layout(
+    "Gaps8": DecoderLayout(
         "gaps8",
         "codes",
         TensorProto.UINT8,
@@ -149,7 +149,7 @@ LAYOUTS: Mapping[str, Layout] = {
         _CODES.replace("FILLER", "255"),
         "Codes below 255 skip that many weights and name the next one, 255 skips 255. values: 0, then those named.",
     ),
-    "Gaps4": Layout(
+    "Gaps4": DecoderLayout(
         "gaps4",
         "codes",
         TensorProto.UINT4,
@@ -158,7 +158,7 @@ LAYOUTS: Mapping[str, Layout] = {
         _CODES.replace("FILLER", "15"),
         _GAPS4,
     ),
-    "Gaps4Packed": Layout(
+    "Gaps4Packed": DecoderLayout(
         "gaps4",
         "bytes",
         TensorProto.UINT8,
@@ -177,7 +177,7 @@ LAYOUTS: Mapping[str, Layout] = {
         + _CODES.replace("FILLER", "15"),
         _GAPS4 + " Two codes a byte, the low half first, count in all.",
     ),
-    "Bitmask": Layout(
+    "Bitmask": DecoderLayout(
         "bitmask",
         "bytes",
         TensorProto.UINT8,
@@ -199,7 +199,7 @@ LAYOUTS: Mapping[str, Layout] = {
 """.replace("BITS", ", ".join(map(str, _BITS.flat))),
         "A bit for each weight, the lowest of a byte first. values: 0, then those whose bit is set.",
     ),
-    "Dense": Layout("dense", None, TensorProto.UNDEFINED, (), True, "", "values: all of them."),
+    "Dense": DecoderLayout("dense", None, TensorProto.UNDEFINED, (), True, "", "values: all of them."),
 }
 """By their names, those that are decoded faster first."""
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from exporters.encoding import choose, coo, decoder_functions, encodable, node_builder
 from exporters.encoding.decoder_functions import DOMAIN, LAYOUTS, Format
 from exporters.encoding.graphs import copy, names, opset
-from exporters.encoding.node_builder import COO, PLAIN, Weight
+from exporters.encoding.node_builder import COO, PLAIN, EncodedWeight
 from exporters.encoding.values import PRECISION_OF, PRECISIONS
 from granet.errors import ModelError, UnknownNameError
 
@@ -98,7 +98,7 @@ def encode(model: onnx.ModelProto, *, encoding: str, precision: str, scope: Coll
     obstacles = encodable.obstacles(model.graph, scope)
     axes = encodable.channel_axes(model.graph)
     weights = {
-        tensor.name: Weight.of(tensor, precision, axes.get(tensor.name, 0))
+        tensor.name: EncodedWeight.of(tensor, precision, axes.get(tensor.name, 0))
         for tensor in model.graph.initializer
         if tensor.name in obstacles and obstacles[tensor.name] is None
     }
@@ -108,7 +108,9 @@ def encode(model: onnx.ModelProto, *, encoding: str, precision: str, scope: Coll
     return _assemble(model, weights, ways, obstacles)
 
 
-def _choose(model: onnx.ModelProto, weights: Mapping[str, Weight], form: Format, encoding: str) -> dict[str, str]:
+def _choose(
+    model: onnx.ModelProto, weights: Mapping[str, EncodedWeight], form: Format, encoding: str
+) -> dict[str, str]:
     """Which way each of the weights goes, all of one format."""
     allowed = _allowed(model, form, encoding)
     if len(allowed) == 1:
@@ -144,7 +146,10 @@ def _allowed(model: onnx.ModelProto, form: Format, encoding: str) -> list[str]:
 
 
 def _assemble(
-    model: onnx.ModelProto, weights: Mapping[str, Weight], ways: Mapping[str, str], obstacles: Mapping[str, str | None]
+    model: onnx.ModelProto,
+    weights: Mapping[str, EncodedWeight],
+    ways: Mapping[str, str],
+    obstacles: Mapping[str, str | None],
 ) -> Encoded:
     taken = names(model)
     encoded = copy(model, leave=("initializer", "node"))
@@ -184,7 +189,7 @@ def _add_functions_(model: onnx.ModelProto, wanted: Iterable[str]) -> int:
     return int(model.ByteSize()) - before
 
 
-def _cost(way: str, weight: Weight) -> int:
+def _cost(way: str, weight: EncodedWeight) -> int:
     """The bytes of a weight, and a hundredth more where decoding takes more than the least: it has to be worth it."""
     size = node_builder.build(way, weight, ()).bytes
     return size if way == PLAIN or LAYOUTS[way].quick else size + size // 100
@@ -194,7 +199,7 @@ def _function_bytes(name: str, version: int) -> int:
     return node_builder.field_bytes(int(decoder_functions.function(name, version).ByteSize()))
 
 
-def _told(way: str, weight: Weight, size: int) -> EncodedTensor:
+def _told(way: str, weight: EncodedWeight, size: int) -> EncodedTensor:
     stored = weight.stored
     encoding = {PLAIN: "dense", COO: "coo"}.get(way) or LAYOUTS[way].encoding
     values = weight.plain if way == PLAIN else stored.values

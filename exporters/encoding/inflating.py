@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import helper, numpy_helper
 
-from exporters.encoding.decode import Decoder, Reader, is_decoder_domain, scopes
+from exporters.encoding.decode import Decoder, WeightReader, is_decoder_domain, scopes
 from exporters.encoding.graphs import graphs, subgraphs
 from granet.errors import ModelError
 
@@ -48,7 +48,7 @@ def expand(model: onnx.ModelProto) -> Inflated:
     Raises:
         ModelError: as :func:`inflate`.
     """
-    reader = Reader(model)
+    reader = WeightReader(model)
     inflated = onnx.ModelProto()
     inflated.CopyFrom(model)
     found = [
@@ -88,7 +88,7 @@ def _drop_unread_(graph: onnx.GraphProto, candidates: Collection[str]) -> None:
         _keep_(inner.node, lambda node: not (node.op_type == "Constant" and gone.issuperset(node.output)))
 
 
-def _densify_(graph: onnx.GraphProto, reader: Reader) -> list[str]:
+def _densify_(graph: onnx.GraphProto, reader: WeightReader) -> list[str]:
     """Makes plain initializers of sparse ones, and plain constants of sparse ones; returns which."""
     names = [tensor.values.name for tensor in graph.sparse_initializer]
     for tensor, name in zip(graph.sparse_initializer, names, strict=True):
@@ -97,7 +97,7 @@ def _densify_(graph: onnx.GraphProto, reader: Reader) -> list[str]:
     return names + _densify_constants_(graph.node, reader)
 
 
-def _densify_constants_(nodes: Iterable[onnx.NodeProto], reader: Reader) -> list[str]:
+def _densify_constants_(nodes: Iterable[onnx.NodeProto], reader: WeightReader) -> list[str]:
     names = []
     for node in nodes:
         for attribute in node.attribute:

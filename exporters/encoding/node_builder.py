@@ -12,22 +12,22 @@ from onnx import TensorProto, helper, numpy_helper
 
 from exporters.encoding import coo, decoder_functions, layouts, values
 from exporters.encoding.decoder_functions import DOMAIN, LAYOUTS, Format
-from exporters.encoding.values import Array, Stored
+from exporters.encoding.values import Array, StoredValues
 
 PLAIN, COO = "plain", "coo"
 """Besides the layouts: the initializer as it is, and the standard's sparse one."""
 
 
 @dataclass(frozen=True, eq=False)
-class Weight:
+class EncodedWeight:
     """A tensor that can be encoded: as it is, and as it would be stored."""
 
     tensor: TensorProto
     plain: Array
-    stored: Stored
+    stored: StoredValues
 
     @classmethod
-    def of(cls, tensor: TensorProto, precision: str, axis: int) -> Weight:
+    def of(cls, tensor: TensorProto, precision: str, axis: int) -> EncodedWeight:
         """The weight in an initializer, whose output channels lie along ``axis``."""
         weight = numpy_helper.to_array(tensor)
         channels = axis % weight.ndim if weight.ndim > 1 else None
@@ -56,7 +56,7 @@ def decoder(way: str, form: Format) -> str | None:
     return decoder_functions.name_of("Dense" if way == COO else way, form)
 
 
-def build(way: str, weight: Weight, taken: Collection[str]) -> Parts:
+def build(way: str, weight: EncodedWeight, taken: Collection[str]) -> Parts:
     """A weight that goes ``way``, under names that are not ``taken``."""
     if way == PLAIN:
         return Parts(initializers=[weight.tensor])

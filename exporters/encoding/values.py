@@ -36,7 +36,7 @@ PRECISION_OF: Mapping[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT1
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class StoredValues:
     """The values of one weight.
 
     Attributes:
@@ -52,7 +52,7 @@ class Stored:
     vanished: int
 
 
-def store(weight: Array, precision: str, *, channels: int | None, where: str) -> Stored:
+def store(weight: Array, precision: str, *, channels: int | None, where: str) -> StoredValues:
     """Rounds ``weight`` to what ``precision`` can say.
 
     Args:
@@ -75,7 +75,7 @@ def store(weight: Array, precision: str, *, channels: int | None, where: str) ->
     else:
         kind, values = own, weight
     vanished = np.count_nonzero(weight) - np.count_nonzero(values)
-    return Stored(Format(kind, own), values, scales, int(vanished))
+    return StoredValues(Format(kind, own), values, scales, int(vanished))
 
 
 def restore(values: Array, format: Format, scales: Array | None) -> Array:

@@ -135,7 +135,7 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class DiffSource:
     """A checkpoint with what is known of its file. ``factory``: see ``inspect``."""
 
     path: str
@@ -145,7 +145,7 @@ class Source:
     factory: str | None = None
 
 
-def compare(first: Source, second: Source) -> Difference:
+def compare(first: DiffSource, second: DiffSource) -> Difference:
     """What the second has become, seen from the first. A layer that one of them does not mask is wholly active there.
 
     Raises:
@@ -168,12 +168,12 @@ def compare(first: Source, second: Source) -> Difference:
     )
 
 
-def _side(source: Source) -> Side:
+def _side(source: DiffSource) -> Side:
     report = inspect(source.checkpoint, factory=source.factory)
     return Side(path=source.path, bytes=source.bytes, content_hash=source.content_hash, report=report)
 
 
-def _check_alike(first: Source, second: Source) -> None:
+def _check_alike(first: DiffSource, second: DiffSource) -> None:
     shapes = [{n: tuple(w.shape) for n, w in source.checkpoint.weights.items()} for source in (first, second)]
     for name in {**shapes[0], **shapes[1]}:
         mine, theirs = (shape.get(name, "no such parameter") for shape in shapes)
@@ -185,7 +185,7 @@ def _check_alike(first: Source, second: Source) -> None:
             )
 
 
-def _notes(first: Source, second: Source, masked: list[str]) -> tuple[str, ...]:
+def _notes(first: DiffSource, second: DiffSource, masked: list[str]) -> tuple[str, ...]:
     notes = []
     for source in (first, second):
         missing = [name for name in masked if name not in source.checkpoint.masks]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from granet.analysis.run_summary import Ancestor, Outcome, read
+from granet.analysis.run_summary import Ancestor, RunSummary, read
 from granet.errors import GranetError
 from granet.recipe import Recipe, RewindSection
 from granet.runs.find import Problem, find
@@ -45,17 +45,17 @@ class Statistic:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class RunGroup:
     """Finished runs with the same settings and different seeds; or one run that is not finished."""
 
-    runs: tuple[Outcome, ...]
+    runs: tuple[RunSummary, ...]
     """In the order in which they were named; at least one."""
     settings: Mapping[str, object]
     """What is set differently in another group, by dotted key; None where it is not set. Besides the settings of a
     recipe, ``images`` tells the data of one name apart and ``ancestors`` the origins of rewound runs."""
 
     @property
-    def first(self) -> Outcome:
+    def first(self) -> RunSummary:
         """One of them, for all that they have in common."""
         return self.runs[0]
 
@@ -69,7 +69,7 @@ class Group:
         """Whether it is of finished runs."""
         return self.first.finished
 
-    def over(self, figure: Callable[[Outcome], float | None]) -> Statistic | None:
+    def over(self, figure: Callable[[RunSummary], float | None]) -> Statistic | None:
         """A figure over the runs; None when it is known of none."""
         return Statistic.of(figure(run) for run in self.runs)
 
@@ -104,7 +104,7 @@ class Group:
         """The same as plain dictionaries, lists and numbers; each statistic as mean, deviation and count."""
         run, common = self.first, self.first.as_json()
 
-        def over(figure: Callable[[Outcome], float | None]) -> dict[str, Any] | None:
+        def over(figure: Callable[[RunSummary], float | None]) -> dict[str, Any] | None:
             statistic = self.over(figure)
             return None if statistic is None else asdict(statistic)
 
@@ -128,10 +128,10 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curve:
+class ComparisonCurve:
     """Groups along one density axis."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[RunGroup, ...]
     """By density, from the lowest; at least one."""
     settings: Mapping[str, object]
     """What is set differently in another curve, apart from the density; as that of a group."""
@@ -141,9 +141,9 @@ class Curve:
 class Comparison:
     """All that ``granet compare`` shows."""
 
-    runs: tuple[Outcome, ...]
+    runs: tuple[RunSummary, ...]
     """In the order in which they were named."""
-    groups: tuple[Group, ...]
+    groups: tuple[RunGroup, ...]
     """In the order of their first runs, unless they were sorted."""
     problems: tuple[Problem, ...]
     """What was named and is no run, is damaged, or deserves a remark."""
@@ -167,7 +167,7 @@ def compare(names: Iterable[str], *, factory: str | None = None) -> Comparison:
         factory: confirms the user's own network, ``package.module:factory``; see ``inspect``.
     """
     folders, problems = find(names)
-    runs: list[Outcome] = []
+    runs: list[RunSummary] = []
     for folder in folders:
         try:
             run = read(folder, factory=factory)
@@ -178,7 +178,7 @@ def compare(names: Iterable[str], *, factory: str | None = None) -> Comparison:
     return compare_outcomes(runs, problems)
 
 
-def compare_outcomes(runs: Sequence[Outcome], others: Iterable[Problem] = ()) -> Comparison:
+def compare_outcomes(runs: Sequence[RunSummary], others: Iterable[Problem] = ()) -> Comparison:
     """These runs side by side; what was found about ``others`` comes first among the problems."""
     problems = [*others]
     for run in runs:
@@ -196,14 +196,14 @@ def compare_outcomes(runs: Sequence[Outcome], others: Iterable[Problem] = ()) ->
     settings = _settings([group[0] for group in groups])
     return Comparison(
         runs=tuple(runs),
-        groups=tuple(Group(runs=tuple(group), settings=own) for group, own in zip(groups, settings, strict=True)),
+        groups=tuple(RunGroup(runs=tuple(group), settings=own) for group, own in zip(groups, settings, strict=True)),
         problems=tuple(problems),
     )
 
 
-def curves(groups: Iterable[Group]) -> list[Curve]:
+def curves(groups: Iterable[RunGroup]) -> list[ComparisonCurve]:
     """Groups that differ in nothing but how much is pruned belong to one curve, one for each density."""
-    found: list[list[Group]] = []
+    found: list[list[RunGroup]] = []
     for group in groups:
         for curve in found:
             repeated = any(other.density == group.density for other in curve)
@@ -214,20 +214,20 @@ def curves(groups: Iterable[Group]) -> list[Curve]:
             found.append([group])
     settings = _settings([curve[0].first for curve in found], along_density=True)
     return [
-        Curve(groups=tuple(sorted(curve, key=lambda group: group.density)), settings=own)
+        ComparisonCurve(groups=tuple(sorted(curve, key=lambda group: group.density)), settings=own)
         for curve, own in zip(found, settings, strict=True)
     ]
 
 
-def _unfinished(run: Outcome) -> str:
+def _unfinished(run: RunSummary) -> str:
     end = "" if run.total_steps is None else f" of {run.total_steps:,}"
     return f"not finished, and so not tested: it stands at step {run.step:,}{end}"
 
 
-def _grouped(runs: Iterable[Outcome]) -> tuple[list[list[Outcome]], list[tuple[Outcome, Outcome]]]:
+def _grouped(runs: Iterable[RunSummary]) -> tuple[list[list[RunSummary]], list[tuple[RunSummary, RunSummary]]]:
     """The groups, and each run that would have been in one but for another that has its seed."""
-    groups: list[list[Outcome]] = []
-    repeated: list[tuple[Outcome, Outcome]] = []
+    groups: list[list[RunSummary]] = []
+    repeated: list[tuple[RunSummary, RunSummary]] = []
     for run in runs:
         alike = [group for group in groups if run.finished and group[0].finished and not _differences(group[0], run)]
         home = next((group for group in alike if run.seed not in [other.seed for other in group]), None)
@@ -239,14 +239,14 @@ def _grouped(runs: Iterable[Outcome]) -> tuple[list[list[Outcome]], list[tuple[O
     return groups, repeated
 
 
-def _settings(runs: Sequence[Outcome], *, along_density: bool = False) -> list[dict[str, object]]:
+def _settings(runs: Sequence[RunSummary], *, along_density: bool = False) -> list[dict[str, object]]:
     """For each run its values of the settings that are not the same in all."""
     keys = {key for run in runs for key in _differences(runs[0], run, along_density=along_density)}
     ordered = [key for key in _KEYS if key in keys]
     return [{key: _value(run, key) for key in ordered} for run in runs]
 
 
-def _value(run: Outcome, key: str) -> object:
+def _value(run: RunSummary, key: str) -> object:
     if key == "images":
         return str(run.images)
     if key == "ancestors":
@@ -256,7 +256,7 @@ def _value(run: Outcome, key: str) -> object:
     return (settings.get(section, {}) if section else settings).get(leaf)
 
 
-def _differences(one: Outcome, other: Outcome, *, along_density: bool = False) -> set[str]:
+def _differences(one: RunSummary, other: RunSummary, *, along_density: bool = False) -> set[str]:
     """The dotted keys of what is different about two runs apart from their seeds.
 
     Where a fine-tuning starts is where the training before it ended, so it is not a setting of its own. With
@@ -282,6 +282,6 @@ def _differences(one: Outcome, other: Outcome, *, along_density: bool = False) -
     return found
 
 
-def _before_rounds(run: Outcome) -> tuple[Ancestor, ...]:
+def _before_rounds(run: RunSummary) -> tuple[Ancestor, ...]:
     """The ancestors without the rounds before this one, which are of the same rewind."""
     return run.ancestors[: max(len(run.ancestors) - ((run.round or 1) - 1), 0)]

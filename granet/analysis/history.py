@@ -45,7 +45,7 @@ class UpdateReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerReport:
+class LayerHistory:
     """One layer over the whole history."""
 
     name: str
@@ -71,7 +71,7 @@ class Survival:
 
 
 @dataclass(frozen=True, kw_only=True)
-class History:
+class HistoryReport:
     """All that ``granet history`` shows."""
 
     path: str
@@ -94,7 +94,7 @@ class History:
     before: UpdateReport
     """The state that the history begins with."""
     updates: tuple[UpdateReport, ...]
-    layers: tuple[LayerReport, ...]
+    layers: tuple[LayerHistory, ...]
     """In the order of the network."""
     survival: tuple[Survival, ...]
     notes: tuple[str, ...]
@@ -114,7 +114,7 @@ class History:
         }
 
 
-def tell(replay: Replay) -> History:
+def tell(replay: Replay) -> HistoryReport:
     """What a history tells; it is replayed once, with a few bytes of memory for each weight.
 
     Raises:
@@ -127,7 +127,7 @@ def tell(replay: Replay) -> History:
         entropy += changes.entropy_bits(entry.change, moment.before) / 8
         updates.append(tracker.follow(moment.step, moment.before, moment.after))
     last = replay.last
-    return History(
+    return HistoryReport(
         path=str(replay.folder),
         recipe=last.recipe.name,
         method=last.recipe.method.name,
@@ -208,10 +208,10 @@ class _Tracker:
             layers=dict(self.active),
         )
 
-    def layers(self, before: UpdateReport) -> tuple[LayerReport, ...]:
+    def layers(self, before: UpdateReport) -> tuple[LayerHistory, ...]:
         """Each layer, over all updates so far."""
         return tuple(
-            LayerReport(
+            LayerHistory(
                 name=name,
                 parameters=explored.size,
                 first_density=_share(before.layers[name], explored.size),

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from granet import flops
-from granet.analysis.history import History, UpdateReport
+from granet.analysis.history import HistoryReport, UpdateReport
 from granet.analysis.trajectory import Course, Stage
 from granet.methods.base import Method
 
 
 def taken(
-    history: History,
+    history: HistoryReport,
     shapes: Mapping[str, tuple[int, ...]],
     costs: Mapping[str, float],
     method: Method,
@@ -63,7 +63,7 @@ def _stage(state: UpdateReport) -> Stage:
     return Stage(step=state.step, active=state.active, density=state.density, layers=state.layers)
 
 
-def _training(history: History, spent: Sequence[float], dense: float, method: Method) -> float:
+def _training(history: HistoryReport, spent: Sequence[float], dense: float, method: Method) -> float:
     """FLOPs of all steps, on one image each; ``spent`` are those of inference after each update, the start first."""
     always = method.momentum_decay is not None  # a running sum of gradients needs them dense at every step
     times = [history.begins_at, *(update.step for update in history.updates), history.step]

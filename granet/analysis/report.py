@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from granet.analysis.comparison import Group, compare_outcomes
+from granet.analysis.comparison import RunGroup, compare_outcomes
 from granet.analysis.run_report import RunReport, read
 from granet.errors import GranetError
 from granet.runs.find import Problem, find
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class RunsReport:
     """All that ``granet report`` shows."""
 
     runs: tuple[RunReport, ...]
     """In the order in which they were named."""
-    groups: tuple[Group, ...]
+    groups: tuple[RunGroup, ...]
     """The same, those that differ in their seed alone together."""
     problems: tuple[Problem, ...]
     """What was named and is not shown, each with its reason."""
@@ -44,7 +44,7 @@ class Report:
         }
 
 
-def report(names: Iterable[str], *, factory: str | None = None) -> Report:
+def report(names: Iterable[str], *, factory: str | None = None) -> RunsReport:
     """All about the runs that ``names`` stand for, see ``run_folders.find``.
 
     A run that cannot be told whole is a problem in the result, not an error.
@@ -63,7 +63,7 @@ def report(names: Iterable[str], *, factory: str | None = None) -> Report:
         except OSError as error:
             problems.append(Problem(path=str(folder), message=f"{folder}: {error.strerror or error}"))
     side_by_side = compare_outcomes([run.outcome for run in runs])
-    return Report(
+    return RunsReport(
         runs=tuple(runs),
         groups=side_by_side.groups,
         problems=tuple(problems),

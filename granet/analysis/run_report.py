@@ -18,20 +18,21 @@ from typing import Any
 
 from granet import flops
 from granet.analysis import run_summary as outcome
-from granet.analysis.history import History
+from granet.analysis.history import HistoryReport
 from granet.analysis.history import tell as tell_history
 from granet.analysis.inspection import Inspection, inspect, rebuild
 from granet.analysis.measured_trajectory import taken
 from granet.analysis.plan_warnings import Caution, cautions
-from granet.analysis.run_summary import Outcome, State
+from granet.analysis.run_summary import RunSummary, State
 from granet.analysis.trajectory import Course
 from granet.checkpoint import Checkpoint, content_hash
 from granet.errors import CheckpointError, GranetError
 from granet.history.replay import Replay
 from granet.masks import mapping
+from granet.recipe import build_method
 from granet.runs import metrics, sessions
 from granet.runs.find import HISTORY, LAST, RECIPE, is_held
-from granet.runs.sessions import Session
+from granet.runs.sessions import RunSession
 
 _TRIES, _PAUSE = 8, 0.25
 """How often a run that is being written to is read anew, and for how many seconds to wait before."""
@@ -64,7 +65,7 @@ class Epoch:
 class RunReport:
     """One run."""
 
-    outcome: Outcome
+    outcome: RunSummary
     """What it came to, told of the checkpoint that it is judged by."""
     inspection: Inspection
     """That checkpoint, layer by layer."""
@@ -74,7 +75,7 @@ class RunReport:
     """The step that it began at: 0, but for a rewound run."""
     steps_per_epoch: int
     epochs: tuple[Epoch, ...]
-    history: History | None
+    history: HistoryReport | None
     """What its masks did; None for a run that keeps no history of them."""
     training_flops: Mapping[str, float] | None
     """``active`` and ``dense``: of all steps done so far, with the masks that there were and without any. None when the
@@ -85,7 +86,7 @@ class RunReport:
     """What to think about; for a finished run with a history and costs."""
     ranks: int
     """Processes that trained together, the last time."""
-    sessions: tuple[Session, ...]
+    sessions: tuple[RunSession, ...]
     """Where and when it was trained; empty where that was not noted."""
     begun: str | None
     """Date of recipe.toml, UTC, ISO 8601: copying the folder may have changed it."""
@@ -237,7 +238,7 @@ def _ranks(last: Checkpoint) -> int:
     return ranks
 
 
-def _history(folder: Path) -> tuple[History | None, list[str]]:
+def _history(folder: Path) -> tuple[HistoryReport | None, list[str]]:
     """What the masks did, and notes on what is missing of that.
 
     Raises:
@@ -252,7 +253,7 @@ def _history(folder: Path) -> tuple[History | None, list[str]]:
 
 
 def _course(
-    state: State, past: History | None, begins_at: int, steps_per_epoch: int, factory: str | None
+    state: State, past: HistoryReport | None, begins_at: int, steps_per_epoch: int, factory: str | None
 ) -> tuple[Course | None, tuple[Caution, ...]]:
     """The course that the run took, and what to think about; None where the history or the costs are not known."""
     if past is None or past.begins_at != begins_at:
@@ -263,7 +264,7 @@ def _course(
         costs = flops.layers(rebuild(state.last, factory), (made_of.in_channels, size, size))
     except GranetError:
         return None, ()  # the inspection has the reason
-    method = recipe.build_method(steps_per_epoch)
+    method = build_method(recipe, steps_per_epoch)
     shapes = mapping.shapes(state.last.masks)
     course = taken(past, shapes, costs, method, batch_size=recipe.training.batch_size)
     if not state.finished:

@@ -17,7 +17,7 @@ from granet.runs.find import BEST, LAST, holds_run
 
 
 @dataclass(frozen=True)
-class Images:
+class SplitImages:
     """What tells one set of images from another when both go by the same name."""
 
     classes: tuple[str, ...]
@@ -50,7 +50,7 @@ class Ancestor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class RunSummary:
     """One run.
 
     Of a finished run everything is told of ``best.safetensors``, the checkpoint that met the test set; of another
@@ -61,7 +61,7 @@ class Outcome:
     """The folder."""
     recipe: Recipe
     model: str
-    images: Images
+    images: SplitImages
     ancestors: tuple[Ancestor, ...]
     """Of a rewound run, the oldest first."""
     checkpoint: str
@@ -156,7 +156,7 @@ class State:
         return "test" in self.last.metrics
 
 
-def read(folder: Path, *, factory: str | None = None) -> Outcome:
+def read(folder: Path, *, factory: str | None = None) -> RunSummary:
     """What the run in ``folder`` came to.
 
     Args:
@@ -194,17 +194,17 @@ def open_state(folder: Path) -> State:
     return State(last=last, shown=shown, file=folder / BEST)
 
 
-def tell(folder: Path, state: State, report: Inspection) -> Outcome:
+def tell(folder: Path, state: State, report: Inspection) -> RunSummary:
     """What the run in ``folder`` came to; ``report`` is of the checkpoint that is shown."""
     last, file = state.last, state.file
     validation = _newest_validation_accuracy(last)
     if file.name == BEST:
         validation = _number(state.shown.metrics, "best", "accuracy")
-    return Outcome(
+    return RunSummary(
         path=folder,
         recipe=last.recipe,
         model=last.network.name,
-        images=Images(
+        images=SplitImages(
             classes=last.network.classes,
             channels=last.network.in_channels,
             size=last.network.image_size,

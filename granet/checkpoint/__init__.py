@@ -19,17 +19,17 @@ from torch import Tensor
 from granet.checkpoint import codec
 from granet.checkpoint.reader import File
 from granet.checkpoint.value import Checkpoint, Network, Slot
-from granet.checkpoint.verification import Failure, Verification, verify
+from granet.checkpoint.verification import Verification, VerificationFailure, verify
 from granet.errors import CheckpointError
 from granet.files import durable
 from granet.masks.codec import Bytes
 
 __all__ = [
     "Checkpoint",
-    "Failure",
     "Network",
     "Slot",
     "Verification",
+    "VerificationFailure",
     "content_hash",
     "load",
     "load_outline",

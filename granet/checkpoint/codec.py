@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from granet.checkpoint import packing, schema
-from granet.checkpoint.packing import Active, Source
+from granet.checkpoint.packing import Active, TensorSource
 from granet.checkpoint.reader import File, Outline
 from granet.checkpoint.value import Checkpoint, Slot
 from granet.errors import CheckpointError, RecipeError
@@ -36,7 +36,7 @@ def encode(checkpoint: Checkpoint) -> memoryview:
         CheckpointError: a value that cannot be stored exactly: a weight or an optimizer slot that is not zero
             outside its mask, a dtype without a name in the format, a number that is not finite in a JSON part.
     """
-    sources: dict[str, Source] = {}
+    sources: dict[str, TensorSource] = {}
     masks: dict[str, dict[str, Any]] = {}
     explored: dict[str, dict[str, Any]] = {}
     optimizer: dict[str, dict[str, Any]] = {}
@@ -50,13 +50,13 @@ def encode(checkpoint: Checkpoint) -> memoryview:
                 raise CheckpointError("a weight is active that the explored set does not have", where=name)
             if not np.array_equal(mask, ever):
                 explored[name] = _put_positions(sources, f"explored/{name}", Active.of(ever, active.shape))
-        sources[f"weights/{name}"] = Source(weight, active, name)
+        sources[f"weights/{name}"] = TensorSource(weight, active, name)
         if name in checkpoint.optimizer:
             optimizer[name] = _put_slots(sources, name, checkpoint.optimizer[name], active)
     for name, buffer in checkpoint.buffers.items():
-        sources[f"buffers/{name}"] = Source(buffer, None, name)
+        sources[f"buffers/{name}"] = TensorSource(buffer, None, name)
     for name, accumulator in checkpoint.accumulators.items():
-        sources[f"accumulators/{name}"] = Source(accumulator, None, f"accumulator of {name}")
+        sources[f"accumulators/{name}"] = TensorSource(accumulator, None, f"accumulator of {name}")
     header = schema.render(
         {
             "step": checkpoint.step,
@@ -109,20 +109,22 @@ def _flat(mask: Tensor) -> Mask:
     return flat
 
 
-def _put_positions(sources: dict[str, Source], name: str, active: Active) -> dict[str, Any]:
+def _put_positions(sources: dict[str, TensorSource], name: str, active: Active) -> dict[str, Any]:
     if not active.all:
-        sources[name] = Source(torch.from_numpy(active.data), None, name)
+        sources[name] = TensorSource(torch.from_numpy(active.data), None, name)
     return {"encoding": active.encoding, "count": active.count}
 
 
-def _put_slots(sources: dict[str, Source], name: str, slots: dict[str, Slot], active: Active | None) -> dict[str, Any]:
+def _put_slots(
+    sources: dict[str, TensorSource], name: str, slots: dict[str, Slot], active: Active | None
+) -> dict[str, Any]:
     kinds: dict[str, Any] = {}
     for slot, value in slots.items():
         where = f"{slot} of {name}"
         if isinstance(value, Tensor):
             masked = active is not None and value.dim() > 0 and value.shape == active.shape
             kinds[slot] = schema.MASKED if masked else schema.WHOLE
-            sources[f"optimizer/{slot}/{name}"] = Source(value, active if masked else None, where)
+            sources[f"optimizer/{slot}/{name}"] = TensorSource(value, active if masked else None, where)
         elif value is None or isinstance(value, bool | int | float):
             kinds[slot] = value
         else:

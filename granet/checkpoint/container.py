@@ -49,7 +49,7 @@ MAX_HEADER = 8 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class StoredTensor:
     """A tensor as it lies in the file: ``data`` is a read-only view of its bytes, uint8, exactly as many as it has."""
 
     dtype: torch.dtype
@@ -58,7 +58,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """Where everything goes in a file of ``size`` bytes: ``header``, its length included, and then each tensor."""
 
     header: bytes
@@ -66,7 +66,7 @@ class Layout:
     size: int
 
 
-def lay_out(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]) -> Layout:
+def lay_out(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]) -> FileLayout:
     """The layout of a file with these tensors, dtype and shape, and metadata, all in the order given.
 
     Tensors lie at multiples of their element's size when larger elements come first.
@@ -81,7 +81,7 @@ def lay_out(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata
     text += b" " * (-len(text) % 8)
     body = 8 + len(text)
     places = {name: slice(*(body + offset for offset in entries[name]["data_offsets"])) for name in tensors}
-    return Layout(len(text).to_bytes(8, "little") + text, places, body + end)
+    return FileLayout(len(text).to_bytes(8, "little") + text, places, body + end)
 
 
 def header_length(data: Bytes | bytes) -> int:
@@ -89,7 +89,7 @@ def header_length(data: Bytes | bytes) -> int:
     return int.from_bytes(bytes(data[:8]), "little")
 
 
-def read(data: Bytes, where: str) -> tuple[dict[str, Stored], dict[str, str]]:
+def read(data: Bytes, where: str) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """The tensors, in the order in which they lie in the file, and the metadata.
 
     Args:
@@ -114,7 +114,7 @@ def read(data: Bytes, where: str) -> tuple[dict[str, Stored], dict[str, str]]:
                 got=f"bytes {start} to {stop}",
                 expected=f"{short(shape)} of {dtype} from {end}",
             )
-        tensors[name] = Stored(dtype, shape, body[start:stop])
+        tensors[name] = StoredTensor(dtype, shape, body[start:stop])
         end = stop
     if end != body.size:
         raise CheckpointError(

@@ -57,7 +57,7 @@ class Active:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class TensorSource:
     """A tensor to be stored: its ``active`` entries, 1-D, or all of them in their shape. ``where`` is its name."""
 
     values: Tensor
@@ -110,7 +110,7 @@ class Source:
             )
 
 
-def assemble(sources: Mapping[str, Source], header: str) -> memoryview:
+def assemble(sources: Mapping[str, TensorSource], header: str) -> memoryview:
     """The file with these tensors and this header.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from granet.checkpoint import container, integrity, schema
 from granet.checkpoint.canonical import short
-from granet.checkpoint.container import Stored
+from granet.checkpoint.container import StoredTensor
 from granet.checkpoint.value import Slot
 from granet.errors import CheckpointError
 from granet.masks import codec
@@ -43,7 +43,7 @@ class File:
     """
 
     header: schema.Header
-    stored: Mapping[str, Stored]
+    stored: Mapping[str, StoredTensor]
     hashes: Mapping[str, bytes]
     content_hash: str
     where: str

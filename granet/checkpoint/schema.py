@@ -19,7 +19,7 @@ import torch
 
 from granet.checkpoint import canonical
 from granet.checkpoint.canonical import short
-from granet.checkpoint.container import Stored
+from granet.checkpoint.container import StoredTensor
 from granet.checkpoint.fields import Field
 from granet.checkpoint.value import Network
 from granet.errors import CheckpointError
@@ -198,7 +198,7 @@ def _check_names(header: Header, where: str) -> None:
             raise CheckpointError("the header contradicts itself", where=where, expected=rule)
 
 
-def check_tensors(header: Header, stored: Mapping[str, Stored], where: str) -> None:
+def check_tensors(header: Header, stored: Mapping[str, StoredTensor], where: str) -> None:
     """Checks that exactly the tensors are stored that the header implies, in the shapes and numbers it implies.
 
     Raises:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from granet.checkpoint.reader import File
 from granet.errors import CheckpointError, GranetError
 from granet.files import durable
-from granet.recipe import Recipe
+from granet.recipe import Recipe, build_method
 
 # The bits that are all 1 in what is not finite, and in nothing else: the exponent, or in E4M3 all but the sign.
 _NOT_FINITE: Mapping[torch.dtype, int] = {
@@ -34,7 +34,7 @@ _BLOCK = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class VerificationFailure:
     """Something that is not as it should be."""
 
     part: str
@@ -59,7 +59,7 @@ class Verification:
     """Maskable weights, by the header."""
     active: int
     """How many of them are active, by the header."""
-    failures: tuple[Failure, ...]
+    failures: tuple[VerificationFailure, ...]
     notes: tuple[str, ...]
     """What could not be checked, and why."""
 
@@ -87,7 +87,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         CheckpointError: there is nothing to read: no file, or not a regular one. All else is in the result.
     """
     data, name = durable.read(path), os.fspath(path)
-    failures: list[Failure] = []
+    failures: list[VerificationFailure] = []
     file = None
     notes: list[str] = []
     with _noted(failures, "header"):
@@ -111,15 +111,15 @@ def verify(path: str | os.PathLike[str]) -> Verification:
 
 
 @contextmanager
-def _noted(failures: list[Failure], part: str) -> Iterator[None]:
+def _noted(failures: list[VerificationFailure], part: str) -> Iterator[None]:
     """Notes what goes wrong inside, and goes on behind it."""
     try:
         yield
     except GranetError as error:
-        failures.append(Failure(part=part, message=str(error)))
+        failures.append(VerificationFailure(part=part, message=str(error)))
 
 
-def _check_tensors(file: File, failures: list[Failure]) -> set[str]:
+def _check_tensors(file: File, failures: list[VerificationFailure]) -> set[str]:
     """Checks each tensor by itself; returns those that cannot be read."""
     damaged = set(file.stored)
     for tensor in file.stored:
@@ -141,7 +141,7 @@ def _check_finite(bits: NDArray[Any], dtype: torch.dtype, where: str) -> None:
         raise CheckpointError("values that are not finite", where=where, got=f"{count} of {flat.size}")
 
 
-def _check_masks(file: File, damaged: set[str], failures: list[Failure]) -> None:
+def _check_masks(file: File, damaged: set[str], failures: list[VerificationFailure]) -> None:
     for name in file.header.masks:
         mask, explored = f"masks/{name}", f"explored/{name}"
         if mask not in damaged:
@@ -152,7 +152,7 @@ def _check_masks(file: File, damaged: set[str], failures: list[Failure]) -> None
                         file.explored(name, active)
 
 
-def _check_recipe(file: File, failures: list[Failure]) -> list[str]:
+def _check_recipe(file: File, failures: list[VerificationFailure]) -> list[str]:
     """Checks the recipe, and the number of active weights against it; returns what could not be checked."""
     header, masks = file.header, file.header.masks.values()
     steps_per_epoch = header.progress.get("steps_per_epoch")
@@ -162,7 +162,7 @@ def _check_recipe(file: File, failures: list[Failure]) -> list[str]:
             return ["no budget to check: there are no masks"]
         if type(steps_per_epoch) is not int or steps_per_epoch < 1:
             return ["the budget was not checked: the file does not say how many steps an epoch has"]
-        method = recipe.build_method(steps_per_epoch)
+        method = build_method(recipe, steps_per_epoch)
         if not method.settled(header.step, recipe.total_steps(steps_per_epoch)):
             return ["the budget was not checked: the method has not reached its final density yet"]
         with _noted(failures, "budget"):

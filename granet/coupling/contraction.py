@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from granet.coupling.features import Feature, Flags, Values
-from granet.coupling.state import Analysis, Fold, Layer
+from granet.coupling.state import Analysis, CoupledLayer, Fold
 from granet.coupling.tracing import arguments, operation
 
 
@@ -26,7 +26,7 @@ def contraction(at: Analysis, node: Node) -> Feature | None:
     weight, bias = at.name(given["weight"]), at.name(given["bias"])
     if weight is None or (bias is None and given["bias"] is not None):
         return None
-    layer = Layer(weight, given.get("groups", 1), "transpose" in operation(node))
+    layer = CoupledLayer(weight, given.get("groups", 1), "transpose" in operation(node))
     at.layers.setdefault(weight, layer)
     values = at.trace.tensors[weight].detach()
     if layer.groups > 1 and (layer.transposed or not _runs_as_module(at, node, layer)):
@@ -70,13 +70,13 @@ def contraction(at: Analysis, node: Node) -> Feature | None:
     return result
 
 
-def _links(values: Tensor, layer: Layer) -> Tensor:
+def _links(values: Tensor, layer: CoupledLayer) -> Tensor:
     """Which outputs see which inputs: bool [groups, outputs of a group, inputs of a group]."""
     links = (values != 0).reshape(*values.shape[:2], -1).any(2).cpu()
     return links.T.unsqueeze(0) if layer.transposed else links.reshape(layer.groups, -1, links.shape[1])
 
 
-def _contributions(values: Tensor, layer: Layer, constant: Values) -> Values:
+def _contributions(values: Tensor, layer: CoupledLayer, constant: Values) -> Values:
     """What inputs of a constant value add to the outputs: float64 [outputs]. Inputs of zero are skipped."""
     if layer.transposed or not constant.any():
         return np.zeros(values.shape[int(layer.transposed)])
@@ -89,7 +89,7 @@ def _contributions(values: Tensor, layer: Layer, constant: Values) -> Values:
     return total
 
 
-def _fold(at: Analysis, node: Node, layer: Layer, source: Feature, exact: Flags, sums: Values) -> Flags:
+def _fold(at: Analysis, node: Node, layer: CoupledLayer, source: Feature, exact: Flags, sums: Values) -> Flags:
     """Folds the inputs that can be, and says which: bool [inputs]."""
     nothing, values = np.zeros(source.size, np.bool_), at.trace.tensors[layer.weight]
     if at.trace.uses[layer.weight] > 1 or not exact.any():
@@ -126,7 +126,7 @@ def _place(at: Analysis, node: Node) -> tuple[str | None, float]:
     return None, 0.0
 
 
-def _obstacle(at: Analysis, given: dict[str, Any], layer: Layer) -> str:
+def _obstacle(at: Analysis, given: dict[str, Any], layer: CoupledLayer) -> str:
     """Why constants other than zero cannot be folded."""
     values = at.trace.tensors[layer.weight]
     if _pads(given, layer, values):
@@ -136,7 +136,7 @@ def _obstacle(at: Analysis, given: dict[str, Any], layer: Layer) -> str:
     return "a layer in half precision" if values.itemsize < 4 else "a layer without a bias or batch norm to fold into"
 
 
-def _pads(given: dict[str, Any], layer: Layer, values: Tensor) -> bool:
+def _pads(given: dict[str, Any], layer: CoupledLayer, values: Tensor) -> bool:
     """Whether some outputs see less of an input than others."""
     padding = given.get("padding", 0)
     if layer.transposed:
@@ -146,7 +146,7 @@ def _pads(given: dict[str, Any], layer: Layer, values: Tensor) -> bool:
     return any(padding) if isinstance(padding, list | tuple) else padding != 0
 
 
-def _runs_as_module(at: Analysis, node: Node, layer: Layer) -> bool:
+def _runs_as_module(at: Analysis, node: Node, layer: CoupledLayer) -> bool:
     """Whether the number of groups is that of a module, where it can be changed, and not written in a forward pass."""
     module = at.trace.modules.get(at.trace.layers[node], nn.Identity())
     mine = at.trace.tensors[layer.weight]

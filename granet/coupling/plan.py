@@ -19,7 +19,7 @@ from torch.fx import Node
 from granet.coupling import elementwise, rearranging
 from granet.coupling.contraction import contraction
 from granet.coupling.features import Feature
-from granet.coupling.state import Analysis, Fold, Layer, Rule
+from granet.coupling.state import Analysis, CoupledLayer, Fold, Rule
 from granet.coupling.tracing import Trace, operation, overload
 
 
@@ -61,20 +61,20 @@ RULES: Mapping[str, Rule] = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
+class RemovalPlan:
     """What to do to a network."""
 
     kept: Mapping[str, Mapping[int, Tensor]]
     """By parameter or buffer and dimension the indices that stay, int64, ascending; whole dimensions are left out."""
     folds: tuple[Fold, ...]
     """What to do first. Nothing is folded where nothing goes."""
-    layers: tuple[Layer, ...]
+    layers: tuple[CoupledLayer, ...]
     """Convolutions and linear layers in the order of first use."""
     notes: tuple[str, ...]
     """What stays, and why."""
 
 
-def plan(trace: Trace) -> Plan:
+def plan(trace: Trace) -> RemovalPlan:
     """What can go from a traced network without any change to what it computes."""
     at = Analysis(trace)
     for node in trace.nodes:
@@ -83,7 +83,7 @@ def plan(trace: Trace) -> Plan:
     for needs in reversed(at.tape):
         needs()
     kept = _kept(at)
-    return Plan(
+    return RemovalPlan(
         kept=kept,
         folds=tuple(at.folds) if kept else (),
         layers=tuple(at.layers.values()),

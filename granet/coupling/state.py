@@ -15,7 +15,7 @@ from granet.coupling.tracing import Trace
 
 
 @dataclass(frozen=True)
-class Layer:
+class CoupledLayer:
     """How a weight joins inputs to outputs: [out, in / groups, ...], or transposed [in, out / groups, ...]."""
 
     weight: str
@@ -54,7 +54,7 @@ class Analysis:
     """The tensors whose channels are told apart."""
     tape: list[Callable[[], None]] = field(default_factory=list)
     """For each operator, in order: pass on what is needed of its result to its arguments."""
-    layers: dict[str, Layer] = field(default_factory=dict)
+    layers: dict[str, CoupledLayer] = field(default_factory=dict)
     """Convolutions and linear layers by the name of their weight, in the order of first use."""
     folds: list[Fold] = field(default_factory=list)
     held: Counter[str] = field(default_factory=Counter)

@@ -34,7 +34,7 @@ its width over its height, and how often to draw before the largest central wind
 
 
 @dataclass(frozen=True, eq=False)
-class Windows:
+class CropWindows:
     """What was drawn for a batch.
 
     Args:
@@ -46,7 +46,7 @@ class Windows:
     flips: Tensor
 
 
-class Window(NamedTuple):
+class CropWindow(NamedTuple):
     """What was drawn for a single image, as plain numbers."""
 
     top: int
@@ -69,7 +69,7 @@ class Roll(NamedTuple):
     position: tuple[float, float]
     flip: bool
 
-    def window(self, height: int, width: int) -> Window:
+    def window(self, height: int, width: int) -> CropWindow:
         """The window for an image of ``height`` x ``width`` pixels; no tensors, so that it is cheap between images.
 
         Every operation is rounded to single precision, as those of tensors are. Rounding twice, from the double
@@ -77,19 +77,19 @@ class Roll(NamedTuple):
         """
         if not self.shapes:
             top, left = self.position
-            return Window(int(top), int(left), height, width, self.flip)
+            return CropWindow(int(top), int(left), height, width, self.flip)
         for share, aspect in self.shapes:
             area = _single(_single(height * width) * share)
             tall, wide = round(_root(_single(area / aspect))), round(_root(_single(area * aspect)))
             if 0 < tall <= height and 0 < wide <= width:
                 free = (height - tall, width - wide)
                 top, left = (int(_single(at * (room + 1))) for at, room in zip(self.position, free, strict=True))
-                return Window(top, left, tall, wide, self.flip)
+                return CropWindow(top, left, tall, wide, self.flip)
         tall, wide = _largest(height, width)
-        return Window((height - tall) // 2, (width - wide) // 2, tall, wide, self.flip)
+        return CropWindow((height - tall) // 2, (width - wide) // 2, tall, wide, self.flip)
 
 
-def draw(augmentation: Augmentation, generator: torch.Generator, count: int, height: int, width: int) -> Windows:
+def draw(augmentation: Augmentation, generator: torch.Generator, count: int, height: int, width: int) -> CropWindows:
     """Draw windows for ``count`` images of ``height`` x ``width`` pixels, on the CPU.
 
     "crop" has the image's own size and starts up to ``PADDING`` pixels before or after the image does, uniformly;
@@ -105,7 +105,7 @@ def draw(augmentation: Augmentation, generator: torch.Generator, count: int, hei
         flips = torch.randint(0, 2, (count,), generator=generator).bool()
     else:
         flips = torch.zeros(count, dtype=torch.bool)
-    return Windows(boxes, flips)
+    return CropWindows(boxes, flips)
 
 
 def roll(augmentation: Augmentation, generator: torch.Generator) -> Roll:
@@ -181,7 +181,7 @@ def _root(number: float) -> float:
     return _single(math.sqrt(number))
 
 
-def apply(augmentation: Augmentation, images: Tensor, windows: Windows) -> Tensor:
+def apply(augmentation: Augmentation, images: Tensor, windows: CropWindows) -> Tensor:
     """What a batch of equally large square images looks like through ``windows``.
 
     Args:

@@ -21,7 +21,7 @@ RESIDENCIES: tuple[Residency, ...] = get_args(Residency)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class DatasetRequest:
     """What :func:`open_dataset` was asked for; the fields are its arguments."""
 
     name: str
@@ -57,7 +57,7 @@ class DatasetEntry:
 
     name: str
     description: str
-    open: Callable[[Request], Dataset]
+    open: Callable[[DatasetRequest], Dataset]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +68,9 @@ class PublishedSet:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    read: Callable[[Request], tuple[Arrays, Arrays]]
+    read: Callable[[DatasetRequest], tuple[Arrays, Arrays]]
 
-    def __call__(self, request: Request) -> Dataset:
+    def __call__(self, request: DatasetRequest) -> Dataset:
         """Read it, and hold out a validation split."""
         if request.residency == "streaming":
             raise UsageError(
@@ -98,15 +98,15 @@ class PublishedSet:
         )
 
 
-def _idx(files: IdxSet) -> Callable[[Request], tuple[Arrays, Arrays]]:
+def _idx(files: IdxSet) -> Callable[[DatasetRequest], tuple[Arrays, Arrays]]:
     return lambda request: read_idx(files, request.needed_directory(), download=request.download)
 
 
-def _cifar(files: CifarSet) -> Callable[[Request], tuple[Arrays, Arrays]]:
+def _cifar(files: CifarSet) -> Callable[[DatasetRequest], tuple[Arrays, Arrays]]:
     return lambda request: read_cifar(files, request.needed_directory(), download=request.download)
 
 
-def _embedded(request: Request) -> tuple[Arrays, Arrays]:
+def _embedded(request: DatasetRequest) -> tuple[Arrays, Arrays]:
     if request.directory is not None:
         raise UsageError(
             f"dataset {request.name} comes with the package and has no data directory",
@@ -122,10 +122,10 @@ class _Opener(Protocol):
     ) -> Dataset: ...
 
 
-def _own(opener: _Opener, what: str) -> Callable[[Request], Dataset]:
+def _own(opener: _Opener, what: str) -> Callable[[DatasetRequest], Dataset]:
     """Opens images of the user's own, which nobody has published."""
 
-    def open_own(request: Request) -> Dataset:
+    def open_own(request: DatasetRequest) -> Dataset:
         if request.download:
             raise UsageError(f"{what} cannot be downloaded", remedy="leave the download out")
         return opener(
@@ -234,7 +234,7 @@ def open_dataset(
     if image_size is not None and image_size < 1:
         raise UsageError("image_size is a number of pixels", got=image_size, expected="at least 1")
     return DATASETS[name].open(
-        Request(
+        DatasetRequest(
             name=name,
             directory=directory,
             validation=validation,

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from granet.data.dataset import Arrays
-from granet.data.download import Source
+from granet.data.download import DownloadSource
 from granet.data.published import PublishedFile, check_md5, check_size, locate, read, take
 from granet.errors import DataError
 
@@ -43,7 +43,7 @@ class CifarSet:
         pickled: names by which the python version is recognised, to say that it is the wrong one.
     """
 
-    archive: Source
+    archive: DownloadSource
     folder: str
     train: tuple[PublishedFile, ...]
     test: PublishedFile
@@ -128,7 +128,7 @@ def _examples(contents: list[Tensor], files: CifarSet, *, where: str) -> Arrays:
 
 
 CIFAR10 = CifarSet(
-    archive=Source(
+    archive=DownloadSource(
         url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         size=170_052_171,
         md5="c32a1d4ab5d03f1284b67883e8d87530",
@@ -158,7 +158,7 @@ _CIFAR100_CLASSES = """
 """
 
 CIFAR100 = CifarSet(
-    archive=Source(
+    archive=DownloadSource(
         url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
         size=168_513_733,
         md5="03b5dce01913d631647c71ecec9e9cb8",

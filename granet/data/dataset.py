@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,9 +12,6 @@ from torch import Tensor
 from granet.data.images import PathReader
 from granet.data.shard_images import Members
 from granet.errors import DataError, UnknownNameError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Split = Literal["train", "validation", "test"]
 
@@ -80,26 +76,6 @@ class Files:
     def reader(self) -> PathReader:
         """What reads the images."""
         return PathReader(self.paths)
-
-
-class Reader(Protocol):
-    """Reads the images of a split from disk; small enough to be copied to every worker process."""
-
-    def images(self, indices: Sequence[int]) -> Iterator[Image.Image]:
-        """The images there, in RGB, each decoded when it is asked for.
-
-        Raises:
-            DataError: one cannot be read; it is named.
-        """
-        ...
-
-    def sizes(self) -> Iterator[tuple[int, int]]:
-        """Width and height of each image, from its header.
-
-        Raises:
-            DataError: one cannot be read; it is named.
-        """
-        ...
 
 
 Stored = Files | Members

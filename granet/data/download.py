@@ -19,7 +19,7 @@ TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class DownloadSource:
     """Where a publisher offers a file, and what must arrive from there.
 
     Args:
@@ -38,7 +38,7 @@ class Source:
         return self.url.rpartition("/")[2]
 
 
-def fetch(source: Source, directory: Path) -> Path:
+def fetch(source: DownloadSource, directory: Path) -> Path:
     """Download ``source`` into ``directory``, which is made if need be, and return the new file's path.
 
     The file gets its name only once it is whole, checked and on disk, so that a download that fails leaves
@@ -79,7 +79,7 @@ def fetch(source: Source, directory: Path) -> Path:
     return path
 
 
-def _copy(source: Source, file: IO[bytes]) -> tuple[int, str]:
+def _copy(source: DownloadSource, file: IO[bytes]) -> tuple[int, str]:
     """Write what the site sends, up to one byte more than expected; return the count and the MD5."""
     digest, size = hashlib.md5(usedforsecurity=False), 0
     # Every URL is a constant of this package and https: no file: or other scheme can get here.

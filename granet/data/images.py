@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,11 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from granet.data.augment import Window
+from granet.data.augment import CropWindow
 from granet.errors import DataError
-
-if TYPE_CHECKING:
-    from granet.data.dataset import Reader
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 """What an image may be. Pillow knows more, among them EPS, which it hands to another program to run."""
@@ -38,8 +35,28 @@ Where = Callable[[], object]
 """What to call an image in a message; asked for only when there is one."""
 
 
+class ImageReader(Protocol):
+    """Reads the images of a split from disk; small enough to be copied to every worker process."""
+
+    def images(self, indices: Sequence[int]) -> Iterator[Image.Image]:
+        """The images there, in RGB, each decoded when it is asked for.
+
+        Raises:
+            DataError: one cannot be read; it is named.
+        """
+        ...
+
+    def sizes(self) -> Iterator[tuple[int, int]]:
+        """Width and height of each image, from its header.
+
+        Raises:
+            DataError: one cannot be read; it is named.
+        """
+        ...
+
+
 class PathReader:
-    """See :class:`granet.data.dataset.Reader`.
+    """Reads image files by their paths, see :class:`ImageReader`.
 
     Paths are one array of bytes rather than a list of objects, which for ImageNet would cost each worker hundreds
     of megabytes.
@@ -170,7 +187,7 @@ def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def window_view(image: Image.Image, window: Window, side: int) -> Image.Image:
+def window_view(image: Image.Image, window: CropWindow, side: int) -> Image.Image:
     """What training sees: the image through the window, black beyond its edges, ``side`` pixels square."""
     top, left, height, width, flip = window
     seen = image.crop((left, top, left + width, top + height))
@@ -185,7 +202,7 @@ def fill(pixels: NDArray[np.uint8], images: Iterable[Image.Image]) -> None:
         place[:] = np.frombuffer(image.tobytes(), np.uint8).reshape(place.shape)
 
 
-def fill_window(pixels: NDArray[np.uint8], image: Image.Image, window: Window) -> None:
+def fill_window(pixels: NDArray[np.uint8], image: Image.Image, window: CropWindow) -> None:
     """Writes what :func:`window_view` shows of an RGB image through a window of its own size into ``pixels`` [S, S, 3].
 
     Pixels are copied once, to where the window has them, rather than cut out first.
@@ -211,7 +228,7 @@ def stack(images: Sequence[Image.Image], side: int) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
-def load_all(reader: Reader, count: int, side: int) -> Tensor:
+def load_all(reader: ImageReader, count: int, side: int) -> Tensor:
     """All ``count`` images as evaluation sees them: uint8 [N, 3, side, side], contiguous.
 
     Raises:

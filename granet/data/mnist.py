@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from granet.data.dataset import Arrays
-from granet.data.download import Source
+from granet.data.download import DownloadSource
 from granet.data.published import PublishedFile, locate, read
 
 SIDE = 28
@@ -76,7 +76,7 @@ MNIST = IdxSet(
         name="train-images-idx3-ubyte",
         size=47_040_016,
         md5="6bbc9ace898e44ae57da46a324031adb",
-        source=Source(
+        source=DownloadSource(
             url=_MNIST + "train-images-idx3-ubyte.gz", size=9_912_422, md5="f68b3c2dcbeaaa9fbdd348bbdeb94873"
         ),
     ),
@@ -84,19 +84,25 @@ MNIST = IdxSet(
         name="train-labels-idx1-ubyte",
         size=60_008,
         md5="a25bea736e30d166cdddb491f175f624",
-        source=Source(url=_MNIST + "train-labels-idx1-ubyte.gz", size=28_881, md5="d53e105ee54ea40749a09fcbcd1e9432"),
+        source=DownloadSource(
+            url=_MNIST + "train-labels-idx1-ubyte.gz", size=28_881, md5="d53e105ee54ea40749a09fcbcd1e9432"
+        ),
     ),
     test_images=PublishedFile(
         name="t10k-images-idx3-ubyte",
         size=7_840_016,
         md5="2646ac647ad5339dbf082846283269ea",
-        source=Source(url=_MNIST + "t10k-images-idx3-ubyte.gz", size=1_648_877, md5="9fb629c4189551a2d022fa330f9573f3"),
+        source=DownloadSource(
+            url=_MNIST + "t10k-images-idx3-ubyte.gz", size=1_648_877, md5="9fb629c4189551a2d022fa330f9573f3"
+        ),
     ),
     test_labels=PublishedFile(
         name="t10k-labels-idx1-ubyte",
         size=10_008,
         md5="27ae3e4e09519cfbb04c329615203637",
-        source=Source(url=_MNIST + "t10k-labels-idx1-ubyte.gz", size=4_542, md5="ec29112dd5afa0611ce80d1b7f02629c"),
+        source=DownloadSource(
+            url=_MNIST + "t10k-labels-idx1-ubyte.gz", size=4_542, md5="ec29112dd5afa0611ce80d1b7f02629c"
+        ),
     ),
 )
 """LeCun, Cortes and Burges; the original site is often down, so the address is that of PyTorch's copy."""
@@ -108,7 +114,7 @@ FASHION_MNIST = IdxSet(
         name="train-images-idx3-ubyte",
         size=47_040_016,
         md5="f4a8712d7a061bf5bd6d2ca38dc4d50a",
-        source=Source(
+        source=DownloadSource(
             url=_FASHION + "train-images-idx3-ubyte.gz", size=26_421_880, md5="8d4fb7e6c68d591d4c3dfef9ec88bf0d"
         ),
     ),
@@ -116,13 +122,15 @@ FASHION_MNIST = IdxSet(
         name="train-labels-idx1-ubyte",
         size=60_008,
         md5="9018921c3c673c538a1fc5bad174d6f9",
-        source=Source(url=_FASHION + "train-labels-idx1-ubyte.gz", size=29_515, md5="25c81989df183df01b3e8a0aad5dffbe"),
+        source=DownloadSource(
+            url=_FASHION + "train-labels-idx1-ubyte.gz", size=29_515, md5="25c81989df183df01b3e8a0aad5dffbe"
+        ),
     ),
     test_images=PublishedFile(
         name="t10k-images-idx3-ubyte",
         size=7_840_016,
         md5="8181f5470baa50b63fa0f6fddb340f0a",
-        source=Source(
+        source=DownloadSource(
             url=_FASHION + "t10k-images-idx3-ubyte.gz", size=4_422_102, md5="bef4ecab320f06d8554ea6380940ec79"
         ),
     ),
@@ -130,7 +138,9 @@ FASHION_MNIST = IdxSet(
         name="t10k-labels-idx1-ubyte",
         size=10_008,
         md5="15d484375f8d13e6eb1aabb0c3f46965",
-        source=Source(url=_FASHION + "t10k-labels-idx1-ubyte.gz", size=5_148, md5="bb300cfdad3c16e7a12a480ee83cd310"),
+        source=DownloadSource(
+            url=_FASHION + "t10k-labels-idx1-ubyte.gz", size=5_148, md5="bb300cfdad3c16e7a12a480ee83cd310"
+        ),
     ),
 )
 """Xiao, Rasul and Vollgraf, arXiv 1708.07747; MIT licence."""

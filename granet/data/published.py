@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 import torch
 from torch import Tensor
 
-from granet.data.download import Source, fetch
+from granet.data.download import DownloadSource, fetch
 from granet.errors import DataError
 
 
@@ -36,7 +36,7 @@ class PublishedFile:
     name: str
     size: int
     md5: str | None
-    source: Source | None = None
+    source: DownloadSource | None = None
 
 
 def locate(
@@ -44,7 +44,7 @@ def locate(
     directory: Path,
     *,
     places: Sequence[str] = ("",),
-    source: Source | None = None,
+    source: DownloadSource | None = None,
     download: bool = False,
 ) -> Path:
     """The path of the first of ``names`` that is a file in one of the ``places`` below ``directory``.

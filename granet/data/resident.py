@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from granet.data.augment import Augmentation, Windows, apply, draw
+from granet.data.augment import Augmentation, CropWindows, apply, draw
 from granet.data.dataset import Arrays, Dataset
 from granet.data.normalise import Normalise
 from granet.data.order import training_order
@@ -52,7 +52,7 @@ class ResidentPipeline:
             draws = draw(self._augment, generator(self._seed, "augment", epoch, step), len(batch), size, size)
             chosen = batch
             if self._ranks.size > 1:
-                draws, chosen = Windows(draws.boxes[self._share], draws.flips[self._share]), batch[self._share]
+                draws, chosen = CropWindows(draws.boxes[self._share], draws.flips[self._share]), batch[self._share]
             images = apply(self._augment, train.images.index_select(0, chosen), draws)
             yield self._normalise(images), train.labels.index_select(0, chosen)
 

@@ -145,7 +145,7 @@ def described(descriptor: int, path: str) -> Shard:
 
 def told(descriptor: int, shard: Shard, offset: int) -> str:
     """What to call the member whose bytes begin at ``offset``: its archive and its name."""
-    for member in tar.members(tar.Window(descriptor, shard.size), shard.path):
+    for member in tar.members(tar.FileWindow(descriptor, shard.size), shard.path):
         if member.offset == offset:
             return f"{shard.path}, member {member.name!r}"
     return f"{shard.path}, byte {offset}"

@@ -224,7 +224,7 @@ def _scan(path: Path) -> tuple[Shard, NDArray[np.int64], list[Label]]:
     try:
         shard = described(descriptor, str(path))
         places, found = [], []
-        for place, label in _examples(tar.Window(descriptor, shard.size), path):
+        for place, label in _examples(tar.FileWindow(descriptor, shard.size), path):
             places.append(place)
             found.append(label)
     except OSError as error:
@@ -236,7 +236,7 @@ def _scan(path: Path) -> tuple[Shard, NDArray[np.int64], list[Label]]:
     return shard, np.array(places, np.int64), found
 
 
-def _examples(window: tar.Window, path: Path) -> Iterator[tuple[tuple[int, int], Label]]:
+def _examples(window: tar.FileWindow, path: Path) -> Iterator[tuple[tuple[int, int], Label]]:
     """Offset and size of each image, and its label."""
     keys: set[str] = set()
     same: dict[Label, Label] = {}  # a text is kept once, however many examples have it
@@ -283,7 +283,7 @@ def _told(path: Path, member: tar.Member) -> str:
     return f"{path}, member {member.name!r}"
 
 
-def _relevant(window: tar.Window, path: Path) -> Iterator[tuple[str, str, tar.Member]]:
+def _relevant(window: tar.FileWindow, path: Path) -> Iterator[tuple[str, str, tar.Member]]:
     """Images and labels, but for hidden ones: the key of their example, their kind, and where they are.
 
     A name with more dots, as in KEY.depth.png, is something else that an example has; where there is no such example
@@ -304,7 +304,7 @@ def _key(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
-def _label(window: tar.Window, kind: str, member: tar.Member, where: str) -> Label:
+def _label(window: tar.FileWindow, kind: str, member: tar.Member, where: str) -> Label:
     limit = labels.MAX_CLS if kind == "cls" else labels.MAX_JSON
     expected = "a whole number or the name of a class" + (' under "label"' if kind == "json" else "")
     if member.size > limit:

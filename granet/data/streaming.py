@@ -31,8 +31,8 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from granet.data.augment import Augmentation, rolls
-from granet.data.dataset import Dataset, Reader, Stored
-from granet.data.images import fill, fill_window, whole_view, window_view
+from granet.data.dataset import Dataset, Stored
+from granet.data.images import ImageReader, fill, fill_window, whole_view, window_view
 from granet.data.normalise import Normalise
 from granet.data.order import training_order
 from granet.data.ranks import ALONE, Ranks
@@ -52,7 +52,7 @@ class BatchRequest:
     epoch: int | None
 
 
-class Decoder(TorchDataset["Tensor | DataError"]):
+class ImageDecoder(TorchDataset["Tensor | DataError"]):
     """Makes the images of the batch that is requested, uint8 [B, 3, S, S]; it is copied to every worker.
 
     Draws are keyed by (seed, "augment", epoch, index), so it does not matter which worker makes them.
@@ -67,7 +67,7 @@ class Decoder(TorchDataset["Tensor | DataError"]):
     def __init__(
         self, stored: Stored, image_size: int, *, augment: Augmentation, seed: int, places: Places | None = None
     ) -> None:
-        self._reader: Reader = stored.reader()
+        self._reader: ImageReader = stored.reader()
         self._image_size, self._augment, self._seed = image_size, augment, seed
         self._places = places
         self._turn = 0
@@ -182,7 +182,7 @@ class StreamingPipeline:
         stored, side = cast(Stored, self._dataset.split(split)), self._dataset.image_size
         places = Places(workers, batches, (batch_size, side, side, 3)) if workers else None
         return DataLoader(
-            Decoder(stored, side, augment=self._augment, seed=self._seed, places=places),
+            ImageDecoder(stored, side, augment=self._augment, seed=self._seed, places=places),
             batch_size=None,
             sampler=schedule,
             num_workers=workers,

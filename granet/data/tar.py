@@ -46,7 +46,7 @@ class Member(NamedTuple):
     size: int
 
 
-class Window:
+class FileWindow:
     """Reads a file here and there, a little more than was asked for each time, in case that is wanted next."""
 
     def __init__(self, descriptor: int, size: int) -> None:
@@ -62,7 +62,7 @@ class Window:
         return self._data[begin : begin + count]
 
 
-def members(window: Window, where: object) -> Iterator[Member]:
+def members(window: FileWindow, where: object) -> Iterator[Member]:
     """The files in an archive, in order; folders are passed over.
 
     Args:
@@ -199,7 +199,7 @@ def _relative(name: bytes, where: object) -> str:
     return text
 
 
-def _check_end(window: Window, position: int, where: object, *, open_name: bool) -> None:
+def _check_end(window: FileWindow, position: int, where: object, *, open_name: bool) -> None:
     """Checks that nothing but zeros follows, or a second archive would go unseen."""
     if open_name:
         raise DataError("the shard is damaged: a name without its member", where=where, remedy=_AGAIN)

@@ -8,6 +8,6 @@ file is ``granet.training.history_recorder``, what replays it ``granet.history.r
 from __future__ import annotations
 
 from granet.history.changes import FlatMasks, flat
-from granet.history.format import Beginning, Entry, Log
+from granet.history.format import Beginning, HistoryEntry, Log
 
-__all__ = ["Beginning", "Entry", "FlatMasks", "Log", "flat"]
+__all__ = ["Beginning", "FlatMasks", "HistoryEntry", "Log", "flat"]

@@ -65,7 +65,7 @@ class Beginning:
 
 
 @dataclass(frozen=True)
-class Entry:
+class HistoryEntry:
     """One update: the step after which it happened, its change of the masks, and where its frame ends in the file."""
 
     step: int
@@ -86,7 +86,7 @@ class Log:
     """
 
     beginning: Beginning
-    entries: tuple[Entry, ...]
+    entries: tuple[HistoryEntry, ...]
     start: int
     size: int
     chain: tuple[int, ...]
@@ -153,7 +153,7 @@ def parse(data: bytes, where: str) -> Log:
         except ValueError as error:
             raise CheckpointError("the history is damaged", where=where, got=f"after step {step}: {error}") from None
         step += later
-        entries.append(Entry(step, body[read:], end))
+        entries.append(HistoryEntry(step, body[read:], end))
         chains.append(own)
     return Log(beginning=beginning, entries=tuple(entries), start=start, size=len(data), chain=tuple(chains))
 

@@ -20,6 +20,7 @@ from granet.history import FlatMasks, Log, changes, flat
 from granet.history import format as log
 from granet.masks import mapping
 from granet.masks.codec import Mask
+from granet.recipe import build_method
 from granet.runs.find import BEST, HISTORY, LAST, REWIND, holds_run
 
 
@@ -256,7 +257,7 @@ def _initial(beginning: history.Beginning, last: Checkpoint, path: Path) -> dict
     try:
         if beginning.stored is not None:
             return beginning.masks()
-        method = last.recipe.build_method(last.progress["steps_per_epoch"])
+        method = build_method(last.recipe, last.progress["steps_per_epoch"])
         budgets = method.budgets(beginning.shapes)
         full = {n: np.ones(budgets[n], np.bool_) for n, s in beginning.shapes.items() if budgets[n] == math.prod(s)}
         sparse = {name: shape for name, shape in beginning.shapes.items() if name not in full}

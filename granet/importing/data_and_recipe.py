@@ -23,7 +23,7 @@ NAME = "imported"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class ImportedImages:
     """What is known of the images that a network is for; None is not known."""
 
     name: str = FOLDER
@@ -42,7 +42,7 @@ class Images:
         image_size: int | None,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
-    ) -> Images:
+    ) -> ImportedImages:
         """These and what was asked for besides.
 
         Raises:
@@ -64,7 +64,7 @@ class Images:
                     f"not what dataset {self.name} has", where=option, got=_shown(asked), expected=_shown(known)
                 )
             found[field] = known if known is not None else asked
-        return Images(**found)
+        return ImportedImages(**found)
 
     def normalisation(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
         """Mean and standard deviation of ``channels``, those of ImageNet where none are known, and remarks.
@@ -89,7 +89,7 @@ class Images:
         return mean, std, ()
 
 
-def of_dataset(data: str | None, directory: Path | None, image_size: int | None) -> Images:
+def of_dataset(data: str | None, directory: Path | None, image_size: int | None) -> ImportedImages:
     """What is known of a dataset of the catalog, or of the image folder in ``directory``.
 
     Files are looked at for an image folder only: their names, and their sizes where ``image_size`` is None.
@@ -102,9 +102,9 @@ def of_dataset(data: str | None, directory: Path | None, image_size: int | None)
         raise UnknownNameError("dataset", data, DATASETS, where="--data")
     if data in (None, FOLDER):
         if directory is None:
-            return Images()
+            return ImportedImages()
         dataset = open_dataset(FOLDER, directory=directory, image_size=image_size, residency="streaming")
-        return Images(
+        return ImportedImages(
             directory=directory.absolute(),
             classes=dataset.classes,
             channels=dataset.channels,
@@ -114,7 +114,7 @@ def of_dataset(data: str | None, directory: Path | None, image_size: int | None)
         )
     entry = DATASETS[data].open
     assert isinstance(entry, PublishedSet)  # noqa: S101  all but image folders are
-    return Images(
+    return ImportedImages(
         name=data,
         directory=directory,
         classes=entry.classes,
@@ -125,7 +125,7 @@ def of_dataset(data: str | None, directory: Path | None, image_size: int | None)
     )
 
 
-def recipe(model: str, images: Images, density: float) -> Recipe:
+def recipe(model: str, images: ImportedImages, density: float) -> Recipe:
     """A recipe that claims nothing about how the weights came to be.
 
     The network and the data are as they were named, and the method is the masks as they are: ``static`` at their

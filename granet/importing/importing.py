@@ -128,7 +128,7 @@ def import_weights(
     return checkpoint
 
 
-def _given(model: str, known: data_and_recipe.Images) -> dict[str, int]:
+def _given(model: str, known: data_and_recipe.ImportedImages) -> dict[str, int]:
     """The sizes that are known without a look at the weights.
 
     Raises:

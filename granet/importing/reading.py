@@ -12,7 +12,7 @@ from torch import Tensor
 
 from granet.checkpoint import container, schema
 from granet.checkpoint.canonical import short
-from granet.checkpoint.container import Stored
+from granet.checkpoint.container import StoredTensor
 from granet.errors import CheckpointError
 from granet.files import durable
 from granet.importing import torch_file
@@ -87,7 +87,7 @@ def _safetensors(data: Bytes, where: str) -> Foreign:
     return Foreign(where=where, format="safetensors", tensors=_some(tensors, where), ordered=False, remarks=())
 
 
-def _tensor(stored: Stored, where: str) -> Tensor:
+def _tensor(stored: StoredTensor, where: str) -> Tensor:
     if stored.dtype == torch.bool and stored.data.max(initial=0) > 1:
         raise CheckpointError("a bool that is neither 0 nor 1", where=where)
     return torch.from_numpy(stored.data.copy()).view(stored.dtype).reshape(stored.shape)

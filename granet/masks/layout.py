@@ -66,13 +66,13 @@ class Entries(Protocol):
         """Those of ``span``."""
 
 
-def flattened(tensors: Mapping[str, Tensor], layout: Mapping[str, Place]) -> dict[str, Tensor]:
+def flattened(tensors: Mapping[str, Tensor], layout: Mapping[str, LayerSpan]) -> dict[str, Tensor]:
     """``flat`` for every layer of ``layout``."""
     return {name: flat(tensors[name].detach(), place.order) for name, place in layout.items()}
 
 
 @dataclass(frozen=True)
-class Place:
+class LayerSpan:
     """Where the bits of a layer are: in the bytes from ``start`` to ``end``. The last may have bits to spare."""
 
     shape: tuple[int, ...]
@@ -120,7 +120,7 @@ def only_device(tensors: Mapping[str, Tensor]) -> torch.device:
     return next(iter(devices), torch.device("cpu"))
 
 
-class Layout(dict[str, Place]):
+class Layout(dict[str, LayerSpan]):
     """The places of some layers by parameter name. Not to be changed: what is found out about it is kept."""
 
     @classmethod
@@ -128,7 +128,7 @@ class Layout(dict[str, Place]):
         """Places for tensors shaped and laid out as those of ``like``, one after the other."""
         places, start = cls(), 0
         for name, tensor in like.items():
-            places[name] = Place(tuple(tensor.shape), storage_order(tensor), start)
+            places[name] = LayerSpan(tuple(tensor.shape), storage_order(tensor), start)
             start = places[name].end
         return places
 
@@ -168,7 +168,7 @@ class Piece:
         bytes: which bytes.
     """
 
-    parts: Sequence[tuple[str, Place, slice]]
+    parts: Sequence[tuple[str, LayerSpan, slice]]
     bytes: slice
 
     @cached_property
@@ -202,7 +202,7 @@ class Piece:
 
 
 def _pieces(layout: Layout, most: int) -> Iterator[Piece]:
-    parts: list[tuple[str, Place, slice]] = []
+    parts: list[tuple[str, LayerSpan, slice]] = []
     begin = end = 0
     for name, place in layout.items():
         if place.end == place.start:

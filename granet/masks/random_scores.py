@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from granet.masks import kernels
-from granet.masks.layout import Layout, Place, in_shape
+from granet.masks.layout import LayerSpan, Layout, in_shape
 
 _BLOCK = 2**15
 """Positions that are hashed at a time on a CPU, for the sake of its cache; elsewhere as many as are asked for."""
@@ -24,7 +24,7 @@ class UniformEntries:
     """The scores of a layer in storage order, float32 in [0, 1); a slice of it is a tensor, as one of a tensor is."""
 
     key: int
-    place: Place
+    place: LayerSpan
     device: torch.device
     dtype = torch.float32
 

@@ -114,7 +114,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class CurvePoint:
     """All cells of one step, rate and regeneration, over seeds."""
 
     step: int
@@ -135,12 +135,12 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curve:
+class RecoveryCurve:
     """Plasticity over the training, for one rate and one kind of regeneration."""
 
     rate: float
     regeneration: str
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
     """By step; at least one."""
 
 
@@ -162,7 +162,7 @@ class Plasticity:
     recipe: Recipe
     """Of the first run."""
     drops: tuple[Drop, ...]
-    curves: tuple[Curve, ...]
+    curves: tuple[RecoveryCurve, ...]
     """By regeneration, then by rate."""
     cells: tuple[Cell, ...]
     """By checkpoint, rate and regeneration; at least one."""
@@ -205,11 +205,11 @@ def tell(cells: Sequence[Cell], runs: Iterable[str], recipe: Recipe, drops: Iter
             steps = sorted({cell.step for cell in mine})
             points = [_point([cell for cell in mine if cell.step == step], bare) for step in steps]
             if points:
-                curves.append(Curve(rate=rate, regeneration=regeneration, points=tuple(points)))
+                curves.append(RecoveryCurve(rate=rate, regeneration=regeneration, points=tuple(points)))
     return Plasticity(runs=tuple(runs), recipe=recipe, drops=tuple(drops), curves=tuple(curves), cells=tuple(cells))
 
 
-def _point(cells: Sequence[Cell], bare: dict[tuple[str, float], Cell]) -> Point:
+def _point(cells: Sequence[Cell], bare: dict[tuple[str, float], Cell]) -> CurvePoint:
     first = cells[0]
 
     def over(figure: Callable[[Cell], float]) -> Statistic:
@@ -223,7 +223,7 @@ def _point(cells: Sequence[Cell], bare: dict[tuple[str, float], Cell]) -> Point:
             return None
         return cell.after - other.after
 
-    return Point(
+    return CurvePoint(
         step=first.step,
         epoch=first.epoch,
         learning_rate=first.learning_rate,

@@ -16,7 +16,7 @@ import torch
 from granet.data import Dataset
 from granet.plasticity.cell import CellProgressed, baseline, measure
 from granet.plasticity.curves import Cell, Plasticity, tell
-from granet.plasticity.grid import FOLDER, Grid, Job, Source
+from granet.plasticity.grid import FOLDER, Grid, GridSource, Job
 from granet.plasticity.results import Results
 from granet.runs.folder import RunFolder
 from granet.training.evaluate import Evaluation
@@ -120,7 +120,7 @@ class _Before:
 
     def __init__(self, device: torch.device, factory: str | None) -> None:
         self._device, self._factory = device, factory
-        self._known: tuple[Source, Evaluation] | None = None
+        self._known: tuple[GridSource, Evaluation] | None = None
 
     def of(self, job: Job, dataset: Dataset) -> Evaluation:
         if self._known is None or self._known[0] is not job.source:

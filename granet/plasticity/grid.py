@@ -15,7 +15,7 @@ from granet.errors import CheckpointError, UnknownNameError, UsageError
 from granet.masks.mapping import density, shapes
 from granet.plasticity.curves import REGENERATIONS, Cell, Drop
 from granet.recipe import Recipe
-from granet.rewinding.plan import Request, course
+from granet.rewinding.plan import RewindRequest, course
 from granet.runs import find
 from granet.runs.folder import RunFolder
 from granet.runs.lineage import ancestors
@@ -33,7 +33,7 @@ _LEAVE_ALONE = ASIDE | {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class GridSettings:
     """What all cells of a grid have in common.
 
     Raises:
@@ -65,7 +65,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Source:
+class GridSource:
     """A checkpoint that is pruned."""
 
     run: Path
@@ -106,10 +106,10 @@ class Source:
 class Job:
     """A cell that is still to be measured."""
 
-    source: Source
+    source: GridSource
     rate: float
     regeneration: str
-    settings: Settings
+    settings: GridSettings
     recipe: Recipe
     """The fine-tuning that the cell is."""
 
@@ -126,9 +126,9 @@ class Job:
 class Grid:
     """All jobs, and what is known of where they come from."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[GridSource, ...]
     """Run by run, by step."""
-    settings: Settings
+    settings: GridSettings
     jobs: tuple[Job, ...]
     """By checkpoint, rate and regeneration."""
     remarks: tuple[str, ...] = ()
@@ -155,7 +155,7 @@ class Grid:
 
 def plan(
     names: Iterable[str],
-    settings: Settings,
+    settings: GridSettings,
     rates: Sequence[float],
     regenerations: Sequence[str],
     *,
@@ -201,8 +201,8 @@ def _check_axes(rates: Sequence[float], regenerations: Sequence[str]) -> None:
             raise UsageError("named twice" if values else "none is named", where=option)
 
 
-def _sources(names: Iterable[str]) -> tuple[list[Source], list[str]]:
-    found: dict[str, Source] = {}
+def _sources(names: Iterable[str]) -> tuple[list[GridSource], list[str]]:
+    found: dict[str, GridSource] = {}
     remarks = []
     for name in names:
         if Path(name).is_file():
@@ -229,7 +229,7 @@ def _sources(names: Iterable[str]) -> tuple[list[Source], list[str]]:
     return sorted(sources, key=lambda source: (order.index(source.run), source.step)), remarks
 
 
-def _kept(run: Path) -> list[Source]:
+def _kept(run: Path) -> list[GridSource]:
     """The checkpoints that a finished run kept."""
     folder = RunFolder(run)
     with folder.claimed():  # raises when somebody is at work in it
@@ -262,7 +262,7 @@ def _kept(run: Path) -> list[Source]:
     return sources
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path) -> GridSource:
     outline = load_outline(path)
     if "steps_per_epoch" not in outline.progress:
         raise UsageError(
@@ -270,18 +270,18 @@ def _source(path: Path) -> Source:
             where=path,
             expected="a checkpoint of granet train or granet rewind",
         )
-    return Source(
+    return GridSource(
         run=path.parent,
         path=path,
         hash=content_hash(path),
         outline=replace(outline, weights={}, masks={}, explored={}, buffers={}, optimizer={}, accumulators={}),
         density=density(outline.masks),
         shapes=shapes(outline.masks),
-        tuned=course(Request(checkpoint=path, mode="finetune"), outline),
+        tuned=course(RewindRequest(checkpoint=path, mode="finetune"), outline),
     )
 
 
-def _check_alike(sources: Sequence[Source]) -> None:
+def _check_alike(sources: Sequence[GridSource]) -> None:
     """Raises UsageError unless all runs are one training under different seeds."""
     first = sources[0]
     seeds: dict[int, Path] = {}
@@ -312,7 +312,7 @@ def _origin(outline: Checkpoint) -> object:
     return outline.network.classes, outline.network.image_size, outline.progress.get("examples"), courses
 
 
-def _recipe(source: Source, settings: Settings, rate: float, workers: int | None) -> Recipe:
+def _recipe(source: GridSource, settings: GridSettings, rate: float, workers: int | None) -> Recipe:
     """The fine-tuning of ``source`` after pruning the share ``rate`` of its active weights."""
     target = (1 - rate) * source.density
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from granet.errors import CheckpointError, UsageError
 from granet.files import durable
 from granet.plasticity.curves import Cell
-from granet.plasticity.grid import Settings
+from granet.plasticity.grid import GridSettings
 
 _PATTERN = "cell-*.json"
 _MAX_BYTES = 64 * 1024
@@ -24,7 +24,7 @@ class Results:
 
     folder: Path
 
-    def read(self, settings: Settings) -> dict[tuple[str, float, str], Cell]:
+    def read(self, settings: GridSettings) -> dict[tuple[str, float, str], Cell]:
         """All cells that are there, by what tells them apart.
 
         Raises:

@@ -1,7 +1,7 @@
 """Recipes: the whole of a run as validated data, to and from TOML.
 
     recipe = Recipe.load("cifar10-resnet50-granet").override({"method.density": 0.05})
-    method = recipe.build_method(steps_per_epoch=351)
+    method = build_method(recipe, steps_per_epoch=351)
 
 ``sections`` says what can be set, ``settings`` describes it to readers, ``choices`` knows which settings belong to
 which method, ``clock`` checks durations once an epoch has a length, ``problems`` words the mistakes. The recipes
@@ -9,6 +9,7 @@ of the papers lie beside this package in ``granet/recipes``.
 """
 
 from granet.recipe.durations import Duration
+from granet.recipe.method_builder import build_method
 from granet.recipe.recipe import Recipe
 from granet.recipe.sections import (
     DataSection,
@@ -32,4 +33,5 @@ __all__ = [
     "ScheduleSection",
     "Setting",
     "TrainingSection",
+    "build_method",
 ]

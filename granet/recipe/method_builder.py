@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from granet.errors import RecipeError, UsageError
+from granet.methods.base import Method
 from granet.recipe.durations import Duration
 from granet.recipe.error_messages import moved, report
 from granet.recipe.overrides import method_class, range_problems
-
-if TYPE_CHECKING:
-    from granet.methods.base import Method
-    from granet.recipe.recipe import Recipe
+from granet.recipe.recipe import Recipe
 
 
 def build_method(recipe: Recipe, steps_per_epoch: int) -> Method:
     """The method of ``recipe`` in steps, after everything in the recipe that lasts has been checked.
 
     Raises:
-        RecipeError: durations that do not fit the training, all of them.
+        RecipeError: a prune window, milestone or warm-up past the end of training, an interval that yields no
+            update, or any other duration that does not fit; all of them in one error.
     """
     total = recipe.total_steps(steps_per_epoch)
     written = recipe.method.arguments()

@@ -8,13 +8,12 @@ from fractions import Fraction
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import tomli_w
 from pydantic import Field, ValidationError
 
 from granet.errors import RecipeError, UnknownNameError
-from granet.recipe import method_builder
 from granet.recipe.durations import Duration
 from granet.recipe.error_messages import from_pydantic, report
 from granet.recipe.overrides import method_uses
@@ -31,9 +30,6 @@ from granet.recipe.sections import (
     TrainingSection,
 )
 from granet.recipe.settings import Setting, describe
-
-if TYPE_CHECKING:
-    from granet.methods.base import Method
 
 MAX_BYTES = 64 * 1024
 MAX_DOTS = 2000
@@ -219,15 +215,6 @@ class Recipe(Section):
                     break
         data = {**whole, "method": section}
         return self.from_dict(data, where=f"recipe {self.name}"), tuple(dropped)
-
-    def build_method(self, steps_per_epoch: int) -> Method:
-        """The method with its durations in optimizer steps.
-
-        Raises:
-            RecipeError: a prune window, milestone or warm-up past the end of training, an interval that yields no
-                update, or any other duration that does not fit.
-        """
-        return method_builder.build_method(self, steps_per_epoch)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """The step at which training ends: that many optimizer steps, unless a rewound run started past step 0."""

@@ -13,8 +13,8 @@ from granet.checkpoint import Checkpoint, content_hash, load_outline
 from granet.data import Dataset
 from granet.errors import CheckpointError, UsageError
 from granet.masks.mapping import density
-from granet.recipe import Recipe
-from granet.rewinding.points import Point, listed, point_at, points, step_of
+from granet.recipe import Recipe, build_method
+from granet.rewinding.points import RewindPoint, listed, point_at, points, step_of
 from granet.training.learning_rate import learning_rate
 from granet.training.rewound_state import Scope
 
@@ -32,7 +32,7 @@ SETTABLE = ("method.", "data.directory", "data.workers", "data.residency", "trai
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class RewindRequest:
     """What is asked for; see ``granet rewind --help``.
 
     Attributes:
@@ -63,7 +63,7 @@ class Request:
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
-def course(asked: Request, outline: Checkpoint) -> Recipe:
+def course(asked: RewindRequest, outline: Checkpoint) -> Recipe:
     """How the network was trained, with the settings that were asked for: the recipe without its rewind.
 
     Raises:
@@ -112,7 +112,7 @@ def course(asked: Request, outline: Checkpoint) -> Recipe:
     return varied.override({**settings, **rest})
 
 
-def _method(asked: Request, outline: Checkpoint, recipe: Recipe) -> tuple[Recipe, dict[str, object]]:
+def _method(asked: RewindRequest, outline: Checkpoint, recipe: Recipe) -> tuple[Recipe, dict[str, object]]:
     """The recipe with the method of the retraining, and the settings that are left to be set.
 
     A fixed mask is the method ``static``; GraNet's swap at a density that stays is the method ``rigl-itop``, which
@@ -133,7 +133,7 @@ def _method(asked: Request, outline: Checkpoint, recipe: Recipe) -> tuple[Recipe
     return varied, settings
 
 
-def plan(asked: Request, recipe: Recipe, outline: Checkpoint, dataset: Dataset) -> Recipe:
+def plan(asked: RewindRequest, recipe: Recipe, outline: Checkpoint, dataset: Dataset) -> Recipe:
     """The recipe of the first round; those of later ones differ in their parent and their number alone.
 
     Args:
@@ -192,7 +192,7 @@ def plan(asked: Request, recipe: Recipe, outline: Checkpoint, dataset: Dataset) 
             remedy="leave it out, or use --mode finetune",
         )
     planned = _with_rewind(recipe, section)
-    planned.build_method(steps_per_epoch)  # whatever lasts too long is told before anything is written
+    build_method(planned, steps_per_epoch)  # whatever lasts too long is told before anything is written
     return planned
 
 
@@ -271,7 +271,7 @@ def _with_rewind(recipe: Recipe, section: Mapping[str, Any]) -> Recipe:
     return Recipe.from_dict({**data, "method": method, "rewind": present}, where=f"recipe {recipe.name}")
 
 
-def _check_data(asked: Request, outline: Checkpoint, dataset: Dataset, steps_per_epoch: int) -> None:
+def _check_data(asked: RewindRequest, outline: Checkpoint, dataset: Dataset, steps_per_epoch: int) -> None:
     network, imported = outline.network, "steps_per_epoch" not in outline.progress
     pairs: list[tuple[str, object, object]] = [
         ("channels", dataset.channels, network.in_channels),
@@ -294,7 +294,7 @@ def _check_data(asked: Request, outline: Checkpoint, dataset: Dataset, steps_per
             )
 
 
-def _check_point(point: Point, outline: Checkpoint) -> None:
+def _check_point(point: RewindPoint, outline: Checkpoint) -> None:
     """A point of another run, or of another training, is not to be mixed with this one's masks."""
     found = load_outline(point.path)
     other = [key for key, _, _ in found.recipe.differences(point.recipe) if not key.startswith(_INCIDENTAL)]

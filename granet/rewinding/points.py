@@ -15,7 +15,7 @@ _MOST_LISTED = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class RewindPoint:
     """A state that can be restored."""
 
     step: int
@@ -24,25 +24,25 @@ class Point:
     """Of the run that it lies beside."""
 
 
-def points(checkpoint: Path, recipe: Recipe, end: int) -> list[Point]:
+def points(checkpoint: Path, recipe: Recipe, end: int) -> list[RewindPoint]:
     """The rewind points before step ``end`` for ``checkpoint``, whose recipe is ``recipe``, by step.
 
     They lie beside it and, when it was itself rewound, beside its ancestors as long as these are where they were. Of
     two states of one step the nearer one counts.
     """
-    found: dict[int, Point] = {}
+    found: dict[int, RewindPoint] = {}
     seen: set[Path] = set()
     path: Path | None = checkpoint.absolute()
     while path is not None and path not in seen:
         seen.add(path)
         folder = RunFolder(path.parent)
         for step in folder.kept_steps():
-            found.setdefault(step, Point(step=step, path=folder.kept(step), recipe=recipe))
+            found.setdefault(step, RewindPoint(step=step, path=folder.kept(step), recipe=recipe))
         path, recipe = _parent(recipe)
     return [found[step] for step in sorted(found) if step < end]
 
 
-def point_at(checkpoint: Path, recipe: Recipe, step: int, end: int, steps_per_epoch: int) -> Point:
+def point_at(checkpoint: Path, recipe: Recipe, step: int, end: int, steps_per_epoch: int) -> RewindPoint:
     """The rewind point of exactly ``step``.
 
     Raises:
@@ -61,7 +61,7 @@ def point_at(checkpoint: Path, recipe: Recipe, step: int, end: int, steps_per_ep
     )
 
 
-def listed(there: list[Point], steps_per_epoch: int) -> str:
+def listed(there: list[RewindPoint], steps_per_epoch: int) -> str:
     """Points in words; of many, the first and the last ones."""
     texts = [f"{point.step}it ({_epochs(point.step, steps_per_epoch)})" for point in there]
     if len(texts) > _MOST_LISTED:

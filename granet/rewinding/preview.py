@@ -11,7 +11,7 @@ from granet import flops
 from granet.checkpoint import codec
 from granet.masks.mapping import Masks, active, density
 from granet.methods.base import Method
-from granet.recipe import Recipe
+from granet.recipe import Recipe, build_method
 from granet.rewinding.plan import round_of
 from granet.runs.retention import Retention
 from granet.training.learning_rate import learning_rate
@@ -73,7 +73,7 @@ def preview(run: Run) -> list[RoundPlan]:
         assert section is not None  # noqa: S101  so ``round_of`` made it
         masks = pruned(parent.weights, masks, target, section.scope)
         sparse = flops.inference(run.model, shape, {name: density({name: mask}) for name, mask in masks.items()})
-        method, total = recipe.build_method(steps_per_epoch), section.start + section.steps
+        method, total = build_method(recipe, steps_per_epoch), section.start + section.steps
         swaps = _dense_gradients(method, section.start, total)
         a_step = flops.training_step(sparse, dense)
         an_update = flops.training_step(sparse, dense, dense_gradient=True)

@@ -16,7 +16,7 @@ KEYS = ("device", "precision", "ranks", "processor", "cores", "system", "granet"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session:
+class RunSession:
     """A stretch of training in one process, or in several that trained together."""
 
     step: int
@@ -27,18 +27,18 @@ class Session:
     """Those of ``KEYS`` that were noted."""
 
 
-def read(folder: Path, *, step: int) -> tuple[tuple[Session, ...], str | None]:
+def read(folder: Path, *, step: int) -> tuple[tuple[RunSession, ...], str | None]:
     """The sessions up to ``step`` of the run in ``folder``, and what is wrong with the file if anything is.
 
     A run that was not trained by the command line, or by an older granet, has no such file, and no sessions.
     """
 
-    def take(entry: dict[str, Any]) -> Session | None:
+    def take(entry: dict[str, Any]) -> RunSession | None:
         at, time = entry.get("step"), entry.get("time")
         if type(at) is not int or not isinstance(time, str | None):
             raise ValueError("no session")
         facts = {key: value for key in KEYS if isinstance(value := entry.get(key), str | int | float)}
-        return Session(step=at, time=time, facts=facts) if at <= step else None
+        return RunSession(step=at, time=time, facts=facts) if at <= step else None
 
     found, fault = json_lines.read(folder / SESSIONS, take)
     return tuple(found or ()), fault

@@ -26,7 +26,7 @@ from granet.training.run import Run
 _ANEW = "move it away: the run goes on without it, and its history then begins at this step"
 
 
-class History:
+class HistoryRecorder:
     """The file of one run, open for more."""
 
     def __init__(self, path: Path, step: int, chain: int) -> None:
@@ -36,12 +36,12 @@ class History:
         self._pending: Future[None] | None = None
 
     @classmethod
-    def of(cls, path: Path, run: Run, *, begun: bool) -> History:
+    def of(cls, path: Path, run: Run, *, begun: bool) -> HistoryRecorder:
         """That of a run which has ``begun`` before and goes on, or begins now; see the two below."""
         return cls.go_on(path, run) if begun else cls.begin(path, run, drawn=run.recipe.rewind is None)
 
     @classmethod
-    def begin(cls, path: Path, run: Run, *, drawn: bool) -> History:
+    def begin(cls, path: Path, run: Run, *, drawn: bool) -> HistoryRecorder:
         """A new file, in place of whatever is there, for a run as it stands.
 
         Args:
@@ -59,7 +59,7 @@ class History:
         return cls(path, run.step, chain)
 
     @classmethod
-    def go_on(cls, path: Path, run: Run) -> History:
+    def go_on(cls, path: Path, run: Run) -> HistoryRecorder:
         """The file of a run that goes on, cut off at its step; a new one where an older granet kept none.
 
         Raises:

@@ -21,7 +21,7 @@ _IMAGENET_SIZE = 224
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class PlaceholderImages:
     """Of which images a run is planned that are not there.
 
     Attributes:
@@ -33,7 +33,7 @@ class Images:
     classes: int | None = None
 
 
-def stand_in(recipe: Recipe, images: Images) -> Dataset:
+def stand_in(recipe: Recipe, images: PlaceholderImages) -> Dataset:
     """A dataset of the sizes of that of ``recipe``, without images.
 
     Raises:

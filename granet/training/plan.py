@@ -19,7 +19,7 @@ from granet.masks import mapping
 from granet.recipe import Recipe
 from granet.runs.retention import Retention
 from granet.training.device import use_kernels
-from granet.training.placeholder_dataset import Images, stand_in
+from granet.training.placeholder_dataset import PlaceholderImages, stand_in
 from granet.training.run import Run, begin, capture, open_data
 from granet.training.step_timing import Trial, attempt
 
@@ -39,7 +39,7 @@ class LayerPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class RunPlan:
     """All that ``granet plan`` shows."""
 
     recipe: Recipe
@@ -115,7 +115,7 @@ class Plan:
         }
 
 
-def plan(recipe: Recipe, device: torch.device, *, images: Images | None = None, steps: int = 5) -> Plan:
+def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | None = None, steps: int = 5) -> RunPlan:
     """What a run of ``recipe`` is going to be, without writing anything.
 
     Args:
@@ -150,7 +150,7 @@ def plan(recipe: Recipe, device: torch.device, *, images: Images | None = None, 
     times = _times(course)
     sizes = _sizes(run, course)
     count, disk = _disk(recipe, per_epoch, course, sizes)
-    return Plan(
+    return RunPlan(
         recipe=recipe,
         examples={split: len(dataset.split(split)) for split in ("train", "validation", "test")},
         real_images=images is None,

@@ -20,7 +20,7 @@ from granet import models
 from granet.checkpoint import Checkpoint, Network
 from granet.data import Dataset, Pipeline, make_pipeline, open_dataset
 from granet.errors import CheckpointError, UsageError
-from granet.recipe import Recipe
+from granet.recipe import Recipe, build_method
 from granet.sparsifier import Sparsifier
 from granet.sparsifier.optimizer_state import laid_out
 from granet.training import starting_weights
@@ -142,7 +142,7 @@ def begin(
         workers=recipe.data.workers,
         ranks=world.ranks,
     )
-    method = recipe.build_method(pipeline.steps_per_epoch)
+    method = build_method(recipe, pipeline.steps_per_epoch)
     model = models.build(
         recipe.model.name,
         in_channels=dataset.channels,

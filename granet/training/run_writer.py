@@ -11,7 +11,7 @@ from granet.runs.folder import RunFolder
 from granet.runs.retention import Retention
 from granet.topology import TopologyUpdate
 from granet.training.checkpoint_thread import Saver
-from granet.training.history_recorder import History
+from granet.training.history_recorder import HistoryRecorder
 from granet.training.run import Run
 
 
@@ -48,7 +48,7 @@ class Written(Records):
         self._folder = folder
         self._saver = Saver(run.device)
         self._retention = Retention.of(run.recipe, run.pipeline.steps_per_epoch)
-        self._history = History.of(folder.history, run, begun=begun)
+        self._history = HistoryRecorder.of(folder.history, run, begun=begun)
 
     def update(self, update: TopologyUpdate) -> None:
         """Notes a change of the masks."""

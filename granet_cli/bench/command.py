@@ -10,14 +10,14 @@ import typer
 from granet_cli import help, options
 
 if TYPE_CHECKING:
-    from exporters.bench.report import Report
+    from exporters.bench.report import BenchReport
 
 _WHAT, _WHERE, _HOW = "What to measure", "Where it runs", "How it is measured"
 STDOUT = "-"
 ENCODINGS = "dense,bitmask,gaps8,gaps4,compact"
 
 
-class Command(help.Command):
+class BenchCommand(help.Command):
     """A command whose ``--json`` may be followed by a file, which no option of the framework can."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -201,7 +201,7 @@ def bench(
 
     providers.check_packages()  # before anything that would not even import without one
     from exporters.bench.runner import measure
-    from exporters.bench.settings import Settings, cache_folder
+    from exporters.bench.settings import BenchSettings, cache_folder
     from granet.errors import BenchmarkError, UsageError
     from granet_cli.bench.plot import draw
     from granet_cli.bench.view import show
@@ -237,7 +237,7 @@ def bench(
             raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--option")
         extra[key] = value
     more: dict[str, Any] = {} if threads is None else {"threads": threads}
-    settings = Settings(
+    settings = BenchSettings(
         provider=provider,
         batches=_numbers("--batch", batch, ","),
         precisions=tuple(precision.split(",")) if precision else (),
@@ -277,7 +277,7 @@ def bench(
         raise BenchmarkError("nothing could be measured", got=report.failures[0].error if report.failures else None)
 
 
-def _write(target: Path, report: Report) -> None:
+def _write(target: Path, report: BenchReport) -> None:
     """The JSON, as a file that is there whole or not at all."""
     from json import dumps
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from granet_cli.pictures import COLOURS, MARKERS, save, styled
 
 if TYPE_CHECKING:
-    from exporters.bench.report import Report, Result
+    from exporters.bench.report import BenchReport, BenchResult
 
 _LONGEST = 48
 
 
-def draw(file: Path, report: Report) -> None:
+def draw(file: Path, report: BenchReport) -> None:
     """Writes the picture of a report with results to ``file``, whole or not at all.
 
     Raises:
@@ -37,7 +37,7 @@ def draw(file: Path, report: Report) -> None:
         save(figure, file)
 
 
-def _ratios(axes: Any, compared: list[Result], report: Report, looks: dict[str, tuple[str, str]]) -> None:
+def _ratios(axes: Any, compared: list[BenchResult], report: BenchReport, looks: dict[str, tuple[str, str]]) -> None:
     """A line for each model and batch; the control is at 1."""
     axes.axvline(1.0, color="#666666", lw=1)
     names = []
@@ -55,7 +55,7 @@ def _ratios(axes: Any, compared: list[Result], report: Report, looks: dict[str, 
     axes.set(xlabel="time / time of the control", title="Ratio, with its interval")
 
 
-def _rates(axes: Any, report: Report, looks: dict[str, tuple[str, str]]) -> None:
+def _rates(axes: Any, report: BenchReport, looks: dict[str, tuple[str, str]]) -> None:
     """Images a second over the batch size, a line for each model."""
     for label, (colour, marker) in looks.items():
         points = sorted(
@@ -74,7 +74,7 @@ def _rates(axes: Any, report: Report, looks: dict[str, tuple[str, str]]) -> None
     axes.legend(frameon=False, fontsize=7)
 
 
-def _label(result: Result, report: Report) -> str:
+def _label(result: BenchResult, report: BenchReport) -> str:
     several = len({each.precision for each in report.results}) > 1
     name = result.model if len(result.model) <= _LONGEST else f"...{result.model[3 - _LONGEST :]}"
     return f"{name}, {result.precision}" if several else name

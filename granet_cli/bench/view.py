@@ -10,12 +10,12 @@ from rich.text import Text
 from granet_cli.render import ACCENT, FAINT, Column, Screen, printable, short, size, table
 
 if TYPE_CHECKING:
-    from exporters.bench.report import Report, Result
+    from exporters.bench.report import BenchReport, BenchResult
 
 _STYLES = {"faster": "green", "slower": "red", "control": FAINT}
 
 
-def show(screen: Screen, report: Report) -> None:
+def show(screen: Screen, report: BenchReport) -> None:
     """Writes all of a report that a person wants to read; the rest is in its JSON."""
     screen.prose(_heading(report))
     if report.results:
@@ -33,7 +33,7 @@ def show(screen: Screen, report: Report) -> None:
         screen.prose(Text("careful: ", style="bold yellow").append(printable(warning), style="default"))
 
 
-def _heading(report: Report) -> Text:
+def _heading(report: BenchReport) -> Text:
     environment, method = report.environment, report.method
     gpu = environment.get("gpu")
     place = gpu["name"] if isinstance(gpu, dict) else f"{environment['cpu']}, {method['threads']} threads"
@@ -42,7 +42,7 @@ def _heading(report: Report) -> Text:
     return Text(f"{report.provider} on {place}, {printable(runtime)}; {method['timed']}; {level} % intervals")
 
 
-def _figures(results: Sequence[Result]) -> Text:
+def _figures(results: Sequence[BenchResult]) -> Text:
     several = len({(result.precision, result.provider) for result in results}) > 1
     graphs = any(result.flops is not None for result in results)
     columns = [
@@ -79,7 +79,7 @@ def _figures(results: Sequence[Result]) -> Text:
     return table(columns, rows, width=None)
 
 
-def _sentences(results: Sequence[Result]) -> list[Text]:
+def _sentences(results: Sequence[BenchResult]) -> list[Text]:
     """One for each model and batch, but for controls; what is the same for several batches is said once."""
     said: dict[tuple[str, str], list[str]] = {}
     precisions = {result.precision for result in results}

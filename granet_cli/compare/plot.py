@@ -18,7 +18,7 @@ from granet_cli.pictures import check_plot as check_plot
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from granet.analysis.comparison import Curve, Group
+    from granet.analysis.comparison import ComparisonCurve, RunGroup
 
 _MODES = {"lr": "LR rewinding", "weights": "weight rewinding", "finetune": "fine-tuning"}
 _APART = 5.0
@@ -29,7 +29,7 @@ _LABEL = 40
 """Characters in a line of the legend."""
 
 
-def draw(file: Path, groups: Iterable[Group]) -> None:
+def draw(file: Path, groups: Iterable[RunGroup]) -> None:
     """Writes the picture of all ``groups`` that were tested.
 
     Raises:
@@ -52,7 +52,7 @@ def draw(file: Path, groups: Iterable[Group]) -> None:
     _draw(file, curves(tested))
 
 
-def _draw(file: Path, curves: Sequence[Curve]) -> None:
+def _draw(file: Path, curves: Sequence[ComparisonCurve]) -> None:
     from matplotlib.figure import Figure
 
     with styled():
@@ -76,7 +76,7 @@ def _draw(file: Path, curves: Sequence[Curve]) -> None:
         save(figure, file)
 
 
-def _draw_curve(axes: Axes, curve: Curve, label: str, number: int, shift: float) -> None:
+def _draw_curve(axes: Axes, curve: ComparisonCurve, label: str, number: int, shift: float) -> None:
     from matplotlib.transforms import ScaledTranslation
 
     figure: Any = axes.figure
@@ -99,14 +99,14 @@ def _draw_curve(axes: Axes, curve: Curve, label: str, number: int, shift: float)
     drawn.lines[0].set_gid(f"curve-{number + 1}")  # for whoever edits the SVG
 
 
-def _accuracies(curve: Curve) -> tuple[list[float], list[float]]:
+def _accuracies(curve: ComparisonCurve) -> tuple[list[float], list[float]]:
     """Means and deviations in per cent; a deviation that is not known is NaN, which has no error bar."""
     measured = [statistic for group in curve.groups if (statistic := group.test_accuracy) is not None]
     deviations = [math.nan if one.deviation is None else 100 * one.deviation for one in measured]
     return [100 * one.mean for one in measured], deviations
 
 
-def _scale_accuracy(axes: Axes, curves: Sequence[Curve]) -> None:
+def _scale_accuracy(axes: Axes, curves: Sequence[ComparisonCurve]) -> None:
     """From the lowest end of an error bar to the highest, and a little more."""
     ends: list[float] = []
     for curve in curves:
@@ -118,7 +118,7 @@ def _scale_accuracy(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.set_ylabel("test accuracy, %")
 
 
-def _scale_density(axes: Axes, curves: Sequence[Curve], *, room: float) -> None:
+def _scale_density(axes: Axes, curves: Sequence[ComparisonCurve], *, room: float) -> None:
     """A logarithmic axis with plain round numbers, from one below the lowest density to one above the highest.
 
     ``room`` is what is free beyond these, in points.
@@ -141,7 +141,7 @@ def _scale_density(axes: Axes, curves: Sequence[Curve], *, room: float) -> None:
     axes.set_xlabel("density: active weights, % of the maskable ones")
 
 
-def _shifts(curves: Sequence[Curve]) -> list[float]:
+def _shifts(curves: Sequence[ComparisonCurve]) -> list[float]:
     """How far to the right each curve is drawn, in points, so that single points of one density can be told apart.
 
     Lines stay where they are: of two that slope, one that is moved aside looks higher or lower than it is.
@@ -157,7 +157,7 @@ def _shifts(curves: Sequence[Curve]) -> list[float]:
     return shifts
 
 
-def labels(curves: Sequence[Curve]) -> list[str]:
+def labels(curves: Sequence[ComparisonCurve]) -> list[str]:
     """A name for each curve: its method or the way it was rewound, and whatever else tells it from the others."""
     names = [_base(curve.groups[0]) for curve in curves]
     for part in _PARTS:
@@ -179,48 +179,48 @@ def _tell_apart(names: list[str], parts: Sequence[str]) -> None:
                 names[index] += f", {parts[index]}" if parts[index] else ""
 
 
-def _base(group: Group) -> str:
+def _base(group: RunGroup) -> str:
     mode, rounds = group.first.mode, group.first.rounds or 1
     name = group.first.recipe.method.name if mode is None else _MODES[mode]
     return name if rounds == 1 else f"{name}, {rounds} rounds"
 
 
-def _method(group: Group) -> str:
+def _method(group: RunGroup) -> str:
     return group.first.recipe.method.name
 
 
-def _origin(group: Group) -> str:
+def _origin(group: RunGroup) -> str:
     return f"after {group.first.ancestors[0]}" if group.first.ancestors else ""
 
 
-def _recipe(group: Group) -> str:
+def _recipe(group: RunGroup) -> str:
     return group.first.recipe.name
 
 
-def _model(group: Group) -> str:
+def _model(group: RunGroup) -> str:
     return group.first.model
 
 
-def _data(group: Group) -> str:
+def _data(group: RunGroup) -> str:
     return group.first.recipe.data.name
 
 
-_PARTS: tuple[Callable[[Group], str], ...] = (_model, _data, _method, _origin, _recipe)
+_PARTS: tuple[Callable[[RunGroup], str], ...] = (_model, _data, _method, _origin, _recipe)
 
 
-def _seeds(curve: Curve) -> str:
+def _seeds(curve: ComparisonCurve) -> str:
     counts = sorted({len(group.runs) for group in curve.groups})
     if counts == [1]:
         return ""
     return f" ({counts[0]} seeds)" if len(counts) == 1 else f" ({counts[0]} to {counts[-1]} seeds)"
 
 
-def _subject(curves: Sequence[Curve]) -> str:
+def _subject(curves: Sequence[ComparisonCurve]) -> str:
     """What all curves are of, as far as that is the same."""
     models, data = ({part(curve.groups[0]) for curve in curves} for part in (_model, _data))
     words = [models.pop()] if len(models) == 1 else []
     return " on ".join([*words, *([data.pop()] if len(data) == 1 else [])])
 
 
-def _has_deviation(curves: Sequence[Curve]) -> bool:
+def _has_deviation(curves: Sequence[ComparisonCurve]) -> bool:
     return any(math.isfinite(deviation) for curve in curves for deviation in _accuracies(curve)[1])

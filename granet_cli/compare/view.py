@@ -13,9 +13,9 @@ from rich.text import Text
 from granet_cli.render import FAINT, Column, Screen, percent, printable, size, table
 
 if TYPE_CHECKING:
-    from granet.analysis.comparison import Comparison, Group, Statistic
+    from granet.analysis.comparison import Comparison, RunGroup, Statistic
 
-ORDERS: Mapping[str, Callable[[Group], Any] | None] = {
+ORDERS: Mapping[str, Callable[[RunGroup], Any] | None] = {
     "given": None,
     "method": lambda group: (group.first.recipe.method.name, group.first.mode or "", group.first.round or 0),
     "density": lambda group: -group.density,
@@ -30,7 +30,7 @@ UNFINISHED = "*"
 _MOST_NAMED, _LONGEST_BRACES = 6, 40
 
 
-def arrange(groups: Iterable[Group], order: str) -> tuple[Group, ...]:
+def arrange(groups: Iterable[RunGroup], order: str) -> tuple[RunGroup, ...]:
     """The groups in an ``order`` of ``ORDERS``; those that are equal in it stay as they are.
 
     Raises:
@@ -69,13 +69,13 @@ class _Shown:
     cells: list[str]
 
 
-def _columns(groups: Sequence[Group], *, numbered: bool) -> list[_Shown]:
+def _columns(groups: Sequence[RunGroup], *, numbered: bool) -> list[_Shown]:
     """All columns but the first, which names the runs. What is the same in every row, and could be, is left out."""
 
-    def texts(title: str, cell: Callable[[Group], str], *, right: bool = False) -> _Shown:
+    def texts(title: str, cell: Callable[[RunGroup], str], *, right: bool = False) -> _Shown:
         return _Shown(Column(title, right=right), [cell(group) for group in groups])
 
-    def varying(title: str, cell: Callable[[Group], str]) -> list[_Shown]:
+    def varying(title: str, cell: Callable[[RunGroup], str]) -> list[_Shown]:
         column = texts(title, cell)
         return [column] if len(set(column.cells)) > 1 else []
 
@@ -115,7 +115,7 @@ def accuracies(statistics: Sequence[Statistic | None], marked: Sequence[bool] | 
     ]
 
 
-def _fitting(screen: Screen, shown: Sequence[_Shown], groups: Sequence[Group], common: str) -> Text:
+def _fitting(screen: Screen, shown: Sequence[_Shown], groups: Sequence[RunGroup], common: str) -> Text:
     """The table in the roomiest form that fits: whole paths, else closer columns, else paths from ``common`` on."""
     names = [[str(run.path) for run in group.runs] for group in groups]
     short = [[path.removeprefix(common) or path for path in paths] for paths in names]
@@ -141,7 +141,7 @@ def together(paths: Sequence[str]) -> str:
     return f"{front}{braces}{back}" if len(braces) <= _LONGEST_BRACES else f"{paths[0]} and {len(paths) - 1} more"
 
 
-def _common_folder(groups: Iterable[Group]) -> str:
+def _common_folder(groups: Iterable[RunGroup]) -> str:
     """The folder that all runs are in, with its separator, or nothing."""
     common = _shared([str(run.path) for group in groups for run in group.runs])
     return common[: common.rfind("/") + 1]
@@ -152,16 +152,16 @@ def _shared(texts: Sequence[str]) -> str:
     return os.path.commonprefix(texts)  # noqa: RUF071  characters are meant
 
 
-def _round(group: Group) -> str:
+def _round(group: RunGroup) -> str:
     return "-" if group.first.round is None else f"{group.first.round}/{group.first.rounds}"
 
 
-def _origin(group: Group) -> str:
+def _origin(group: RunGroup) -> str:
     """The checkpoint that a rewound run goes back to in the end."""
     return str(group.first.ancestors[0]) if group.first.ancestors else "-"
 
 
-def _remarks(groups: Sequence[Group]) -> list[str]:
+def _remarks(groups: Sequence[RunGroup]) -> list[str]:
     remarks = []
     if any(len(group.runs) > 1 for group in groups):
         remarks.append("±: sample standard deviation over seeds, in points")
@@ -170,7 +170,7 @@ def _remarks(groups: Sequence[Group]) -> list[str]:
     return remarks
 
 
-def _settings(screen: Screen, groups: Sequence[Group]) -> Text:
+def _settings(screen: Screen, groups: Sequence[RunGroup]) -> Text:
     """For every setting the values it has, and in which rows."""
     rows: list[list[str | Text]] = []
     for key in groups[0].settings:

@@ -31,14 +31,14 @@ def diff(
       granet diff runs/seed-0/best.safetensors runs/seed-1/best.safetensors
       granet diff a.safetensors b.safetensors --json | jq .total.iou
     """
-    from granet.analysis.checkpoint_diff import Source, compare
+    from granet.analysis.checkpoint_diff import DiffSource, compare
     from granet.checkpoint import content_hash, load
     from granet.errors import UsageError
     from granet_cli.diff.view import show
     from granet_cli.render import Screen, print_json
 
     sources = [
-        Source(
+        DiffSource(
             path=str(path),
             bytes=path.stat().st_size,
             content_hash=content_hash(path),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Result:
+class EvalResult:
     """What was measured, on which dataset, after how many steps of training."""
 
     accuracy: float
@@ -17,7 +17,9 @@ class Result:
     step: int
 
 
-def checkpoint(file: Path, *, data: str | None, split: str, batch_size: int, device: str, model: str | None) -> Result:
+def checkpoint(
+    file: Path, *, data: str | None, split: str, batch_size: int, device: str, model: str | None
+) -> EvalResult:
     """A checkpoint on a split of its dataset, or of the one that ``data`` names."""
     from granet.checkpoint import load
     from granet.training import open_data, resolve_device
@@ -29,10 +31,10 @@ def checkpoint(file: Path, *, data: str | None, split: str, batch_size: int, dev
     check_network(state, model)
     dataset = open_data(evaluated_on(state, data))
     result = score(state, dataset, split, device=place, batch_size=batch_size, factory=model)
-    return Result(result.accuracy, result.loss, result.examples, dataset.name, state.step)
+    return EvalResult(result.accuracy, result.loss, result.examples, dataset.name, state.step)
 
 
-def onnx(file: Path, *, data: str | None, split: str, batch_size: int, device: str, model: str | None) -> Result:
+def onnx(file: Path, *, data: str | None, split: str, batch_size: int, device: str, model: str | None) -> EvalResult:
     """An exported model likewise; what it was trained on stands in its metadata."""
     from exporters import metadata, onnx_files, runtime
     from exporters.scoring import score
@@ -55,7 +57,7 @@ def onnx(file: Path, *, data: str | None, split: str, batch_size: int, device: s
     )
     session = runtime.open_session(file, provider=provider, options=options)
     result = score(session, origin.network, dataset, split, batch_size=batch_size)
-    return Result(result.accuracy, result.loss, result.examples, dataset.name, origin.step)
+    return EvalResult(result.accuracy, result.loss, result.examples, dataset.name, origin.step)
 
 
 def _provider(device: str) -> tuple[str, dict[str, str]]:

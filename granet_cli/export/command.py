@@ -166,7 +166,7 @@ def _write_onnx(
     overwrite: bool,
     json: bool,
 ) -> None:
-    from exporters.onnx_export import Settings, export, twin_of
+    from exporters.onnx_export import ExportSettings, export, twin_of
     from granet.checkpoint import content_hash, load
     from granet_cli import render
     from granet_cli.choices import check_network
@@ -175,7 +175,7 @@ def _write_onnx(
 
     if asked.get("compute") == "fp16":
         asked.setdefault("precision", "fp16")
-    settings = Settings(**asked)
+    settings = ExportSettings(**asked)
     for target in (out, twin_of(out)) if settings.twin else (out,):
         check_target(target, file, overwrite=overwrite)
     checkpoint = load(file)

@@ -11,7 +11,7 @@ from rich.text import Text
 from granet_cli.render import FAINT, Screen, percent, printable, short, size
 
 if TYPE_CHECKING:
-    from exporters.onnx_export import Report
+    from exporters.onnx_export import ExportReport
     from granet.checkpoint import Checkpoint
     from granet.data import Dataset
 
@@ -59,7 +59,7 @@ def progress() -> Callable[[str], None]:
     return lambda step: screen.print(Text(f"{step} ...", style=FAINT))
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: ExportReport) -> dict[str, Any]:
     """What ``granet export --onnx --json`` prints."""
     proof = report.proof
     return {
@@ -90,7 +90,7 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def show(screen: Screen, report: Report) -> None:
+def show(screen: Screen, report: ExportReport) -> None:
     """The file, what is in it and how it was proved, in a few lines."""
     share, over = report.bytes / report.dense_bytes, report.bytes / report.limit_bytes - 1
     head = Text(printable(report.output), style="bold")
@@ -100,7 +100,7 @@ def show(screen: Screen, report: Report) -> None:
             screen.print(Text(f"{'' if index else name:<11}", style=FAINT).append(printable(line), style="default"))
 
 
-def _facts(report: Report, share: float, over: float) -> list[tuple[str, list[str]]]:
+def _facts(report: ExportReport, share: float, over: float) -> list[tuple[str, list[str]]]:
     proof, compaction = report.proof, report.compaction
     counts = Counter(report.encodings.values()).most_common()
     tried = [f"{proof.random} made-up inputs", *([f"{proof.real} of {proof.source}"] if proof.real else [])]

@@ -86,7 +86,7 @@ def history(
         if masks is not None:
             shown.write_masks(masks, found)
             say(f"{masks}: the masks at step {at:,}")
-        moment = shown.Moment(run, at, found)
+        moment = shown.MomentView(run, at, found)
         print_json(moment.as_json()) if json else shown.show_moment(Screen(), moment)
         return
     report = analysis.tell(replay)

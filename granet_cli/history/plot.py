@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from granet.analysis.history import History, UpdateReport
+    from granet.analysis.history import HistoryReport, UpdateReport
 
 _FIRST, _SECOND, _ALL = COLOURS[0], COLOURS[1], COLOURS[-1]
 
 
-def draw(file: Path, report: History) -> None:
+def draw(file: Path, report: HistoryReport) -> None:
     """Writes the picture.
 
     Raises:
@@ -47,18 +47,18 @@ def draw(file: Path, report: History) -> None:
         save(figure, file)
 
 
-def _states(report: History) -> list[UpdateReport]:
+def _states(report: HistoryReport) -> list[UpdateReport]:
     """The beginning, every update, and how it stayed until the newest checkpoint."""
     return [report.before, *report.updates, report.end]
 
 
-def _epochs(report: History) -> list[float]:
+def _epochs(report: HistoryReport) -> list[float]:
     """Their times."""
     updates = (update.epoch for update in report.updates)
     return [report.before.epoch, *updates, report.step / report.steps_per_epoch]
 
 
-def _densities(figure: Figure, axes: Axes, report: History) -> None:
+def _densities(figure: Figure, axes: Axes, report: HistoryReport) -> None:
     """Every layer in a colour by its place in the network, and all of them together in black."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -111,7 +111,7 @@ def _logarithmic(axes: Axes, least: float) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _remains(axes: Axes, report: History) -> None:
+def _remains(axes: Axes, report: HistoryReport) -> None:
     states = _states(report)
     epochs = _epochs(report)
     axes.step(epochs, [100 * s.explored for s in states], where="post", color=_FIRST, label="active at some time")
@@ -131,7 +131,7 @@ def _remains(axes: Axes, report: History) -> None:
     axes.set_xlabel("epoch")
 
 
-def _churn(axes: Axes, report: History) -> None:
+def _churn(axes: Axes, report: HistoryReport) -> None:
     epochs = [update.epoch for update in report.updates]
     lost = [100 * update.lost / max(update.active, 1) for update in report.updates]
     gained = [100 * update.churn for update in report.updates]
@@ -147,7 +147,7 @@ def _churn(axes: Axes, report: History) -> None:
     axes.set_xlabel("epoch")
 
 
-def _survival(axes: Axes, report: History) -> None:
+def _survival(axes: Axes, report: HistoryReport) -> None:
     ages = [point.updates for point in report.survival]
     if ages:
         axes.plot(ages, [100 * point.share for point in report.survival], color=_FIRST, marker="o", markersize=3)

@@ -15,7 +15,7 @@ from granet_cli.render import FAINT, Column, Screen, bar, percent, printable, si
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from granet.analysis.history import History, UpdateReport
+    from granet.analysis.history import HistoryReport, UpdateReport
     from granet.history.replay import Finding
 
 _MOST_ROWS = 16
@@ -35,7 +35,7 @@ _LAYERS = (
 _MOMENT = (Column("layer"), *(Column(title, right=True) for title in ("weights", "active", "density")), Column(""))
 
 
-def show(screen: Screen, report: History, findings: Sequence[Finding] | None) -> None:
+def show(screen: Screen, report: HistoryReport, findings: Sequence[Finding] | None) -> None:
     """Writes it, and with ``findings`` what the comparison with the other files came to."""
     screen.print(Text(printable(report.path), style="bold"))
     for name, value in _facts(report):
@@ -62,7 +62,7 @@ def findings_as_json(findings: Sequence[Finding]) -> dict[str, Any]:
     return {"ok": not any(finding.fault for finding in findings), "findings": [asdict(f) for f in findings]}
 
 
-def _facts(report: History) -> list[tuple[str, str]]:
+def _facts(report: HistoryReport) -> list[tuple[str, str]]:
     end, cost = report.end, f"{len(report.updates):,} updates"
     if report.entropy_bytes:
         share = report.bytes / report.entropy_bytes
@@ -85,7 +85,7 @@ def _facts(report: History) -> list[tuple[str, str]]:
     return facts
 
 
-def _updates(screen: Screen, report: History) -> Text:
+def _updates(screen: Screen, report: HistoryReport) -> Text:
     chosen = _spread([report.before, *report.updates], _MOST_ROWS + 1)
     rows = [
         [
@@ -109,7 +109,7 @@ def _spread(updates: Sequence[UpdateReport], most: int) -> list[UpdateReport]:
     return [updates[round(number * (len(updates) - 1) / (most - 1))] for number in range(most)]
 
 
-def _layers(screen: Screen, report: History) -> Text:
+def _layers(screen: Screen, report: HistoryReport) -> Text:
     rows: list[list[str | Text]] = [
         [
             stem(layer.name),
@@ -134,7 +134,7 @@ def _verdict(finding: Finding) -> Text:
 
 
 @dataclass(frozen=True)
-class Moment:
+class MomentView:
     """The masks of the run in a folder after a step."""
 
     run: Path
@@ -163,7 +163,7 @@ class Moment:
         }
 
 
-def show_moment(screen: Screen, moment: Moment) -> None:
+def show_moment(screen: Screen, moment: MomentView) -> None:
     """Writes the layers of the masks at one step."""
     rows: list[list[str | Text]] = [
         [stem(name), f"{weights:,}", f"{on:,}", f"{on / weights:.4f}", bar(on / weights, _BAR, screen)]

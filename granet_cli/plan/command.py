@@ -61,7 +61,7 @@ def plan(
     """
     from granet import training
     from granet.recipe import Recipe
-    from granet.training.placeholder_dataset import Images
+    from granet.training.placeholder_dataset import PlaceholderImages
     from granet.training.plan import plan as planned
     from granet_cli import choices
     from granet_cli.plan.view import images_of, show
@@ -82,5 +82,5 @@ def plan(
     for remark in varied.remarks:
         say(remark)
     missing = images_of(varied.recipe, images, classes)
-    found = planned(varied.recipe, place, images=None if missing is None else Images(**missing), steps=steps)
+    found = planned(varied.recipe, place, images=None if missing is None else PlaceholderImages(**missing), steps=steps)
     print_json(found.as_json()) if json else show(Screen(), found)

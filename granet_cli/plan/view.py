@@ -11,7 +11,7 @@ from granet_cli.render import FAINT, Column, Screen, bar, duration, printable, s
 
 if TYPE_CHECKING:
     from granet.recipe import Recipe
-    from granet.training.plan import LayerPlan, Plan
+    from granet.training.plan import LayerPlan, RunPlan
     from granet.training.step_timing import Trial
 
 _BAR = 12
@@ -33,7 +33,7 @@ def images_of(recipe: Recipe, count: int | None, classes: int | None) -> dict[st
     return {} if recipe.data.directory is None and recipe.data.name != EMBEDDED else None
 
 
-def show(screen: Screen, plan: Plan) -> None:
+def show(screen: Screen, plan: RunPlan) -> None:
     """Writes it."""
     recipe = plan.recipe
     title = f"{recipe.name}: {recipe.method.name}, {recipe.model.name}, {recipe.data.name}"
@@ -50,7 +50,7 @@ def show(screen: Screen, plan: Plan) -> None:
         screen.prose(Text("caution: ", style="bold yellow").append(printable(caution.message), style="not bold"))
 
 
-def _facts(plan: Plan) -> list[tuple[str, str]]:
+def _facts(plan: RunPlan) -> list[tuple[str, str]]:
     course, recipe = plan.course, plan.recipe
     epochs = -(-plan.total_steps // plan.steps_per_epoch)
     images = ", ".join(f"{count:,} {split}" for split, count in plan.examples.items())
@@ -92,7 +92,7 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     return [*facts, *([] if plan.trial is None else _tried(plan, plan.trial))]
 
 
-def _updates(plan: Plan) -> str:
+def _updates(plan: RunPlan) -> str:
     course = plan.course
     if not course.updates:
         return "none"
@@ -105,7 +105,7 @@ def _updates(plan: Plan) -> str:
     return f"{course.updates:,}: {'; '.join(parts)}"
 
 
-def _tried(plan: Plan, trial: Trial) -> list[tuple[str, str]]:
+def _tried(plan: RunPlan, trial: Trial) -> list[tuple[str, str]]:
     whose = "" if trial.real_images else ", with noise instead of images"
     low, high = trial.spread_seconds
     largest = sorted(trial.memory.items(), key=lambda item: -item[1])
@@ -127,7 +127,7 @@ def _tried(plan: Plan, trial: Trial) -> list[tuple[str, str]]:
     ]
 
 
-def _layers(screen: Screen, plan: Plan) -> Text:
+def _layers(screen: Screen, plan: RunPlan) -> Text:
     mark = "~" if plan.course.estimated else ""
     columns = [
         Column("layer"),

@@ -11,7 +11,7 @@ import typer
 from granet_cli import options
 
 
-class Scope(StrEnum):
+class PlasticityScope(StrEnum):
     """How weights are ranked."""
 
     GLOBAL = "global"
@@ -57,12 +57,12 @@ def plasticity(
         float, typer.Option(metavar="SHARE", help="What swap drops and grows.", rich_help_panel=_WHAT)
     ] = 0.5,
     scope: Annotated[
-        Scope,
+        PlasticityScope,
         typer.Option(
             help="global: the smallest weights wherever they are; uniform: the same share of each layer.",
             rich_help_panel=_WHAT,
         ),
-    ] = Scope.GLOBAL,
+    ] = PlasticityScope.GLOBAL,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -133,7 +133,7 @@ def plasticity(
     elif overwrite:
         raise UsageError("there is nothing to overwrite", where="--overwrite", remedy="name the picture with --plot")
     place = training.resolve_device(device)
-    settings = grid.Settings(epochs=epochs, scope=scope.value, drop_fraction=drop_fraction)
+    settings = grid.GridSettings(epochs=epochs, scope=scope.value, drop_fraction=drop_fraction)
     planned = grid.plan(runs, settings, shown.numbers(rates), shown.words(regeneration), workers=workers)
     check_network(planned.sources[0].outline, model)
     for remark in planned.remarks:

@@ -18,7 +18,7 @@ from granet_cli.pictures import COLOURS, GRID, MARKERS, REMARK, save, styled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from granet.plasticity.curves import Curve, Drop, Plasticity
+    from granet.plasticity.curves import Drop, Plasticity, RecoveryCurve
 
 _TITLES = {
     "none": "pruned",
@@ -72,7 +72,7 @@ def draw(file: Path, report: Plasticity) -> None:
         save(figure, file)
 
 
-def _line(axes: Axes, curve: Curve, rates: Sequence[float], *, faint: bool) -> None:
+def _line(axes: Axes, curve: RecoveryCurve, rates: Sequence[float], *, faint: bool) -> None:
     from matplotlib.figure import Figure
     from matplotlib.transforms import ScaledTranslation
 

@@ -11,7 +11,7 @@ from granet_cli.render import FAINT, Column, Screen, table
 
 if TYPE_CHECKING:
     from granet.analysis.comparison import Statistic
-    from granet.plasticity.curves import Curve, Plasticity, Point
+    from granet.plasticity.curves import CurvePoint, Plasticity, RecoveryCurve
     from granet.plasticity.grid import Grid
 
 KINDS = {
@@ -110,8 +110,8 @@ def show(screen: Screen, report: Plasticity) -> None:
 
 def _fitting(
     screen: Screen,
-    curves: Sequence[Curve],
-    figure: Callable[[Point], Statistic | None],
+    curves: Sequence[RecoveryCurve],
+    figure: Callable[[CurvePoint], Statistic | None],
     written: Callable[[Sequence[Statistic | None]], list[str]],
 ) -> Text:
     """The table with as much room between its columns as there is."""
@@ -121,8 +121,8 @@ def _fitting(
 
 
 def _block(
-    curves: Sequence[Curve],
-    figure: Callable[[Point], Statistic | None],
+    curves: Sequence[RecoveryCurve],
+    figure: Callable[[CurvePoint], Statistic | None],
     written: Callable[[Sequence[Statistic | None]], list[str]],
     *,
     gap: int,

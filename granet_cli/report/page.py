@@ -11,7 +11,7 @@ from granet_cli.report.run_section import described, section
 from granet_cli.report.style import policy, sheet
 
 if TYPE_CHECKING:
-    from granet.analysis.report import Report
+    from granet.analysis.report import RunsReport
     from granet.analysis.run_report import RunReport
     from granet.runs.find import Problem
 
@@ -20,7 +20,7 @@ _CELLS = 3600
 _FEWEST_CELLS = 900
 
 
-def page(report: Report) -> str:
+def page(report: RunsReport) -> str:
     """The whole document; equal reports are equal pages."""
     runs, style = report.runs, sheet()
     title = headline(report)
@@ -53,7 +53,7 @@ def page(report: Report) -> str:
     return f"<!DOCTYPE html>\n{document}\n"
 
 
-def headline(report: Report) -> str:
+def headline(report: RunsReport) -> str:
     """What the runs are, in a line."""
     runs = [run.outcome for run in report.runs]
     methods = _few([run.recipe.method.name for run in runs])
@@ -84,7 +84,7 @@ def _problems(title: str, problems: Sequence[Problem]) -> Markup | None:
     return element("section", element("h2", title), element("ul", items), class_="notice")
 
 
-def _results(report: Report, numbers: dict[str, int]) -> Markup:
+def _results(report: RunsReport, numbers: dict[str, int]) -> Markup:
     runs = report.runs
     common, names = tables.short_names(runs)
     unfinished = [run for run in runs if not run.outcome.finished]
@@ -103,7 +103,7 @@ def _results(report: Report, numbers: dict[str, int]) -> Markup:
     )
 
 
-def _costs(report: Report, numbers: dict[str, int]) -> Markup:
+def _costs(report: RunsReport, numbers: dict[str, int]) -> Markup:
     apart = tables.settings_apart(report.groups, numbers) if len(report.runs) > 1 else None
     return element(
         "section",
@@ -172,7 +172,7 @@ def _sections(runs: Sequence[RunReport]) -> Markup:
     )
 
 
-def _environment(report: Report) -> Markup:
+def _environment(report: RunsReport) -> Markup:
     """What the folders tell of where runs were made, and what read them."""
     return element(
         "section",
@@ -189,7 +189,7 @@ def _environment(report: Report) -> Markup:
     )
 
 
-def _colophon(report: Report) -> str:
+def _colophon(report: RunsReport) -> str:
     return (
         f"Made by granet {report.software.get('granet', '')} from the checkpoints and histories of the runs, whose "
         "hashes were checked. This page needs nothing but itself: no script, and nothing from the network."

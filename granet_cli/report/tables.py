@@ -14,17 +14,17 @@ from granet_cli.render import duration, percent, short, size
 from granet_cli.report.markup import Child, Markup, element, joined, number
 
 if TYPE_CHECKING:
-    from granet.analysis.comparison import Group
+    from granet.analysis.comparison import RunGroup
     from granet.analysis.inspection import LayerReport
     from granet.analysis.run_report import RunReport
-    from granet.runs.sessions import Session
+    from granet.runs.sessions import RunSession
 
 UNKNOWN = "-"
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 @dataclass(frozen=True)
-class Column:
+class HtmlColumn:
     """A column: its heading and the class of its cells, ``n`` for numbers."""
 
     title: str
@@ -33,7 +33,7 @@ class Column:
 
 def table(
     caption: str,
-    columns: Sequence[Column],
+    columns: Sequence[HtmlColumn],
     rows: Sequence[Sequence[Child]],
     *,
     headed: int = 0,
@@ -45,7 +45,7 @@ def table(
     a table that is laid out otherwise loses them.
     """
 
-    def cell(index: int, column: Column, content: Child) -> Markup:
+    def cell(index: int, column: HtmlColumn, content: Child) -> Markup:
         heads = index == headed
         return element(
             "th" if heads else "td",
@@ -115,16 +115,16 @@ def results(runs: Sequence[RunReport], names: Sequence[str]) -> Markup:
             ]
         )
     columns = [
-        Column("#", "n"),
-        Column("run", "path"),
-        Column("state"),
-        Column("recipe"),
-        Column("method"),
-        *([Column("rewound")] if rewound else []),
-        Column("density", "n"),
-        Column("seed", "n"),
-        Column("validation accuracy", "n"),
-        Column("test accuracy", "n"),
+        HtmlColumn("#", "n"),
+        HtmlColumn("run", "path"),
+        HtmlColumn("state"),
+        HtmlColumn("recipe"),
+        HtmlColumn("method"),
+        *([HtmlColumn("rewound")] if rewound else []),
+        HtmlColumn("density", "n"),
+        HtmlColumn("seed", "n"),
+        HtmlColumn("validation accuracy", "n"),
+        HtmlColumn("test accuracy", "n"),
     ]
     return table("Results, of the checkpoint that each run is judged by", columns, rows, cards=True)
 
@@ -162,8 +162,8 @@ def costs(runs: Sequence[RunReport]) -> Markup:
                 UNKNOWN if run.seconds is None else duration(run.seconds),
             ]
         )
-    columns = [Column("#", "n")] + [
-        Column(title, "n")
+    columns = [HtmlColumn("#", "n")] + [
+        HtmlColumn(title, "n")
         for title in (
             *("FLOPs an image, dense", "FLOPs an image, active", "training FLOPs, dense", "training FLOPs, active"),
             *("parameters", "parameters, active", "file", "time, h:min:s"),
@@ -172,7 +172,7 @@ def costs(runs: Sequence[RunReport]) -> Markup:
     return table("Costs", columns, rows, cards=True)
 
 
-def over_seeds(groups: Sequence[Group], numbers: Mapping[str, int], names: Sequence[str]) -> Markup:
+def over_seeds(groups: Sequence[RunGroup], numbers: Mapping[str, int], names: Sequence[str]) -> Markup:
     """Mean and deviation of runs that differ in their seed alone."""
     tests = accuracies([group.test_accuracy for group in groups])
     validations = accuracies([group.validation_accuracy for group in groups])
@@ -189,15 +189,15 @@ def over_seeds(groups: Sequence[Group], numbers: Mapping[str, int], names: Seque
         for group, validation, test in zip(groups, validations, tests, strict=True)
     ]
     columns = [
-        Column("#", "key"),
-        Column("runs", "path"),
-        Column("method"),
-        *(Column(t, "n") for t in ("seeds", "density", "validation accuracy", "test accuracy")),
+        HtmlColumn("#", "key"),
+        HtmlColumn("runs", "path"),
+        HtmlColumn("method"),
+        *(HtmlColumn(t, "n") for t in ("seeds", "density", "validation accuracy", "test accuracy")),
     ]
     return table("Over seeds: mean ± sample standard deviation, in points", columns, rows, cards=True)
 
 
-def settings_apart(groups: Sequence[Group], numbers: Mapping[str, int]) -> Markup | None:
+def settings_apart(groups: Sequence[RunGroup], numbers: Mapping[str, int]) -> Markup | None:
     """The settings that are not the same in all runs; None when there are none but seeds."""
     keys = list(groups[0].settings)
     rows: list[list[Child]] = []
@@ -211,7 +211,7 @@ def settings_apart(groups: Sequence[Group], numbers: Mapping[str, int]) -> Marku
             for value, found in values.items()
         ]
         rows.append([key, element("ul", items, class_="values")])
-    columns = [Column("setting", "key"), Column("values, and the runs that have them")]
+    columns = [HtmlColumn("setting", "key"), HtmlColumn("values, and the runs that have them")]
     return table("Settings that differ", columns, rows) if rows else None
 
 
@@ -234,12 +234,15 @@ def layers(run: RunReport) -> Markup:
         for index, layer in enumerate(run.inspection.layers, 1)
     ]
     columns = [
-        Column("#", "n"),
-        Column("layer", "path"),
-        Column("density", "n"),
-        Column("0 to 1"),
-        *(Column(title, "n") for title in ("active", "weights", "explored", "FLOPs", "dead inputs", "dead outputs")),
-        Column("shape", "key"),
+        HtmlColumn("#", "n"),
+        HtmlColumn("layer", "path"),
+        HtmlColumn("density", "n"),
+        HtmlColumn("0 to 1"),
+        *(
+            HtmlColumn(title, "n")
+            for title in ("active", "weights", "explored", "FLOPs", "dead inputs", "dead outputs")
+        ),
+        HtmlColumn("shape", "key"),
     ]
     return table(f"Layers of {run.outcome.checkpoint}", columns, rows, headed=1)
 
@@ -250,7 +253,7 @@ def settings(run: RunReport) -> Markup:
     for key, value in run.outcome.recipe.as_dict().items():
         leaves = value.items() if isinstance(value, Mapping) else [(None, value)]
         rows += [[key if leaf is None else f"{key}.{leaf}", told(one)] for leaf, one in leaves]
-    return table("All settings", [Column("setting", "key"), Column("value", "path")], rows)
+    return table("All settings", [HtmlColumn("setting", "key"), HtmlColumn("value", "path")], rows)
 
 
 def sessions(runs: Sequence[RunReport]) -> Markup:
@@ -261,7 +264,7 @@ def sessions(runs: Sequence[RunReport]) -> Markup:
         [str(n), f"{one.step:,}", _when(one.time), *(_fact(one, keys) for keys in _FACTS.values())] for n, one in shown
     ]
     silent = [str(number) for number, run in enumerate(runs, 1) if not run.sessions]
-    columns = [Column("#", "n"), Column("from step", "n"), Column("begun, UTC"), *map(Column, _FACTS)]
+    columns = [HtmlColumn("#", "n"), HtmlColumn("from step", "n"), HtmlColumn("begun, UTC"), *map(HtmlColumn, _FACTS)]
     remarks = []
     if silent:
         which = f" of {', '.join(silent)}" if len(runs) > 1 else ""
@@ -289,7 +292,7 @@ _FACTS: Mapping[str, tuple[str, ...]] = {
 """Columns of that table, and the facts in each."""
 
 
-def _fact(session: Session, keys: Sequence[str]) -> str:
+def _fact(session: RunSession, keys: Sequence[str]) -> str:
     named = len(keys) > 1
     told = [f"{key} {session.facts[key]}" if named else str(session.facts[key]) for key in keys if key in session.facts]
     return ", ".join(told) or UNKNOWN
@@ -308,11 +311,11 @@ def files(runs: Sequence[RunReport]) -> Markup:
         for number, run in enumerate(runs, 1)
     ]
     columns = [
-        Column("#", "n"),
-        Column("recipe.toml written"),
-        Column("newest checkpoint written"),
-        Column("precision asked for"),
-        Column("deterministic kernels"),
+        HtmlColumn("#", "n"),
+        HtmlColumn("recipe.toml written"),
+        HtmlColumn("newest checkpoint written"),
+        HtmlColumn("precision asked for"),
+        HtmlColumn("deterministic kernels"),
     ]
     return table("What the folders tell", columns, rows, cards=True)
 

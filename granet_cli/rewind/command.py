@@ -19,7 +19,7 @@ class Mode(StrEnum):
     FINETUNE = "finetune"
 
 
-class Scope(StrEnum):
+class RewindScope(StrEnum):
     """How weights are ranked."""
 
     GLOBAL = "global"
@@ -71,7 +71,7 @@ def rewind(
         ),
     ] = None,
     scope: Annotated[
-        Scope | None,
+        RewindScope | None,
         typer.Option(
             help="global: the smallest weights wherever they are; uniform: the same share of each layer.  "
             "[default: global]",
@@ -154,7 +154,7 @@ def rewind(
     from granet.errors import Interrupted, UsageError
     from granet.recipe import Recipe
     from granet.rewinding import rounds as rewinding_rounds
-    from granet.rewinding.plan import Request
+    from granet.rewinding.plan import RewindRequest
     from granet.rewinding.preview import preview
     from granet.training import sessions
     from granet_cli import progress
@@ -191,7 +191,7 @@ def rewind(
         if file is None or mode is None:
             what = "CKPT" if file is None else "--mode"
             raise UsageError("this is missing", where=what, remedy="see granet rewind --help, or --resume a rewind")
-        asked = Request(
+        asked = RewindRequest(
             checkpoint=file,
             mode=mode.value,
             to=to,

@@ -15,7 +15,7 @@ from granet.data import Dataset
 from granet.errors import ModelError, UsageError
 from granet.models import is_factory
 from granet.recipe import Recipe
-from granet.rewinding.plan import Request, course, plan
+from granet.rewinding.plan import RewindRequest, course, plan
 from granet.training import RunFolder, open_data
 from granet.training.run import Run, begin
 from granet_cli.choices import check_network, gather
@@ -34,7 +34,7 @@ class Planned:
         return begin(self.recipe, self.dataset, device)
 
 
-def planned(asked: Request, *, factory: str | None) -> Planned:
+def planned(asked: RewindRequest, *, factory: str | None) -> Planned:
     """What ``asked`` comes to; nothing is written.
 
     Raises:

@@ -12,7 +12,7 @@ from granet_cli import options
 
 if TYPE_CHECKING:
     from granet.runs.events import Event
-    from granet_cli.train.session import Run
+    from granet_cli.train.session import TrainSession
 
 
 def train(
@@ -77,10 +77,10 @@ def train(
         "training.keep_every": keep_every,
         "training.keep_last": keep_last,
     }
-    rank = distributed.Place.of()
+    rank = distributed.TorchrunRank.of()
     place = distributed.device_for(device, rank)
     screen = Screen(stderr=json)
-    run: Run | None = None
+    run: TrainSession | None = None
     with training.stop_on_signals(patient=rank.ranks.size > 1) as stop:
         try:
             with ExitStack() as stack:

@@ -17,16 +17,16 @@ from granet.data import DATASETS
 from granet.errors import UsageError
 from granet.recipe import Recipe
 from granet.training import Evaluation, RunFolder
-from granet.training.distributed import Place
+from granet.training.distributed import TorchrunRank
 from granet_cli.choices import EMBEDDED, Choices, contradictions, vary
 
 RUNS = Path("runs")
-_SINGLE = Place()
+_SINGLE = TorchrunRank()
 DEFAULT = "quickstart"
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainSession:
     """What is going to be trained.
 
     Attributes:
@@ -41,8 +41,14 @@ class Run:
 
 
 def new(
-    name: str | None, choices: Choices, out: Path | None, *, overwrite: bool, download: bool, rank: Place = _SINGLE
-) -> Run:
+    name: str | None,
+    choices: Choices,
+    out: Path | None,
+    *,
+    overwrite: bool,
+    download: bool,
+    rank: TorchrunRank = _SINGLE,
+) -> TrainSession:
     """A run of recipe ``name`` as asked for, into ``out`` or a folder that is not there yet.
 
     Raises:
@@ -77,7 +83,7 @@ def new(
     )
     if out is None and leads:
         start = partial(_in_fresh, folder.path, start)
-    return Run(folder, "\n".join((*varied.remarks, headline)), start)
+    return TrainSession(folder, "\n".join((*varied.remarks, headline)), start)
 
 
 def old(
@@ -88,8 +94,8 @@ def old(
     *,
     overwrite: bool,
     download: bool,
-    rank: Place = _SINGLE,
-) -> Run:
+    rank: TorchrunRank = _SINGLE,
+) -> TrainSession:
     """The run in ``path``, to go on with.
 
     Raises:
@@ -108,7 +114,7 @@ def old(
             raise UsageError(
                 f"what was asked for contradicts the run; leave it out, or begin another:{lines}", where=path
             )
-    return Run(folder, f"going on with {path}", partial(training.resume, folder, directory=choices.place()))
+    return TrainSession(folder, f"going on with {path}", partial(training.resume, folder, directory=choices.place()))
 
 
 def fresh(stem: str) -> Path:
@@ -138,7 +144,7 @@ def _in_fresh(folder: Path, start: Callable[..., Evaluation], *args: Any, **sett
 
 
 def goodbye(
-    folder: RunFolder, where: object, flags: Mapping[str, object], *, rank: Place = _SINGLE
+    folder: RunFolder, where: object, flags: Mapping[str, object], *, rank: TorchrunRank = _SINGLE
 ) -> tuple[str, str | None]:
     """What to say of a run that was stopped, and the command that goes on with it.
 

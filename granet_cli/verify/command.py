@@ -47,7 +47,7 @@ def verify(
 
 def _verified(file: Path) -> Verification:
     """What is found in a file; one that cannot be read fails like any other."""
-    from granet.checkpoint import Failure, Verification, verify
+    from granet.checkpoint import Verification, VerificationFailure, verify
     from granet.errors import CheckpointError
 
     try:
@@ -61,7 +61,7 @@ def _verified(file: Path) -> Verification:
             tensors=0,
             parameters=0,
             active=0,
-            failures=(Failure(part="file", message=str(error)),),
+            failures=(VerificationFailure(part="file", message=str(error)),),
             notes=(),
         )
 

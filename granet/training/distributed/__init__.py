@@ -13,13 +13,13 @@ import torch
 
 from granet.errors import DeviceError, Interrupted, LostRankError, UsageError
 from granet.training.device import resolve_device
-from granet.training.distributed.torchrun import Place
+from granet.training.distributed.torchrun import TorchrunRank
 from granet.training.distributed.world import World
 
-__all__ = ["Place", "World", "device_for", "joined"]
+__all__ = ["TorchrunRank", "World", "device_for", "joined"]
 
 
-def device_for(name: str, place: Place) -> torch.device:
+def device_for(name: str, place: TorchrunRank) -> torch.device:
     """The device that ``name`` stands for on this rank: of several GPUs each rank of a machine has one of its own.
 
     Raises:
@@ -50,7 +50,7 @@ def device_for(name: str, place: Place) -> torch.device:
 
 
 @contextmanager
-def joined(place: Place, device: torch.device) -> Iterator[World]:
+def joined(place: TorchrunRank, device: torch.device) -> Iterator[World]:
     """The world of the ranks that this process is one of; it leaves it at the end.
 
     Raises:
@@ -60,9 +60,9 @@ def joined(place: Place, device: torch.device) -> Iterator[World]:
     if place.ranks.size == 1:
         yield World()
         return
-    from granet.training.distributed.process_group import Group
+    from granet.training.distributed.process_group import ProcessGroup
 
-    group = Group.join(place, device)
+    group = ProcessGroup.join(place, device)
     try:
         yield group
     except Interrupted as stopped:

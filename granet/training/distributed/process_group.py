@@ -29,8 +29,8 @@ from granet.training.device import reading_waits
 from granet.training.distributed import fingerprints, mismatch
 from granet.training.distributed.checksum import Checksum
 from granet.training.distributed.rendezvous import meet
-from granet.training.distributed.torchrun import Place
-from granet.training.distributed.world import Facts, Network, Result, World
+from granet.training.distributed.torchrun import TorchrunRank
+from granet.training.distributed.world import Facts, Result, TrainableNetwork, World
 
 if TYPE_CHECKING:
     from granet.training.distributed.ddp import Reduced
@@ -45,10 +45,10 @@ LEAVING = 5.0
 """Seconds that a rank which lost another takes at most to leave."""
 
 
-class Group(World):
+class ProcessGroup(World):
     """One of several processes, which do the same at the same time. Every method is to be called by all of them."""
 
-    def __init__(self, place: Place, device: torch.device) -> None:
+    def __init__(self, place: TorchrunRank, device: torch.device) -> None:
         """Meets the other ranks; see ``join``."""
         self.ranks, self.device = place.ranks, device
         store, attempts = meet(place.ranks, MEETING)
@@ -62,7 +62,7 @@ class Group(World):
         self._pending: dist.Work | None = None
 
     @classmethod
-    def join(cls, place: Place, device: torch.device) -> Group:
+    def join(cls, place: TorchrunRank, device: torch.device) -> ProcessGroup:
         """Meets the other ranks.
 
         Raises:
@@ -112,7 +112,7 @@ class Group(World):
         number_format: Callable[[], AbstractContextManager[object]],
         *,
         compile: bool,
-    ) -> Network:
+    ) -> TrainableNetwork:
         """See ``World``."""
         from granet.training.distributed.ddp import Reduced
 

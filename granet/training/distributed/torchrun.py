@@ -14,7 +14,7 @@ from granet.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class TorchrunRank:
     """Where a process stands among those that torchrun started.
 
     Attributes:
@@ -32,7 +32,7 @@ class Place:
     max_restarts: int = 0
 
     @classmethod
-    def of(cls, environment: Mapping[str, str] = os.environ) -> Place:
+    def of(cls, environment: Mapping[str, str] = os.environ) -> TorchrunRank:
         """That of a process in ``environment``; the only one where torchrun has set nothing.
 
         Raises:

@@ -23,7 +23,7 @@ Facts = Mapping[str, str]
 """What has to be the same on every rank: a value or a hash by the name that an error gives it."""
 
 
-class Network(Protocol):
+class TrainableNetwork(Protocol):
     """A network whose gradients are those of the whole batch once the last part of a batch is through."""
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class World:
         number_format: Callable[[], AbstractContextManager[object]],  # noqa: ARG002
         *,
         compile: bool,
-    ) -> Network:
+    ) -> TrainableNetwork:
         """``model``, whose weights are all in place, as it is to be trained.
 
         Args:
