@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from granet.analysis.history import tell
 from granet.checkpoint import Checkpoint, load, load_outline, save
 from granet.errors import CheckpointError, Interrupted, UsageError
-from granet.history import NAME
 from granet.history import format as log
 from granet.history.replay import Replay
 from granet.methods import METHODS
@@ -25,6 +24,7 @@ from granet.recipe import Recipe
 from granet.rewinding.plan import RewindRequest, course, plan
 from granet.rewinding.rounds import rewind
 from granet.runs.events import Event, Updated
+from granet.runs.find import HISTORY
 from granet.training import RunFolder, resume, train
 from granet.training.run import open_data
 from tests.checkpoints import NETWORK
@@ -95,7 +95,7 @@ def at_call(number: int, what: type[BaseException] | None = None) -> Callable[[]
 
 
 def history_of(folder: Path) -> bytes:
-    return (folder / NAME).read_bytes()
+    return (folder / HISTORY).read_bytes()
 
 
 # Writing
@@ -151,7 +151,7 @@ def test_what_a_kill_left_half_written_is_cut_off(make: Make, tmp_path: Path, fi
     folder = RunFolder(tmp_path)
     with pytest.raises(Interrupted):
         train(make(keep_every="5it"), folder, CPU, stop=at_call(7))
-    (tmp_path / NAME).write_bytes(whole[: ends[1] + 5])
+    (tmp_path / HISTORY).write_bytes(whole[: ends[1] + 5])
     replay = Replay.open(tmp_path)
     assert [moment.step for moment in replay.moments()] == [4]
     assert "newest checkpoint stands at step 6 of 18" in replay.notes[0]
@@ -164,7 +164,7 @@ def test_a_run_of_an_older_granet_gets_a_history_from_where_it_goes_on(make: Mak
     folder = RunFolder(tmp_path)
     with pytest.raises(Interrupted):
         train(make(), folder, CPU, stop=at_call(7))
-    (tmp_path / NAME).unlink()
+    (tmp_path / HISTORY).unlink()
     with pytest.raises(UsageError, match=r"the run has no history; got no history.bin"):
         Replay.open(tmp_path)
     resume(folder, CPU)
@@ -183,7 +183,7 @@ def test_a_damaged_history_is_refused(place: int, step: int | None, finished: Pa
         train(make(), folder, CPU, stop=at_call(12))
     broken = bytearray(history_of(tmp_path))
     broken[place] ^= 1
-    (tmp_path / NAME).write_bytes(broken)
+    (tmp_path / HISTORY).write_bytes(broken)
     with pytest.raises(CheckpointError, match=r"damaged|not a history|does not have the updates"):
         Replay.open(tmp_path)
     with pytest.raises(CheckpointError, match=r"damaged|move it away"):
@@ -192,7 +192,7 @@ def test_a_damaged_history_is_refused(place: int, step: int | None, finished: Pa
 
 def test_the_history_of_another_run_is_refused(finished: Path, make: Make, tmp_path: Path) -> None:
     train(make("dense"), RunFolder(tmp_path), CPU)
-    (tmp_path / NAME).write_bytes(history_of(finished))
+    (tmp_path / HISTORY).write_bytes(history_of(finished))
     with pytest.raises(CheckpointError, match="does not have the updates"):
         Replay.open(tmp_path)
 
