@@ -232,7 +232,6 @@ def main() -> int:
     from exporters.bench.environment import environment
 
     gpu = Gpu.open()
-    card = None if gpu is None else {"name": gpu.name(), "driver": gpu.driver(), "memory_bytes": gpu.total()}
     done = []
     with tempfile.TemporaryDirectory() as folder:
         for part in parts(arguments.quick):
@@ -242,7 +241,7 @@ def main() -> int:
                 print(f"== {part.name}: {done[-1].status} {done[-1].reason}".rstrip(), flush=True)
     print(f"\n{table(done)}")
     document = {
-        "environment": environment(gpu=card),
+        "environment": environment(gpu=gpu.describe() if gpu else None),
         "parts": [{key: value for key, value in asdict(part).items() if key != "results"} for part in done],
         "results": [{"part": part.name, **row} for part in done for row in part.results],
     }

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from exporters.bench import inputs, planning, providers, statistics
 from exporters.bench import warnings as doubts
-from exporters.bench.clocks import Gpu, Sample, summarise
+from exporters.bench.clocks import Clocks, Gpu, Sample, summarise
 from exporters.bench.comparison import ComparisonOutcome, Contender, compare
 from exporters.bench.controls import Subject, assign
-from exporters.bench.libraries import dependencies
 from exporters.bench.placement import check
 from exporters.bench.planning import Planner, Scenario
 from exporters.bench.process import DoesNotFitError
-from exporters.bench.protocol import Opened, Spec
+from exporters.bench.protocol import NAMES, Opened, Spec
 from exporters.bench.settings import BenchSettings
 from exporters.bench.statistics import Ratio
 from exporters.bench.verdict import Facts, judge
@@ -243,11 +244,33 @@ def test_options_say_what_is_chosen() -> None:
         providers.options("cpu", "fp32", {"use_arena": "1"}, graph=False)
 
 
-def test_libraries_that_a_library_needs_are_read_off_it() -> None:
-    runtime = Path(pytest.importorskip("onnxruntime").__file__).parent / "capi"
-    (binding,) = runtime.glob("onnxruntime_pybind11_state*.so")
-    assert any(name.startswith("libc.so") for name in dependencies(binding))
-    assert dependencies(Path(__file__)) == []
+def ldd(folder: Path, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts an ``ldd`` with that output first on the path."""
+    script = folder / "ldd"
+    script.write_text(f"#!/bin/sh\ncat <<'END'\n{output}\nEND\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_every_library_that_is_missing_is_named_with_what_it_belongs_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libraries = pytest.importorskip("exporters.bench.libraries")
+    monkeypatch.setattr(libraries.onnxruntime, "get_available_providers", lambda: [*NAMES.values()])
+    monkeypatch.setattr(libraries.onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    assert libraries.missing("cpu") == []
+    assert libraries.missing("cuda") == ["libonnxruntime_providers_cuda.so (part of onnxruntime-gpu)"]
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi/libonnxruntime_providers_cuda.so").touch()
+    listing = "\tlibc.so.6 => /libc.so.6 (0x7f)\n\tlibnosuch.so.13 => not found\n\tlibnvinfer_no.so.1 => not found"
+    ldd(tmp_path, listing, monkeypatch)
+    lacking = libraries.missing("cuda")
+    assert {"libnosuch.so.13 (CUDA)", "libnvinfer_no.so.1 (TensorRT)"} <= set(lacking)
+    assert not any("libc.so" in name for name in lacking)
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert libraries.not_found(tmp_path / "capi/libonnxruntime_providers_cuda.so") == []
+    monkeypatch.setattr(libraries.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert "not in this build" in libraries.missing("cuda")[0]
 
 
 def test_a_node_elsewhere_is_named() -> None:
@@ -289,7 +312,7 @@ class Opening:
 
 
 def planner(folder: Path, provider: str, monkeypatch: pytest.MonkeyPatch) -> Planner:
-    monkeypatch.setattr(planning, "Worker", Opening)
+    monkeypatch.setattr(planning, "WorkerProcess", Opening)
     settings = BenchSettings(provider=provider, cache=folder)
     subjects = [Subject("a", folder / "a.onnx", "b"), Subject("b", folder / "b.onnx", None)]
     taken = {"a": (), "b": ()}
@@ -429,69 +452,82 @@ def test_benchmarks_write_the_same_shape(tmp_path: Path) -> None:
     assert ours["ratio_low"] <= 0.5 <= ours["ratio_high"]
 
 
-# The GPU's instruments, by a stand-in for the driver's library
+# Clocks of the GPU, read through a fake of nvidia-ml-py
 
 
-class Nvml:
-    """A card at 1980 MHz, 61 degrees, held down by heat, with somebody else on it."""
-
-    def nvmlInit_v2(self) -> int:  # noqa: N802
-        return 0
-
-    def nvmlDeviceGetHandleByIndex_v2(self, index: object, handle: object) -> int:  # noqa: N802
-        return 0
-
-    def nvmlDeviceGetName(self, handle: object, text: object, size: object) -> int:  # noqa: N802
-        text.value = b"NVIDIA Made Up"  # type: ignore[attr-defined]
-        return 0
-
-    def nvmlDeviceGetClockInfo(self, handle: object, kind: object, value: object) -> int:  # noqa: N802
-        value._obj.value = 1980  # type: ignore[attr-defined]
-        return 0
-
-    def nvmlDeviceGetTemperature(self, handle: object, kind: object, value: object) -> int:  # noqa: N802
-        value._obj.value = 61  # type: ignore[attr-defined]
-        return 0
-
-    def nvmlDeviceGetPowerUsage(self, handle: object, value: object) -> int:  # noqa: N802
-        return 3  # not supported
-
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: object, value: object) -> int:  # noqa: N802
-        value._obj.value = 0x20  # type: ignore[attr-defined]
-        return 0
-
-    def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: object, count: object, table: object) -> int:  # noqa: N802
-        count._obj.value = 1  # type: ignore[attr-defined]
-        table[0].pid = 4711  # type: ignore[index]
-        return 0
-
-    def nvmlSystemGetProcessName(self, pid: object, text: object, size: object) -> int:  # noqa: N802
-        text.value = b"python train.py"  # type: ignore[attr-defined]
-        return 0
+class NvmlError(Exception):
+    """As ``pynvml.NVMLError``."""
 
 
-def test_instruments_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def nvml(**functions: object) -> SimpleNamespace:
+    """A module like pynvml, with a card at 1980 MHz and 61 degrees, throttled by heat, and busy."""
+
+    def unsupported(*_: object) -> object:
+        raise NvmlError("not supported")
+
+    answers = {
+        "nvmlDeviceGetHandleByIndex": lambda index: f"card {index}",
+        "nvmlDeviceGetHandleByUUID": lambda uuid: f"card {uuid}",
+        "nvmlDeviceGetName": lambda handle: f"NVIDIA {handle}",
+        "nvmlDeviceGetClockInfo": lambda handle, clock: {1: 1980, 2: 2619}[clock],
+        "nvmlDeviceGetTemperature": lambda handle, sensor: 61,
+        "nvmlDeviceGetPowerUsage": unsupported,
+        "nvmlDeviceGetCurrentClocksThrottleReasons": lambda handle: 0x20,
+        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=80, used=30),
+        "nvmlDeviceGetComputeRunningProcesses": lambda handle: [SimpleNamespace(pid=4711), SimpleNamespace(pid=1)],
+        "nvmlSystemGetProcessName": lambda pid: "python train.py" if pid == 4711 else unsupported(),
+        "nvmlSystemGetCudaDriverVersion_v2": lambda: 13020,
+        "nvmlSystemGetDriverVersion": unsupported,
+        "nvmlInit": lambda: None,
+        "NVMLError": NvmlError,
+    }
+    return SimpleNamespace(**(answers | functions))
+
+
+def test_figures_of_the_gpu_are_read_and_unsupported_ones_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    gpu = Gpu.open(lambda _: Nvml())
+    monkeypatch.setitem(sys.modules, "pynvml", nvml())
+    gpu = Gpu.open()
     assert gpu is not None
-    assert gpu.name() == "NVIDIA Made Up"
-    assert gpu.sample() == Sample(1980, 1980, 61, None, True)
-    assert gpu.driver() is None
+    assert gpu.describe() == {"name": "NVIDIA card 0", "driver": None, "cuda": "13.2", "memory_bytes": 80}
+    assert gpu.used_memory() == 30
+    assert gpu.sample() == Sample(1980, 2619, 61, None, True)
+    assert gpu.processes() == ["python train.py (4711)", "a process (1)"]
     assert any("python train.py (4711)" in warning for warning in doubts.before(gpu))
-    looks = summarise([gpu.sample(), gpu.sample()])
-    assert looks is not None
-    assert (looks.samples, looks.sm_mhz_low, looks.celsius_high, looks.watts_high, looks.throttled) == (
-        2,
-        1980,
-        61,
-        None,
-        2,
-    )
 
 
-def test_without_a_driver_there_are_no_instruments() -> None:
-    def load(_: str) -> object:
-        raise OSError
-
-    assert Gpu.open(load) is None
+def test_samples_are_summarised_by_their_extremes() -> None:
+    low, high = Sample(1500, 2619, 50, None, False), Sample(1980, None, 61, None, True)
+    assert summarise([low, high]) == Clocks(2, 1500, 1980, 2619, 2619, 61, None, 1)
     assert summarise([]) is None
+
+
+@pytest.mark.parametrize(("visible", "name"), [("2,3", "NVIDIA card 2"), ("GPU-ab", "NVIDIA card GPU-ab")])
+def test_the_first_visible_gpu_is_read(visible: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml())
+    gpu = Gpu.open()
+    assert gpu is not None
+    assert gpu.describe()["name"] == name
+
+
+def fail(*_: object) -> object:
+    raise NvmlError
+
+
+@pytest.mark.parametrize(
+    ("module", "visible"),
+    [
+        (None, "0"),  # nvidia-ml-py is not installed
+        (nvml(nvmlInit=fail), "0"),  # no driver
+        (nvml(nvmlDeviceGetHandleByIndex=fail), "0"),  # no card
+        (nvml(), ""),  # none may be used
+        (SimpleNamespace(), "0"),  # another package of that name
+    ],
+)
+def test_without_a_usable_gpu_there_are_no_figures(
+    module: object, visible: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    assert Gpu.open() is None

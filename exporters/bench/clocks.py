@@ -1,51 +1,32 @@
-"""What the GPU's own instruments say: clocks, temperature, memory and who else computes there, through NVML.
+"""Clocks, temperature, power, memory and processes of the GPU, read through NVML (``nvidia-ml-py``).
 
-The driver brings the library, so nothing has to be installed; without a driver there is nothing to ask, and
-``Gpu.open`` says None. A figure that a card or a container does not tell is None.
+Every figure that cannot be read is None: the package, the driver or the card may be missing, and some cards and
+containers hide some figures.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
-
-_LIBRARY = "libnvidia-ml.so.1"
-_SM, _MEMORY = 1, 2
-_MANY = 64
-
-
-class _Memory(ctypes.Structure):
-    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
-
-
-class _Process(ctypes.Structure):
-    _fields_ = [
-        ("pid", ctypes.c_uint),
-        ("memory", ctypes.c_ulonglong),
-        ("instance", ctypes.c_uint),
-        ("compute_instance", ctypes.c_uint),
-    ]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A look at the card while it works."""
+    """One reading of the GPU while it works."""
 
     sm_mhz: int | None
     memory_mhz: int | None
     celsius: int | None
     watts: float | None
     throttled: bool | None
-    """Whether heat or power, not idleness or a setting of the user's, holds the clocks down."""
+    """Whether heat or a power limit lowers the clocks; idleness and the user's own settings do not count."""
 
 
 @dataclass(frozen=True)
 class Clocks:
-    """What a series of samples comes to: the extremes, because a clock that moved is what matters."""
+    """Extremes over several samples: a clock that moved is a reason to doubt a measurement."""
 
     samples: int
     sm_mhz_low: int | None
@@ -55,121 +36,91 @@ class Clocks:
     celsius_high: int | None
     watts_high: float | None
     throttled: int
-    """Samples in which heat or power held the clocks down."""
+    """Samples in which heat or a power limit lowered the clocks."""
 
 
 def summarise(samples: Sequence[Sample]) -> Clocks | None:
-    """The extremes of at least one sample; None without any."""
+    """Return the extremes of the samples, or None when there are none."""
     if not samples:
         return None
-
-    def told(name: str) -> list[Any]:
-        return [value for sample in samples if (value := getattr(sample, name)) is not None]
-
-    sm, memory = told("sm_mhz"), told("memory_mhz")
+    known: dict[str, list[Any]] = {
+        field.name: [value for sample in samples if (value := getattr(sample, field.name)) is not None]
+        for field in fields(Sample)
+    }
     return Clocks(
         samples=len(samples),
-        sm_mhz_low=min(sm, default=None),
-        sm_mhz_high=max(sm, default=None),
-        memory_mhz_low=min(memory, default=None),
-        memory_mhz_high=max(memory, default=None),
-        celsius_high=max(told("celsius"), default=None),
-        watts_high=max(told("watts"), default=None),
-        throttled=sum(told("throttled")),
+        sm_mhz_low=min(known["sm_mhz"], default=None),
+        sm_mhz_high=max(known["sm_mhz"], default=None),
+        memory_mhz_low=min(known["memory_mhz"], default=None),
+        memory_mhz_high=max(known["memory_mhz"], default=None),
+        celsius_high=max(known["celsius"], default=None),
+        watts_high=max(known["watts"], default=None),
+        throttled=sum(known["throttled"]),
     )
 
 
 class Gpu:
     """The first GPU that this process may use."""
 
-    def __init__(self, library: Any, handle: Any) -> None:
-        self._library, self._handle = library, handle
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml, self._handle = nvml, handle
 
     @classmethod
-    def open(cls, load: Callable[[str], Any] = ctypes.CDLL) -> Gpu | None:
-        """The card, or None where NVML or the card is missing."""
+    def open(cls) -> Gpu | None:
+        """Return the GPU; None without nvidia-ml-py, a driver or a GPU, or when CUDA_VISIBLE_DEVICES allows none."""
         try:
-            library = load(_LIBRARY)
-            if library.nvmlInit_v2() != 0:
-                return None
-            handle = ctypes.c_void_p()
+            import pynvml
+
+            pynvml.nvmlInit()
             first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-            if first.isdecimal():
-                status = library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(int(first)), ctypes.byref(handle))
-            elif first:
-                status = library.nvmlDeviceGetHandleByUUID(first.encode(), ctypes.byref(handle))
-            else:  # set to nothing: no GPU may be used
+            if not first:
                 return None
-        except (OSError, AttributeError):
+            by_index = first.isdecimal()
+            handle = (
+                pynvml.nvmlDeviceGetHandleByIndex(int(first)) if by_index else pynvml.nvmlDeviceGetHandleByUUID(first)
+            )
+        except Exception:  # the package raises several unrelated classes, and a benchmark has to run without it
             return None
-        return cls(library, handle) if status == 0 else None
+        return cls(pynvml, handle)
 
-    def name(self) -> str | None:
-        """What the card calls itself."""
-        return self._text("nvmlDeviceGetName", self._handle)
+    def describe(self) -> dict[str, object]:
+        """Return name, driver version, newest CUDA version that the driver supports, and bytes of memory."""
+        version, memory = self._read("nvmlSystemGetCudaDriverVersion_v2"), self._on_card("nvmlDeviceGetMemoryInfo")
+        return {
+            "name": self._on_card("nvmlDeviceGetName"),
+            "driver": self._read("nvmlSystemGetDriverVersion"),
+            "cuda": None if version is None else f"{version // 1000}.{version % 1000 // 10}",
+            "memory_bytes": None if memory is None else int(memory.total),
+        }
 
-    def driver(self) -> str | None:
-        """The driver's version."""
-        return self._text("nvmlSystemGetDriverVersion")
-
-    def cuda(self) -> str | None:
-        """The newest CUDA that the driver knows."""
-        version = self._number("nvmlSystemGetCudaDriverVersion_v2", ctypes.c_int)
-        return None if version is None else f"{version // 1000}.{version % 1000 // 10}"
-
-    def total(self) -> int | None:
-        """Bytes of memory."""
-        memory = self._fill(_Memory(), "nvmlDeviceGetMemoryInfo", self._handle)
-        return None if memory is None else int(memory.total)
-
-    def used(self) -> int | None:
-        """Bytes of memory in use, by whomever."""
-        memory = self._fill(_Memory(), "nvmlDeviceGetMemoryInfo", self._handle)
+    def used_memory(self) -> int | None:
+        """Return bytes of memory in use, by all processes together."""
+        memory = self._on_card("nvmlDeviceGetMemoryInfo")
         return None if memory is None else int(memory.used)
 
     def sample(self) -> Sample:
-        """Clocks, temperature and power at this moment."""
-        milliwatts = self._number("nvmlDeviceGetPowerUsage", ctypes.c_uint, self._handle)
-        reasons = self._number("nvmlDeviceGetCurrentClocksThrottleReasons", ctypes.c_ulonglong, self._handle)
+        """Read clocks, temperature and power now."""
+        milliwatts = self._on_card("nvmlDeviceGetPowerUsage")
+        reasons = self._on_card("nvmlDeviceGetCurrentClocksThrottleReasons")
         # Power cap 0x4, hardware slowdown 0x8, thermal 0x20 and 0x40, power brake 0x80.
         return Sample(
-            sm_mhz=self._number("nvmlDeviceGetClockInfo", ctypes.c_uint, self._handle, ctypes.c_int(_SM)),
-            memory_mhz=self._number("nvmlDeviceGetClockInfo", ctypes.c_uint, self._handle, ctypes.c_int(_MEMORY)),
-            celsius=self._number("nvmlDeviceGetTemperature", ctypes.c_uint, self._handle, ctypes.c_int(0)),
+            sm_mhz=self._on_card("nvmlDeviceGetClockInfo", 1),  # NVML_CLOCK_SM
+            memory_mhz=self._on_card("nvmlDeviceGetClockInfo", 2),  # NVML_CLOCK_MEM
+            celsius=self._on_card("nvmlDeviceGetTemperature", 0),  # NVML_TEMPERATURE_GPU
             watts=None if milliwatts is None else milliwatts / 1000.0,
             throttled=None if reasons is None else bool(reasons & 0xEC),
         )
 
-    def others(self) -> list[str]:
-        """Processes that compute there, as name and number; ours are among them once they run."""
-        count, table = ctypes.c_uint(_MANY), (_Process * _MANY)()
-        function = self._function("nvmlDeviceGetComputeRunningProcesses_v3")
-        if function is None or function(self._handle, ctypes.byref(count), table) != 0:
-            return []
-        found = []
-        for process in table[: count.value]:
-            text = ctypes.create_string_buffer(1024)
-            named = self._function("nvmlSystemGetProcessName")
-            told = named is not None and named(ctypes.c_uint(process.pid), text, ctypes.c_uint(1024)) == 0
-            name = text.value.decode(errors="replace") if told else "a process"
-            found.append(f"{name} ({process.pid})")
-        return found
+    def processes(self) -> list[str]:
+        """Return the processes that compute on the GPU, each as "name (pid)"; ours are among them once they run."""
+        running = self._on_card("nvmlDeviceGetComputeRunningProcesses") or []
+        return [f"{self._read('nvmlSystemGetProcessName', each.pid) or 'a process'} ({each.pid})" for each in running]
 
-    def _function(self, name: str) -> Any:
-        with suppress(AttributeError):
-            return getattr(self._library, name)
-        return None
+    def _on_card(self, function: str, *arguments: object) -> Any:
+        return self._read(function, self._handle, *arguments)
 
-    def _text(self, name: str, *arguments: Any) -> str | None:
-        text, function = ctypes.create_string_buffer(256), self._function(name)
-        if function is None or function(*arguments, text, ctypes.c_uint(256)) != 0:
+    def _read(self, function: str, *arguments: object) -> Any:
+        try:
+            return getattr(self._nvml, function)(*arguments)
+        except Exception:  # as in open(): a figure that is missing is no reason to stop measuring
             return None
-        return text.value.decode(errors="replace")
-
-    def _number(self, name: str, kind: Any, *arguments: Any) -> int | None:
-        value = self._fill(kind(), name, *arguments)
-        return None if value is None else int(value.value)
-
-    def _fill(self, value: Any, name: str, *arguments: Any) -> Any:
-        function = self._function(name)
-        return value if function is not None and function(*arguments, ctypes.byref(value)) == 0 else None

@@ -231,7 +231,7 @@ def _generation(
     try:
         for label in labels:
             track = tracks[label]
-            used = gpu.used() if gpu is not None else None
+            used = gpu.used_memory() if gpu is not None else None
             process = turns.processes[label] = start(track.entry)
             try:
                 track.opened.append(process.open(track.entry.spec, limit=_LONGEST_OPENING))
@@ -240,7 +240,7 @@ def _generation(
                 turns.processes.pop(label).close()
                 continue
             track.blocks.append([])
-            if gpu is not None and used is not None and (now := gpu.used()) is not None:
+            if gpu is not None and used is not None and (now := gpu.used_memory()) is not None:
                 track.device_memory = max(track.device_memory or 0, now - used)
         turns.warm_up()
         yield turns

@@ -73,7 +73,8 @@ def check_present(provider: str, lacking: Sequence[str]) -> None:
             f"ONNX Runtime cannot run on {provider} here",
             where=f"--provider {provider}",
             got=f"missing: {', '.join(lacking)}",
-            remedy="install what is missing, or choose --provider cpu. It is not replaced by the CPU silently",
+            remedy="pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN, the driver and TensorRT come from "
+            "NVIDIA; or choose --provider cpu, which never replaces another provider silently",
         )
 
 

@@ -62,7 +62,9 @@ def measure(
     providers.options(provider, formats[0], settings.options, graph=False)
     gpu = Gpu.open() if provider != "cpu" else None
     report = BenchReport(
-        environment=environment(onnxruntime={**versions, "package": package}, threads=settings.threads, gpu=_card(gpu)),
+        environment=environment(
+            onnxruntime={**versions, "package": package}, threads=settings.threads, gpu=gpu.describe() if gpu else None
+        ),
         method=_method(settings),
         provider=provider,
         warnings=warnings.before(gpu),
@@ -256,12 +258,6 @@ def _method(settings: BenchSettings) -> dict[str, object]:
         "allow_spinning": False,
         "inputs": "normal floats, the same for all models; whole numbers are 0 or 1",
     }
-
-
-def _card(gpu: Gpu | None) -> dict[str, object] | None:
-    if gpu is None:
-        return None
-    return {"name": gpu.name(), "driver": gpu.driver(), "cuda": gpu.cuda(), "memory_bytes": gpu.total()}
 
 
 def _model(subject: controls.Subject, look: Look, taken: Sequence[Input], fingerprint: str) -> Model:

@@ -13,7 +13,7 @@ _ENOUGH = 100
 def before(gpu: Gpu | None) -> list[str]:
     """Who else computes here, before we do."""
     found = []
-    others = gpu.others() if gpu is not None else []
+    others = gpu.processes() if gpu is not None else []
     if others:
         found.append(f"the GPU is busy with {', '.join(others)}: times are theirs too")
     wanted = load()
