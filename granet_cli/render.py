@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -48,6 +48,20 @@ class Screen(Console):
         """Writes sentences, broken between words where there is a width; other lines are the terminal's to fold."""
         text = text if isinstance(text, Text) else Text(printable(text))
         self.print(text, soft_wrap=self.columns is None)
+
+    def heading(self, title: object, remark: str) -> None:
+        """Write what is shown, in bold, and a remark on it."""
+        self.print(Text(printable(title), style="bold").append(f"  {remark}", style=f"not bold {FAINT}"))
+
+    def facts(self, facts: Iterable[tuple[str, str]], *, width: int = 10) -> None:
+        """Write a line for each name and value, with names padded to ``width``."""
+        for name, value in facts:
+            self.print(Text(f"{printable(name):<{width}}", style=FAINT).append(printable(value), style="default"))
+
+    def notes(self, notes: Iterable[str]) -> None:
+        """Write a line for each note on what is shown."""
+        for note in notes:
+            self.prose(Text(f"note: {printable(note)}", style="yellow"))
 
     def on_broken_pipe(self) -> NoReturn:
         """Leaves quietly; whatever is still buffered goes nowhere."""
@@ -151,6 +165,15 @@ def size(count: int) -> str:
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
     return f"{count} bytes"
+
+
+def setting(value: object) -> str:
+    """Format the value of a setting."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(setting, value))}]"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else printable(value)
 
 
 def percent(share: float) -> str:

@@ -24,7 +24,7 @@ from granet.runs import find
 from granet.training import RunFolder, train
 from granet_cli.app import run as granet
 from granet_cli.compare.plot import COLOURS, MARKERS, labels
-from granet_cli.compare.view import ORDERS, together
+from granet_cli.compare.view import ORDERS, brace_paths
 from tests.synthetic import arrays_dataset
 
 MODEL = build("lenet-300-100", in_channels=1, classes=2, image_size=2)
@@ -520,7 +520,7 @@ def test_an_empty_name_is_not_the_working_directory(ask: Ask) -> None:
     ],
 )
 def test_several_paths_are_written_as_one(paths: list[str], expected: str) -> None:
-    assert together(paths) == expected
+    assert brace_paths(paths) == expected
 
 
 def heading(answer: Answer) -> list[str]:

@@ -72,12 +72,13 @@ def compare(
     from granet.analysis import comparison
     from granet.errors import GranetError, UsageError
     from granet_cli.compare.plot import check_plot, draw
-    from granet_cli.compare.view import arrange, show
+    from granet_cli.compare.view import ORDERS, show
+    from granet_cli.layers import arrange
     from granet_cli.render import Screen, print_json, say
 
     if "" in runs:
         raise UsageError("an empty path; the working directory is written .", where="RUN")
-    arrange((), sort)
+    arrange((), sort, ORDERS)
     if plot is not None:
         check_plot(plot, overwrite=overwrite)
     elif overwrite:
@@ -89,7 +90,7 @@ def compare(
         raise GranetError("there is nothing to compare", where=", ".join(runs), expected="folders of runs")
     if model is not None and all(run.model != model for run in found.runs):
         raise UsageError("none of the runs has this network", where="--model", got=model)
-    found = replace(found, groups=arrange(found.groups, sort))
+    found = replace(found, groups=arrange(found.groups, sort, ORDERS))
     if plot is not None:
         draw(plot, found.groups)
     print_json(found.as_json()) if json else show(Screen(), found, settings=settings)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from granet_cli.compare.view import told
 from granet_cli.pictures import COLOURS as COLOURS
 from granet_cli.pictures import GRID, REMARK, save, styled
 from granet_cli.pictures import MARKERS as MARKERS
 from granet_cli.pictures import check_plot as check_plot
+from granet_cli.render import setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,7 +163,7 @@ def labels(curves: Sequence[ComparisonCurve]) -> list[str]:
     for part in _PARTS:
         _tell_apart(names, [part(curve.groups[0]) for curve in curves])
     for key in curves[0].settings:
-        _tell_apart(names, [f"{key.rpartition('.')[2]} {told(curve.settings[key])}" for curve in curves])
+        _tell_apart(names, [f"{key.rpartition('.')[2]} {setting(curve.settings[key])}" for curve in curves])
     _tell_apart(names, [str(curve.groups[0].first.path) for curve in curves])  # where seeds are repeated
     return [f"{name}{_seeds(curve)}" for name, curve in zip(names, curves, strict=True)]
 

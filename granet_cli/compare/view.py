@@ -4,52 +4,38 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from granet_cli.render import FAINT, Column, Screen, percent, printable, size, table
+from granet_cli.layers import SortKeys
+from granet_cli.render import FAINT, Screen, setting, size
+from granet_cli.tables import TableColumn, fits, means, table, varying
 
 if TYPE_CHECKING:
     from granet.analysis.comparison import Comparison, RunGroup, Statistic
 
-ORDERS: Mapping[str, Callable[[RunGroup], Any] | None] = {
+ORDERS: SortKeys = {
     "given": None,
     "method": lambda group: (group.first.recipe.method.name, group.first.mode or "", group.first.round or 0),
     "density": lambda group: -group.density,
-    "accuracy": lambda group: _down(group.test_accuracy),
-    "validation": lambda group: _down(group.validation_accuracy),
-    "flops": lambda group: _down(group.flops_share),
+    "accuracy": lambda group: _descending(group.test_accuracy),
+    "validation": lambda group: _descending(group.validation_accuracy),
+    "flops": lambda group: _descending(group.flops_share),
     "size": lambda group: -group.bytes,
 }
-"""The sort keys by what ``--sort`` calls them; numbers from the largest down, those that are not known last."""
+"""Sort keys of groups by what ``--sort`` calls them; numbers from the largest down, unknown ones last."""
 
 UNFINISHED = "*"
 _MOST_NAMED, _LONGEST_BRACES = 6, 40
 
 
-def arrange(groups: Iterable[RunGroup], order: str) -> tuple[RunGroup, ...]:
-    """The groups in an ``order`` of ``ORDERS``; those that are equal in it stay as they are.
-
-    Raises:
-        UnknownNameError: no such order.
-    """
-    from granet.errors import UnknownNameError
-
-    if order not in ORDERS:
-        raise UnknownNameError("column", order, ORDERS, where="--sort")
-    key = ORDERS[order]
-    return tuple(groups if key is None else sorted(groups, key=key))
-
-
 def show(screen: Screen, comparison: Comparison, *, settings: bool) -> None:
-    """Writes the table, and with ``settings`` that of what is set differently."""
+    """Write the table of groups, and with ``settings`` that of what is set differently."""
     groups = comparison.groups
-    shown = _columns(groups, numbered=settings)
-    common = _common_folder(groups)
-    screen.print(_fitting(screen, shown, groups, common))
+    screen.print(_table(screen, groups, numbered=settings))
     for remark in _remarks(groups):
         screen.print(Text(remark, style=FAINT))
     keys = list(groups[0].settings)
@@ -61,77 +47,58 @@ def show(screen: Screen, comparison: Comparison, *, settings: bool) -> None:
         screen.prose(Text(f"set differently: {named}; --settings shows how", style=FAINT))
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """A column of the table and what stands in it, row by row."""
+def _table(screen: Screen, groups: Sequence[RunGroup], *, numbered: bool) -> Text:
+    """Lay out the groups, with paths from the folder on that all runs are in where whole ones do not fit.
 
-    column: Column
-    cells: list[str]
-
-
-def _columns(groups: Sequence[RunGroup], *, numbered: bool) -> list[_Shown]:
-    """All columns but the first, which names the runs. What is the same in every row, and could be, is left out."""
-
-    def texts(title: str, cell: Callable[[RunGroup], str], *, right: bool = False) -> _Shown:
-        return _Shown(Column(title, right=right), [cell(group) for group in groups])
-
-    def varying(title: str, cell: Callable[[RunGroup], str]) -> list[_Shown]:
-        column = texts(title, cell)
-        return [column] if len(set(column.cells)) > 1 else []
-
+    Columns whose cells are the same in every row, and could be, are left out.
+    """
+    numbers = {id(group): number for number, group in enumerate(groups, 1)}
     rewound = [group for group in groups if group.first.mode is not None]
-    origins = {_origin(group) for group in rewound}
-    return [
-        *([_Shown(Column("#", right=True), [str(n + 1) for n in range(len(groups))])] if numbered else []),
-        *varying("recipe", lambda group: group.first.recipe.name),
-        *varying("model", lambda group: group.first.model),
-        *varying("data", lambda group: group.first.recipe.data.name),
-        texts("method", lambda group: group.first.recipe.method.name),
-        *([texts("rewound", lambda group: group.first.mode or "-")] if rewound else []),
-        *([texts("after", _origin)] if len(origins) > 1 else []),
-        *([texts("round", _round, right=True)] if any((group.first.rounds or 1) > 1 for group in groups) else []),
-        *([texts("seeds", lambda g: str(len(g.runs)), right=True)] if any(len(g.runs) > 1 for g in groups) else []),
-        texts("density", lambda group: f"{group.density:.4f}", right=True),
-        _Shown(Column("test", right=True), accuracies([group.test_accuracy for group in groups])),
-        _Shown(
-            Column("validation", right=True),
-            accuracies([group.validation_accuracy for group in groups], [not group.finished for group in groups]),
-        ),
-        texts("FLOPs", lambda group: "-" if (s := group.flops_share) is None else f"{s.mean:.1%}", right=True),
-        texts("size", lambda group: size(round(group.bytes)), right=True),
-    ]
-
-
-def accuracies(statistics: Sequence[Statistic | None], marked: Sequence[bool] | None = None) -> list[str]:
-    """Means and deviations in per cent, such as "87.35% ± 0.35", so padded that digits align when set to the right."""
-    marks = [UNFINISHED if mark else "" for mark in marked or [False] * len(statistics)]
-    behind = [
-        f" ± {100 * s.deviation:.2f}" if s is not None and s.deviation is not None else mark
-        for s, mark in zip(statistics, marks, strict=True)
-    ]
-    width = max(map(len, behind), default=0)
-    return [
-        ("-" if s is None else percent(s.mean)) + rest.ljust(width) for s, rest in zip(statistics, behind, strict=True)
-    ]
-
-
-def _fitting(screen: Screen, shown: Sequence[_Shown], groups: Sequence[RunGroup], common: str) -> Text:
-    """The table in the roomiest form that fits: whole paths, else closer columns, else paths from ``common`` on."""
-    names = [[str(run.path) for run in group.runs] for group in groups]
-    short = [[path.removeprefix(common) or path for path in paths] for paths in names]
-    for paths, gap in ((names, 2), (names, 1), (short, 1)):
-        title = "run" if paths is names or not common else f"run in {common}"
-        first = _Shown(Column(title), [together(row) for row in paths])
-        columns = [first, *shown] if shown[0].column.title != "#" else [shown[0], first, *shown[1:]]
-        rows = list(zip(*(column.cells for column in columns), strict=True))
-        text = table([column.column for column in columns], rows, gap=gap, width=None)
-        if screen.columns is None or max(map(len, text.plain.splitlines())) <= screen.columns:
+    tests, validations = (
+        dict(zip(numbers, texts, strict=True))
+        for texts in (
+            means([group.test_accuracy for group in groups]),
+            means(
+                [group.validation_accuracy for group in groups],
+                marks=["" if group.finished else UNFINISHED for group in groups],
+            ),
+        )
+    )
+    common = _common_folder(groups)
+    for start in ("", common):
+        columns: list[TableColumn[RunGroup]] = [
+            TableColumn("#", lambda group: str(numbers[id(group)]), right=True, shown=numbered),
+            TableColumn(f"run in {start}" if start else "run", partial(_runs, start=start)),
+            varying("recipe", lambda group: group.first.recipe.name, groups),
+            varying("model", lambda group: group.first.model, groups),
+            varying("data", lambda group: group.first.recipe.data.name, groups),
+            TableColumn("method", lambda group: group.first.recipe.method.name),
+            TableColumn("rewound", lambda group: group.first.mode, shown=bool(rewound)),
+            TableColumn("after", _origin, shown=len({_origin(group) for group in rewound}) > 1),
+            TableColumn("round", _round, right=True, shown=any((group.first.rounds or 1) > 1 for group in groups)),
+            TableColumn(
+                "seeds", lambda group: len(group.runs), right=True, shown=any(len(group.runs) > 1 for group in groups)
+            ),
+            TableColumn("density", lambda group: f"{group.density:.4f}", right=True),
+            TableColumn("test", lambda group: tests[id(group)], right=True),
+            TableColumn("validation", lambda group: validations[id(group)], right=True),
+            TableColumn("FLOPs", lambda group: _mean_share(group.flops_share), right=True),
+            TableColumn("size", lambda group: size(round(group.bytes)), right=True),
+        ]
+        text = table(screen, columns, groups)
+        if fits(screen, text):
             break
     return text
 
 
-def together(paths: Sequence[str]) -> str:
-    """Several paths as one word in the way of a shell, runs/seed-{0,1,2}, or the first and how many more."""
+def _runs(group: RunGroup, start: str) -> str:
+    """Name the runs of a group by their paths without the folder ``start`` that they share."""
+    paths = [str(run.path) for run in group.runs]
+    return brace_paths([path.removeprefix(start) or path for path in paths])
+
+
+def brace_paths(paths: Sequence[str]) -> str:
+    """Join paths in the way of a shell, runs/seed-{0,1,2}, or give the first and how many more there are."""
     if len(paths) == 1:
         return paths[0]
     front = re.sub(r"\d+$", "", _shared(paths))  # numbers stay whole
@@ -142,23 +109,27 @@ def together(paths: Sequence[str]) -> str:
 
 
 def _common_folder(groups: Iterable[RunGroup]) -> str:
-    """The folder that all runs are in, with its separator, or nothing."""
+    """Return the folder that all runs are in, with its separator, or nothing."""
     common = _shared([str(run.path) for group in groups for run in group.runs])
     return common[: common.rfind("/") + 1]
 
 
 def _shared(texts: Sequence[str]) -> str:
-    """What all of them begin with."""
+    """Return what all of them begin with."""
     return os.path.commonprefix(texts)  # noqa: RUF071  characters are meant
 
 
-def _round(group: RunGroup) -> str:
-    return "-" if group.first.round is None else f"{group.first.round}/{group.first.rounds}"
+def _round(group: RunGroup) -> str | None:
+    return None if group.first.round is None else f"{group.first.round}/{group.first.rounds}"
 
 
-def _origin(group: RunGroup) -> str:
-    """The checkpoint that a rewound run goes back to in the end."""
-    return str(group.first.ancestors[0]) if group.first.ancestors else "-"
+def _origin(group: RunGroup) -> str | None:
+    """Describe the checkpoint that a rewound run goes back to in the end."""
+    return str(group.first.ancestors[0]) if group.first.ancestors else None
+
+
+def _mean_share(statistic: Statistic | None) -> str | None:
+    return None if statistic is None else f"{statistic.mean:.1%}"
 
 
 def _remarks(groups: Sequence[RunGroup]) -> list[str]:
@@ -171,19 +142,24 @@ def _remarks(groups: Sequence[RunGroup]) -> list[str]:
 
 
 def _settings(screen: Screen, groups: Sequence[RunGroup]) -> Text:
-    """For every setting the values it has, and in which rows."""
-    rows: list[list[str | Text]] = []
+    """Lay out for every setting the values it has, and in which rows."""
+    rows: list[tuple[str, str, str]] = []
     for key in groups[0].settings:
         values: dict[str, list[int]] = {}
         for number, group in enumerate(groups, 1):
-            values.setdefault(told(group.settings[key]), []).append(number)
+            values.setdefault(setting(group.settings[key]), []).append(number)
         for index, (value, numbers) in enumerate(values.items()):
-            rows.append([key if index == 0 else "", _ranges(numbers), value])
-    return table([Column("setting"), Column("rows"), Column("value")], rows, width=screen.columns)
+            rows.append((key if index == 0 else "", _ranges(numbers), value))
+    columns: list[TableColumn[tuple[str, str, str]]] = [
+        TableColumn("setting", lambda row: row[0]),
+        TableColumn("rows", lambda row: row[1]),
+        TableColumn("value", lambda row: row[2]),
+    ]
+    return table(screen, columns, rows)
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Ascending numbers as 1, 3-5."""
+    """Write ascending numbers as 1, 3-5."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -193,14 +169,5 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def told(value: object) -> str:
-    """The value of a setting in words."""
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(told, value))}]"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else printable(value)
-
-
-def _down(statistic: Statistic | None) -> float:
+def _descending(statistic: Statistic | None) -> float:
     return float("inf") if statistic is None else -statistic.mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -75,12 +76,9 @@ def inspect(
     report = inspection.inspect(checkpoint, factory=model)
     shown = select(report.layers, pattern=layers, order=sort)
     if json:
-        chosen = {layer.name: layer for layer in shown}
-        whole = report.as_json()
-        by_name = {layer["name"]: layer for layer in whole["layers"]}
-        print_json({**whole, "layers": [by_name[name] for name in chosen]})
-        return
-    show(Screen(), file, report, shown)
+        print_json(replace(report, layers=shown).as_json())
+    else:
+        show(Screen(), file, report, shown)
 
 
 def _inspect_onnx(file: Path, *, sort: str, layers: str | None, model: str | None, json: bool) -> None:
@@ -94,10 +92,8 @@ def _inspect_onnx(file: Path, *, sort: str, layers: str | None, model: str | Non
     if model is not None:
         raise UsageError("an ONNX file names no code to confirm", where="--model", got=model)
     report = look(onnx_files.read(file))
-    shown = select(report.layers, pattern=layers, order=sort, orders=ONNX_ORDERS)
+    shown, stored = select(report.layers, pattern=layers, order=sort, keys=ONNX_ORDERS), onnx_files.size(file)
     if json:
-        whole = report.as_json()
-        by_name = {layer["name"]: layer for layer in whole["layers"]}
-        print_json({**whole, "bytes": onnx_files.size(file), "layers": [by_name[layer.name] for layer in shown]})
-        return
-    show(Screen(), file, onnx_files.size(file), report, shown)
+        print_json({**replace(report, layers=shown).as_json(), "bytes": stored})
+    else:
+        show(Screen(), file, stored, report, shown)

@@ -31,32 +31,32 @@ def list_names(
       granet list methods --json
     """
     from granet.errors import UnknownNameError
-    from granet_cli.render import Column, Screen, print_json, table
+    from granet_cli.render import Screen, print_json
+    from granet_cli.tables import TableColumn, table
 
     if what not in CATALOGS:
         raise UnknownNameError("catalog", what, CATALOGS)
     entries = _entries(what)
     if json:
-        print_json([{"name": name, "description": description} for name, description in entries])
+        print_json([{"name": name, "description": description} for name, description in entries.items()])
         return
     screen = Screen()
-    screen.print(table([Column(what[:-1]), Column("")], entries, width=screen.columns))
+    columns = [TableColumn[str](what[:-1], lambda name: name), TableColumn[str]("", lambda name: entries[name])]
+    screen.print(table(screen, columns, entries))
 
 
-def _entries(what: str) -> list[tuple[str, str]]:
-    """Names and one-line descriptions."""
+def _entries(what: str) -> dict[str, str]:
+    """Return one-line descriptions by name."""
     if what == "recipes":
         from granet.recipe import Recipe
 
-        return [(name, Recipe.load(name).description) for name in Recipe.names()]
-    if what == "models":
-        from granet.models import CATALOG
+        return {name: Recipe.load(name).description for name in Recipe.names()}
+    if what == "methods":
+        from granet.methods import METHODS
 
-        return [(entry.name, entry.description) for entry in CATALOG.values()]
-    if what == "datasets":
-        from granet.data import DATASETS
+        return {name: (method.__doc__ or "").partition("\n")[0] for name, method in METHODS.items()}
+    from granet.data import DATASETS
+    from granet.models import CATALOG
 
-        return [(entry.name, entry.description) for entry in DATASETS.values()]
-    from granet.methods import METHODS
-
-    return [(name, (method.__doc__ or "").partition("\n")[0]) for name, method in METHODS.items()]
+    catalog = CATALOG if what == "models" else DATASETS
+    return {name: entry.description for name, entry in catalog.items()}

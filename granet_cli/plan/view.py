@@ -1,24 +1,24 @@
-"""A plan for people: what is going to be trained, what it costs, a row for every layer, and what to think about."""
+"""A plan for people: what is going to be trained, what it costs, a row for every layer, and warnings."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from granet_cli.layers import stem
-from granet_cli.render import FAINT, Column, Screen, bar, duration, printable, short, size, table
+from granet_cli.render import FAINT, Screen, duration, printable, short, size
+from granet_cli.tables import Bar, TableColumn, table
 
 if TYPE_CHECKING:
     from granet.recipe import Recipe
     from granet.training.plan import LayerPlan, RunPlan
     from granet.training.step_timing import Trial
 
-_BAR = 12
-
 
 def images_of(recipe: Recipe, count: int | None, classes: int | None) -> dict[str, int | None] | None:
-    """What is known of images that are not there; None when the dataset is to be opened.
+    """Return what is known of images that are not at hand; None when the dataset is to be opened.
 
     Raises:
         UsageError: a number of classes alone.
@@ -34,12 +34,11 @@ def images_of(recipe: Recipe, count: int | None, classes: int | None) -> dict[st
 
 
 def show(screen: Screen, plan: RunPlan) -> None:
-    """Writes it."""
+    """Write a plan."""
     recipe = plan.recipe
     title = f"{recipe.name}: {recipe.method.name}, {recipe.model.name}, {recipe.data.name}"
     screen.print(Text(printable(title), style="bold"))
-    for name, value in _facts(plan):
-        screen.print(Text(f"{name:<10}", style=FAINT).append(printable(value), style="default"))
+    screen.facts(_facts(plan))
     screen.print()
     screen.print(_layers(screen, plan))
     if plan.course.estimated:
@@ -89,7 +88,7 @@ def _facts(plan: RunPlan) -> list[tuple[str, str]]:
             f"{size(round(course.history_bytes))}",
         ),
     ]
-    return [*facts, *([] if plan.trial is None else _tried(plan, plan.trial))]
+    return [*facts, *([] if plan.trial is None else _timing(plan, plan.trial))]
 
 
 def _updates(plan: RunPlan) -> str:
@@ -105,11 +104,11 @@ def _updates(plan: RunPlan) -> str:
     return f"{course.updates:,}: {'; '.join(parts)}"
 
 
-def _tried(plan: RunPlan, trial: Trial) -> list[tuple[str, str]]:
-    whose = "" if trial.real_images else ", with noise instead of images"
+def _timing(plan: RunPlan, trial: Trial) -> list[tuple[str, str]]:
+    images = "" if trial.real_images else ", with noise instead of images"
     low, high = trial.spread_seconds
     largest = sorted(trial.memory.items(), key=lambda item: -item[1])
-    told = ", ".join(f"{name} {size(count)}" for name, count in largest if count)
+    parts = ", ".join(f"{name} {size(count)}" for name, count in largest if count)
     peak = "" if trial.peak_memory is None else f"; {size(trial.peak_memory)} at the most on the GPU"
     took = f"a step took {1000 * low:.0f} ms"
     if trial.steps > 1:
@@ -117,8 +116,8 @@ def _tried(plan: RunPlan, trial: Trial) -> list[tuple[str, str]]:
         took = f"{trial.steps} steps took {spread}, median {1000 * trial.step_seconds:.0f}"
     rate = plan.recipe.training.batch_size / trial.step_seconds
     return [
-        ("memory", f"{size(sum(trial.memory.values()))}: {told}{peak}"),
-        ("time", f"{duration(plan.seconds or 0.0)} on {trial.device}, {trial.precision}{whose}"),
+        ("memory", f"{size(sum(trial.memory.values()))}: {parts}{peak}"),
+        ("time", f"{duration(plan.seconds or 0.0)} on {trial.device}, {trial.precision}{images}"),
         (
             "",
             f"{took}, {rate:,.0f} images/s; an update {1000 * trial.update_seconds:.0f} ms, a validation "
@@ -128,41 +127,35 @@ def _tried(plan: RunPlan, trial: Trial) -> list[tuple[str, str]]:
 
 
 def _layers(screen: Screen, plan: RunPlan) -> Text:
-    mark = "~" if plan.course.estimated else ""
-    columns = [
-        Column("layer"),
-        Column("weights", right=True),
-        *(Column("at first" if stage.step == 0 else f"step {stage.step:,}", right=True) for stage in plan.times),
-        Column(""),
-        Column("active", right=True),
-        Column("FLOPs", right=True),
-    ]
-    rows: list[list[str | Text]] = [_layer(screen, layer, mark) for layer in plan.layers]
     course = plan.course
-    total: list[str | Text] = [
-        "total",
-        f"{course.parameters:,}",
-        *(f"{stage.density:.4f}" for stage in plan.times),
-        bar(course.last.density, _BAR, screen),
-        f"{course.last.active:,}",
-        "100.0%",
-    ]
-    rows.append([cell if isinstance(cell, Text) else Text(cell, style="bold") for cell in total])
-    return table(columns, rows, width=None)
 
+    def mark(layer: LayerPlan, time: int) -> str:
+        """Mark estimates. The start is never one, and neither is a layer without a mask."""
+        return "~" if course.estimated and layer.masked and time % len(plan.times) else ""
 
-def _layer(screen: Screen, layer: LayerPlan, mark: str) -> list[str | Text]:
-    shares = [count / layer.parameters for count in layer.active]
-    # The start is never an estimate, and neither is a layer without a mask.
-    marks = ["", *[mark if layer.masked else ""] * (len(shares) - 1)]
-    return [
-        stem(layer.name) + ("" if layer.masked else " (no mask)"),
-        f"{layer.parameters:,}",
-        *(f"{mark}{share:.4f}" for mark, share in zip(marks, shares, strict=True)),
-        bar(shares[-1], _BAR, screen),
-        f"{marks[-1]}{layer.active[-1]:,}",
-        f"{marks[-1]}{layer.flops_share:.1%}",
+    def density(layer: LayerPlan, *, time: int) -> str:
+        return f"{mark(layer, time)}{layer.active[time] / layer.parameters:.4f}"
+
+    times: list[TableColumn[LayerPlan]] = [
+        TableColumn(
+            f"step {stage.step:,}" if stage.step else "at first",
+            partial(density, time=time),
+            right=True,
+            total=f"{stage.density:.4f}",
+        )
+        for time, stage in enumerate(plan.times)
     ]
+    columns: list[TableColumn[LayerPlan]] = [
+        TableColumn("layer", lambda layer: stem(layer.name) + ("" if layer.masked else " (no mask)"), total="total"),
+        TableColumn("weights", lambda layer: layer.parameters, right=True, total=course.parameters),
+        *times,
+        TableColumn("", lambda layer: Bar(layer.active[-1] / layer.parameters), total=Bar(course.last.density)),
+        TableColumn(
+            "active", lambda layer: f"{mark(layer, -1)}{layer.active[-1]:,}", right=True, total=course.last.active
+        ),
+        TableColumn("FLOPs", lambda layer: f"{mark(layer, -1)}{layer.flops_share:.1%}", right=True, total="100.0%"),
+    ]
+    return table(screen, columns, plan.layers)
 
 
 def _share(part: float, whole: float) -> str:

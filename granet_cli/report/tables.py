@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from granet_cli.compare.view import accuracies, together, told
+from granet_cli.compare.view import brace_paths
 from granet_cli.layers import stem
-from granet_cli.render import duration, percent, short, size
+from granet_cli.render import duration, percent, setting, short, size
 from granet_cli.report.markup import Child, Markup, element, joined, number
+from granet_cli.tables import means
 
 if TYPE_CHECKING:
     from granet.analysis.comparison import RunGroup
@@ -174,12 +175,12 @@ def costs(runs: Sequence[RunReport]) -> Markup:
 
 def over_seeds(groups: Sequence[RunGroup], numbers: Mapping[str, int], names: Sequence[str]) -> Markup:
     """Mean and deviation of runs that differ in their seed alone."""
-    tests = accuracies([group.test_accuracy for group in groups])
-    validations = accuracies([group.validation_accuracy for group in groups])
+    tests = means([group.test_accuracy for group in groups])
+    validations = means([group.validation_accuracy for group in groups])
     rows = [
         [
             ", ".join(str(numbers[str(run.path)]) for run in group.runs),
-            element("span", together([names[numbers[str(run.path)] - 1] for run in group.runs]), class_="path"),
+            element("span", brace_paths([names[numbers[str(run.path)] - 1] for run in group.runs]), class_="path"),
             group.first.recipe.method.name,
             str(len(group.runs)),
             f"{group.density:.4f}",
@@ -204,7 +205,7 @@ def settings_apart(groups: Sequence[RunGroup], numbers: Mapping[str, int]) -> Ma
     for key in keys:
         values: dict[str, list[int]] = {}
         for group in groups:
-            where = values.setdefault(told(group.settings[key]), [])
+            where = values.setdefault(setting(group.settings[key]), [])
             where += [numbers[str(run.path)] for run in group.runs]
         items = [
             element("li", element("b", value), f" in {', '.join(map(str, sorted(found)))}")
@@ -252,7 +253,7 @@ def settings(run: RunReport) -> Markup:
     rows: list[list[Child]] = []
     for key, value in run.outcome.recipe.as_dict().items():
         leaves = value.items() if isinstance(value, Mapping) else [(None, value)]
-        rows += [[key if leaf is None else f"{key}.{leaf}", told(one)] for leaf, one in leaves]
+        rows += [[key if leaf is None else f"{key}.{leaf}", setting(one)] for leaf, one in leaves]
     return table("All settings", [HtmlColumn("setting", "key"), HtmlColumn("value", "path")], rows)
 
 
