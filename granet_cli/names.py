@@ -1,8 +1,8 @@
-"""Names for the shell to complete, at hand without importing torch. A test holds them equal to the registries."""
+"""Names that the shell completes, written down so that torch need not be imported; a test compares the registries."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,56 +33,6 @@ def recipes() -> list[str]:
     return sorted(path.stem for folder in folders for path in Path(folder, "recipes").glob("*.toml"))
 
 
-def complete_recipe(incomplete: str) -> list[str]:
-    """Recipes by name, and files that may be one."""
-    return _starting(incomplete, [*recipes(), *_paths(incomplete, "*.toml")])
-
-
-def complete_method(incomplete: str) -> list[str]:
-    """Methods."""
-    return _starting(incomplete, METHODS)
-
-
-def complete_model(incomplete: str) -> list[str]:
-    """Networks of the catalog, and how the name of another one begins."""
-    return _starting(incomplete, (*MODELS, "torchvision:", "timm:"))
-
-
-def complete_data(incomplete: str) -> list[str]:
-    """Datasets, and folders."""
-    return _starting(incomplete, [*DATASETS, *_paths(incomplete, "*/")])
-
-
-def complete_device(incomplete: str) -> list[str]:
-    """Devices."""
-    return _starting(incomplete, ("auto", "cpu", "cuda"))
-
-
-def complete_precision(incomplete: str) -> list[str]:
-    """Number formats."""
-    return _starting(incomplete, PRECISIONS)
-
-
-def complete_split(incomplete: str) -> list[str]:
-    """Splits of a dataset."""
-    return _starting(incomplete, SPLITS)
-
-
-def complete_encoding(incomplete: str) -> list[str]:
-    """Encodings of exported weights."""
-    return _starting(incomplete, ENCODINGS)
-
-
-def complete_value_precision(incomplete: str) -> list[str]:
-    """Number formats of exported weights."""
-    return _starting(incomplete, VALUE_PRECISIONS)
-
-
-def complete_compute(incomplete: str) -> list[str]:
-    """Number formats that an exported model may compute in."""
-    return _starting(incomplete, COMPUTES)
-
-
 def _starting(incomplete: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
@@ -93,3 +43,24 @@ def _paths(incomplete: str, pattern: str) -> list[str]:
     place = Path(folder or ".").expanduser()
     found = {*place.glob(pattern), *place.glob("*/")} if place.is_dir() else set()
     return sorted(f"{folder}{path.name}{'/' if path.is_dir() else ''}" for path in found)
+
+
+def completion(names: Iterable[str], files: str | None = None) -> Callable[[str], list[str]]:
+    """Return what completes a word: the ``names`` that begin with it, and paths that match the pattern ``files``."""
+    return lambda incomplete: _starting(incomplete, [*names, *(_paths(incomplete, files) if files else ())])
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Complete the name of a recipe, or of a file that may be one; the folder of recipes is read only when asked."""
+    return completion(recipes(), "*.toml")(incomplete)
+
+
+complete_method = completion(METHODS)
+complete_model = completion((*MODELS, "torchvision:", "timm:"))
+complete_data = completion(DATASETS, "*/")
+complete_device = completion(("auto", "cpu", "cuda"))
+complete_precision = completion(PRECISIONS)
+complete_split = completion(SPLITS)
+complete_encoding = completion(ENCODINGS)
+complete_value_precision = completion(VALUE_PRECISIONS)
+complete_compute = completion(COMPUTES)

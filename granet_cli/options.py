@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,15 +14,44 @@ from granet_cli import names
 _WHAT, _SETTINGS, _RUN = "What to train", "Settings of the recipe", "The run"
 
 
-def _option(
-    flag: str,
-    metavar: str | None,
+def option(
     help: str,
+    *flags: str,
     panel: str | None = None,
     complete: Callable[[str], list[str]] | None = None,
-    parser: Callable[[str], Any] | None = None,
+    **settings: Any,
 ) -> Any:
-    return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=panel, autocompletion=complete, parser=parser)
+    """Declare an option of a command.
+
+    Args:
+        help: the text of the help page.
+        flags: its names, where they are not that of the parameter.
+        panel: the group of the help page that it stands in.
+        complete: completes its value in the shell.
+        settings: any other settings of ``typer.Option``.
+    """
+    return typer.Option(*flags, help=help, rich_help_panel=panel, autocompletion=complete, **settings)
+
+
+def plot(what: str, panel: str | None = None) -> Any:
+    """Declare ``--plot FILE`` for a command that can draw ``what``."""
+    help = f"Draw {what}, as .svg, .png or .pdf. Needs granet[plot]."
+    return option(help, metavar="FILE", panel=panel, show_default=False)
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Parse numbers separated by commas."""
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers, such as 0.2,0.5,0.9") from None
+
+
+class PruningScope(StrEnum):
+    """Among which weights the smallest are pruned."""
+
+    GLOBAL = "global"
+    UNIFORM = "uniform"
 
 
 def _folder(text: str) -> Path:
@@ -39,145 +69,158 @@ def _named(text: str) -> str:
 
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint written by granet train.", show_default=False)]
-Json = Annotated[bool, _option("--json", None, "Print JSON, and nothing else, on standard output.")]
+Json = Annotated[bool, option("Print JSON, and nothing else, on standard output.", "--json")]
+Replace = Annotated[bool, option("Replace the file to write if it is there.", "--overwrite")]
+MovedData = Annotated[
+    Path | None, option("Where the data are now, when they moved.", "--data", metavar="DIR", panel=_RUN)
+]
 Confirmed = Annotated[
     str | None,
-    _option(
+    option(
+        "Confirms a network of your own, package.module:factory. Building it runs code, and a file alone does"
+        " not decide which.",
         "--model",
-        "NAME",
-        "Confirms a network of your own, package.module:factory. Building it runs code, and a file alone does not "
-        "decide which.",
+        metavar="NAME",
     ),
 ]
 
 Recipe = Annotated[
     str | None,
-    _option(
-        "--recipe",
-        "NAME|FILE",
+    option(
         "A recipe of the catalog (granet list recipes) or a TOML file.  [default: quickstart]",
-        _WHAT,
-        names.complete_recipe,
+        "--recipe",
+        metavar="NAME|FILE",
+        panel=_WHAT,
+        complete=names.complete_recipe,
     ),
 ]
 Method = Annotated[
     str | None,
-    _option(
-        "--method",
-        "NAME",
+    option(
         "Another method (granet list methods); settings that both have are kept.",
-        _WHAT,
-        names.complete_method,
+        "--method",
+        metavar="NAME",
+        panel=_WHAT,
+        complete=names.complete_method,
     ),
 ]
 Model = Annotated[
     str | None,
-    _option(
-        "--model",
-        "NAME",
+    option(
         "Another network (granet list models), torchvision:NAME, timm:NAME, or package.module:factory for your own.",
-        _WHAT,
-        names.complete_model,
+        "--model",
+        metavar="NAME",
+        panel=_WHAT,
+        complete=names.complete_model,
     ),
 ]
 Weights = Annotated[
     str | None,
-    _option(
+    option(
+        "Start from the weights in FILE: safetensors, torch.save or a granet checkpoint. A classifier of "
+        "another number of classes stays as initialised.",
         "--weights",
-        "FILE",
-        "Start from the weights in FILE: safetensors, torch.save or a granet checkpoint. A classifier of another "
-        "number of classes stays as initialised.",
-        _WHAT,
+        metavar="FILE",
+        panel=_WHAT,
         parser=_named,
     ),
 ]
 Data = Annotated[
     str | None,
-    _option(
+    option(
+        "A dataset (granet list datasets), or the folder where the recipe's dataset lies. Where that one "
+        "needs no folder, as in quickstart, DIR is a folder of images. For both: --data DIR --set "
+        "data.name=NAME. A folder that is called like a dataset is written ./NAME.",
         "--data",
-        "NAME|DIR",
-        "A dataset (granet list datasets), or the folder where the recipe's dataset lies. Where that one needs no "
-        "folder, as in quickstart, DIR is a folder of images. For both: --data DIR --set data.name=NAME. A folder "
-        "that is called like a dataset is written ./NAME.",
-        _WHAT,
-        names.complete_data,
+        metavar="NAME|DIR",
+        panel=_WHAT,
+        complete=names.complete_data,
     ),
 ]
 Density = Annotated[
     float | None,
-    _option("--density", "SHARE", "Share of the weights active at the end: above 0, at most 1.", _SETTINGS),
+    option(
+        "Share of the weights active at the end: above 0, at most 1.", "--density", metavar="SHARE", panel=_SETTINGS
+    ),
 ]
 InitialDensity = Annotated[
-    float | None, _option("--initial-density", "SHARE", "That share at the start; 1 starts dense.", _SETTINGS)
+    float | None,
+    option("That share at the start; 1 starts dense.", "--initial-density", metavar="SHARE", panel=_SETTINGS),
 ]
 Epochs = Annotated[
     int | None,
-    _option(
-        "--epochs",
-        "N",
+    option(
         "Length of the training. Milestones are moved in proportion; --set training.epochs=N leaves them.",
-        _SETTINGS,
+        "--epochs",
+        metavar="N",
+        panel=_SETTINGS,
     ),
 ]
-BatchSize = Annotated[int | None, _option("--batch-size", "N", "Images in a batch.", _SETTINGS)]
-LearningRate = Annotated[float | None, _option("--lr", "RATE", "Learning rate after warm-up.", _SETTINGS)]
-Seed = Annotated[int | None, _option("--seed", "N", "Key of everything random.", _SETTINGS)]
+BatchSize = Annotated[int | None, option("Images in a batch.", "--batch-size", metavar="N", panel=_SETTINGS)]
+LearningRate = Annotated[float | None, option("Learning rate after warm-up.", "--lr", metavar="RATE", panel=_SETTINGS)]
+Seed = Annotated[int | None, option("Key of everything random.", "--seed", metavar="N", panel=_SETTINGS)]
 KeepEvery = Annotated[
     str | None,
-    _option("--keep-every", "TIME", "Keep a checkpoint at every such time, 10ep or 5000it: rewind points.", _SETTINGS),
+    option(
+        "Keep a checkpoint at every such time, 10ep or 5000it: rewind points.",
+        "--keep-every",
+        metavar="TIME",
+        panel=_SETTINGS,
+    ),
 ]
 KeepLast = Annotated[
-    int | None, _option("--keep-last", "N", "Keep the newest N checkpoints besides last and best.", _SETTINGS)
+    int | None,
+    option("Keep the newest N checkpoints besides last and best.", "--keep-last", metavar="N", panel=_SETTINGS),
 ]
 Precision = Annotated[
     str | None,
-    _option(
-        "--precision",
-        "FORMAT",
+    option(
         "fp32, bf16, fp16, or auto: bf16 on a GPU that has it, else fp32.",
-        _SETTINGS,
-        names.complete_precision,
+        "--precision",
+        metavar="FORMAT",
+        panel=_SETTINGS,
+        complete=names.complete_precision,
     ),
 ]
 Assignments = Annotated[
     list[str] | None,
-    _option(
-        "--set",
-        "KEY=VALUE",
+    option(
         "Any setting, such as optimizer.momentum=0.95; KEY= takes one away. Can be repeated.",
-        _SETTINGS,
+        "--set",
+        metavar="KEY=VALUE",
+        panel=_SETTINGS,
     ),
 ]
 Out = Annotated[
     Path | None,
-    _option(
-        "--out",
-        "DIR",
+    option(
         "Folder of the run.  [default: runs/RECIPE-METHOD, numbered when that exists]",
-        _RUN,
+        "--out",
+        metavar="DIR",
+        panel=_RUN,
         parser=_folder,
     ),
 ]
 Resume = Annotated[
     Path | None,
-    _option(
-        "--resume",
-        "DIR",
+    option(
         "Go on with the run in DIR. Settings may be repeated but not changed; --data DIR says where its data are now.",
-        _RUN,
+        "--resume",
+        metavar="DIR",
+        panel=_RUN,
         parser=_folder,
     ),
 ]
-Overwrite = Annotated[bool, _option("--overwrite", None, "Replace the run that is in --out.", _RUN)]
-Download = Annotated[bool, _option("--download", None, "Fetch a published dataset that is not there yet.", _RUN)]
+Overwrite = Annotated[bool, option("Replace the run that is in --out.", "--overwrite", panel=_RUN)]
+Download = Annotated[bool, option("Fetch a published dataset that is not there yet.", "--download", panel=_RUN)]
 Device = Annotated[
     str,
-    _option(
-        "--device",
-        "NAME",
+    option(
         "cpu, cuda, cuda:N, or auto: a GPU where there is one.",
-        _RUN,
-        names.complete_device,
+        "--device",
+        metavar="NAME",
+        panel=_RUN,
+        complete=names.complete_device,
     ),
 ]
-TensorBoard = Annotated[bool, _option("--tensorboard", None, "Write event files into DIR/tensorboard too.", _RUN)]
+TensorBoard = Annotated[bool, option("Write event files into DIR/tensorboard too.", "--tensorboard", panel=_RUN)]

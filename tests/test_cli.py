@@ -25,7 +25,7 @@ from granet.runs import events
 from granet_cli import names, render
 from granet_cli.app import app, run
 from granet_cli.choices import gather
-from granet_cli.progress import shown
+from granet_cli.progress import training_display
 from granet_cli.train import session
 from tests.commandline import Granet
 from tests.synthetic import write_image_folder
@@ -538,7 +538,7 @@ EPOCH_ENDED = events.EpochEnded(
 
 def test_a_terminal_sees_a_row_an_epoch_above_a_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
     screen, terminal = _terminal(monkeypatch, 80)
-    with shown(screen, stopping=lambda: True, device_asked="auto") as tell:
+    with training_display(screen, stopping=lambda: True, device_asked="auto") as tell:
         for event in (STARTED, PROGRESSED, EPOCH_ENDED):
             tell(event)
     text = _without_escapes(terminal)
@@ -557,7 +557,7 @@ def test_output_that_goes_nowhere_does_not_stop_training(failure: OSError) -> No
 
     screen = render.Screen()
     screen.file = Gone()
-    with shown(screen, stopping=lambda: False, device_asked="auto") as tell:
+    with training_display(screen, stopping=lambda: False, device_asked="auto") as tell:
         for event in (STARTED, PROGRESSED, EPOCH_ENDED):
             tell(event)
     assert screen.quiet

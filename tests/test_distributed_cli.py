@@ -73,7 +73,7 @@ def test_a_run_that_loses_ranks_restarts_by_itself_and_ends_as_if_it_had_not(pla
     out, err = disturbed.communicate()
     assert disturbed.returncode == 0, err
     assert json.loads(out)["step"] == 36
-    assert len(re.findall("going on after step", err)) >= 1
+    assert len(re.findall("continuing after step", err)) >= 1
     assert contents(place / "disturbed") == contents(place / "whole")
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from granet_cli import options
+from granet_cli.options import option
 
 if TYPE_CHECKING:
     from exporters.compaction import Compacted
@@ -16,9 +15,9 @@ if TYPE_CHECKING:
 
 def compact(
     file: options.File,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="The file to write.", show_default=False)],
+    out: Annotated[Path, option("The file to write.", "-o", "--out", metavar="OUT", show_default=False)],
     model: options.Confirmed = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
+    overwrite: options.Replace = False,
     json: options.Json = False,
 ) -> None:
     """Remove the channels of a network that cannot matter, exactly.

@@ -8,92 +8,77 @@ from typing import Annotated, Any
 import typer
 
 from granet_cli import names, options
+from granet_cli.options import option
 
 _FORMAT, _ONNX = "Format", "ONNX"
 
 
 def export(
     file: options.File,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="The file to write.", show_default=False)],
-    onnx: Annotated[
-        bool,
-        typer.Option("--onnx", help="A compact ONNX model that ONNX Runtime opens.", rich_help_panel=_FORMAT),
-    ] = False,
+    out: Annotated[Path, option("The file to write.", "-o", "--out", metavar="OUT", show_default=False)],
+    onnx: Annotated[bool, option("A compact ONNX model that ONNX Runtime opens.", "--onnx", panel=_FORMAT)] = False,
     safetensors: Annotated[
-        bool,
-        typer.Option(
-            "--safetensors",
-            help="Plain safetensors: weights and buffers in their full shapes.",
-            rich_help_panel=_FORMAT,
-        ),
+        bool, option("Plain safetensors: weights and buffers in their full shapes.", "--safetensors", panel=_FORMAT)
     ] = False,
     encoding: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="How positions of weights are stored: gaps8, gaps4, bitmask, dense, coo (the standard's sparse "
+        option(
+            "How positions of weights are stored: gaps8, gaps4, bitmask, dense, coo (the standard's sparse "
             "initializer), or auto, the smallest for each tensor.  [default: auto]",
-            rich_help_panel=_ONNX,
-            autocompletion=names.complete_encoding,
+            metavar="NAME",
+            panel=_ONNX,
+            complete=names.complete_encoding,
         ),
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Of the stored values: fp32, fp16, or int8 with a scale for each channel.  [default: fp32, or "
+            "fp16 with --compute fp16]",
             metavar="FORMAT",
-            help="Of the stored values: fp32, fp16, or int8 with a scale for each channel.  [default: fp32, or fp16 "
-            "with --compute fp16]",
-            rich_help_panel=_ONNX,
-            autocompletion=names.complete_value_precision,
+            panel=_ONNX,
+            complete=names.complete_value_precision,
         ),
     ] = None,
     compute: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "That the model computes in: fp32 or fp16; inputs and outputs stay fp32.  [default: fp32]",
             metavar="FORMAT",
-            help="That the model computes in: fp32 or fp16; inputs and outputs stay fp32.  [default: fp32]",
-            rich_help_panel=_ONNX,
-            autocompletion=names.complete_compute,
+            panel=_ONNX,
+            complete=names.complete_compute,
         ),
     ] = None,
-    compact: Annotated[
-        bool,
-        typer.Option("--compact", help="Remove channels that cannot matter, exactly.", rich_help_panel=_ONNX),
-    ] = False,
+    compact: Annotated[bool, option("Remove channels that cannot matter, exactly.", "--compact", panel=_ONNX)] = False,
     twin: Annotated[
         bool,
-        typer.Option(
-            "--twin",
-            help="Write the dense twin too, the same graph with plain weights, as NAME.dense.onnx.",
-            rich_help_panel=_ONNX,
+        option(
+            "Write the dense twin too, the same graph with plain weights, as NAME.dense.onnx.", "--twin", panel=_ONNX
         ),
     ] = False,
     opset: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Version of the standard operators.  [default: torch's choice]", rich_help_panel=_ONNX
-        ),
+        int | None, option("Version of the standard operators.  [default: torch's choice]", metavar="N", panel=_ONNX)
     ] = None,
     example: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "package.module:factory of a tuple of example inputs, for a network of your own with several "
+            "inputs or outputs. Its code is run.",
             metavar="NAME",
-            help="package.module:factory of a tuple of example inputs, for a network of your own with several inputs "
-            "or outputs. Its code is run.",
-            rich_help_panel=_ONNX,
+            panel=_ONNX,
         ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Images to compare with torch on, as for granet eval.  [default: the checkpoint's, where they are]",
             metavar="NAME|DIR",
-            help="Images to compare with torch on, as for granet eval.  [default: the checkpoint's, where they are]",
-            rich_help_panel=_ONNX,
-            autocompletion=names.complete_data,
+            panel=_ONNX,
+            complete=names.complete_data,
         ),
     ] = None,
     model: options.Confirmed = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
+    overwrite: options.Replace = False,
     json: options.Json = False,
 ) -> None:
     """Write the weights of a checkpoint as a file that other tools read.

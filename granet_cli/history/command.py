@@ -8,37 +8,30 @@ from typing import Annotated
 import typer
 
 from granet_cli import options
+from granet_cli.options import option
 
 
 def history(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
     at: Annotated[
-        int | None,
-        typer.Option(metavar="STEP", help="Show the masks as they were after this step instead.", show_default=False),
+        int | None, option("Show the masks as they were after this step instead.", metavar="STEP", show_default=False)
     ] = None,
     masks: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "With --at: write these masks as a safetensors file, which granet import --mask-file reads.",
             metavar="FILE",
-            help="With --at: write these masks as a safetensors file, which granet import --mask-file reads.",
             show_default=False,
         ),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Draw densities, exploration, churn and survival, as .svg, .png or .pdf. Needs granet[plot].",
-            show_default=False,
-        ),
+        options.plot("densities, exploration, churn and survival"),
     ] = None,
     verify: Annotated[
-        bool,
-        typer.Option("--verify", help="Replay to the masks of every checkpoint, and exit with 1 where they differ."),
+        bool, option("Replay to the masks of every checkpoint, and exit with 1 where they differ.", "--verify")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file of --plot or --masks if it is there.")
-    ] = False,
+    overwrite: options.Replace = False,
     json: options.Json = False,
 ) -> None:
     """Replay what the masks of a run did, update by update.

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from granet_cli import names, options
+from granet_cli.options import option
 
 _NETWORK, _IMAGES, _MASKS = "The network", "The images that it is for", "Which weights are active"
 
@@ -19,88 +20,82 @@ def import_weights(
     ],
     model: Annotated[
         str,
-        typer.Option(
+        option(
+            "The network (granet list models), torchvision:NAME, timm:NAME, or package.module:factory for "
+            "your own, whose code is run.",
             metavar="NAME",
-            help="The network (granet list models), torchvision:NAME, timm:NAME, or package.module:factory for your "
-            "own, whose code is run.",
-            rich_help_panel=_NETWORK,
-            autocompletion=names.complete_model,
+            panel=_NETWORK,
+            complete=names.complete_model,
             show_default=False,
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="OUT", help="The checkpoint to write.", show_default=False)
-    ],
+    out: Annotated[Path, option("The checkpoint to write.", "-o", "--out", metavar="OUT", show_default=False)],
     by_order: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Go by the order of the tensors instead of their names, for a network that is built alike and "
+            "named differently. Kinds and shapes still have to agree one by one.",
             "--by-order",
-            help="Go by the order of the tensors instead of their names, for a network that is built alike and named "
-            "differently. Kinds and shapes still have to agree one by one.",
-            rich_help_panel=_NETWORK,
+            panel=_NETWORK,
         ),
     ] = False,
     data: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "A dataset (granet list datasets) or a folder of images; it says all that is below.",
             metavar="NAME|DIR",
-            help="A dataset (granet list datasets) or a folder of images; it says all that is below.",
-            rich_help_panel=_IMAGES,
-            autocompletion=names.complete_data,
+            panel=_IMAGES,
+            complete=names.complete_data,
         ),
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "How many classes, or their names.  [default: those of --data, or as many as the weights have]",
             metavar="N|NAME,...",
-            help="How many classes, or their names.  [default: those of --data, or as many as the weights have]",
-            rich_help_panel=_IMAGES,
+            panel=_IMAGES,
         ),
     ] = None,
     in_channels: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Channels of the images.  [default: those of --data, or as many as the weights take]",
             metavar="N",
             min=1,
-            help="Channels of the images.  [default: those of --data, or as many as the weights take]",
-            rich_help_panel=_IMAGES,
+            panel=_IMAGES,
         ),
     ] = None,
     image_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="Height and width in pixels; not needed with --data.", rich_help_panel=_IMAGES
-        ),
+        int | None, option("Height and width in pixels; not needed with --data.", metavar="N", min=1, panel=_IMAGES)
     ] = None,
     mean: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Mean of each channel of images in 0 to 1.  [default: that of --data, or for colours ImageNet's]",
             metavar="X,...",
-            help="Mean of each channel of images in 0 to 1.  [default: that of --data, or for colours ImageNet's]",
-            rich_help_panel=_IMAGES,
+            panel=_IMAGES,
         ),
     ] = None,
     std: Annotated[
-        str | None,
-        typer.Option(metavar="X,...", help="Standard deviation of each channel; likewise.", rich_help_panel=_IMAGES),
+        str | None, option("Standard deviation of each channel; likewise.", metavar="X,...", panel=_IMAGES)
     ] = None,
     mask_file: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "Masks, 0 or 1 by the name of the weight or layer, in a file of the same kinds.",
             metavar="FILE",
-            help="Masks, 0 or 1 by the name of the weight or layer, in a file of the same kinds.",
-            rich_help_panel=_MASKS,
+            panel=_MASKS,
         ),
     ] = None,
     infer_masks: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Take weights that are zero for pruned. That is a guess, and the checkpoint says so.",
             "--infer-masks",
-            help="Take weights that are zero for pruned. That is a guess, and the checkpoint says so.",
-            rich_help_panel=_MASKS,
+            panel=_MASKS,
         ),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
+    overwrite: options.Replace = False,
     json: options.Json = False,
 ) -> None:
     """Make a checkpoint from the weights of another program.

@@ -8,14 +8,13 @@ from typing import Annotated
 import typer
 
 from granet_cli import options
+from granet_cli.options import option
 
 
 def inflate(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX file.", show_default=False)],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="OUT", help="The ONNX file to write.", show_default=False)
-    ],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
+    out: Annotated[Path, option("The ONNX file to write.", "-o", "--out", metavar="OUT", show_default=False)],
+    overwrite: options.Replace = False,
     json: options.Json = False,
 ) -> None:
     """Write an ONNX file with plain weights instead of encoded ones.

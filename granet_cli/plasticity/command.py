@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from granet_cli import options
-
-
-class PlasticityScope(StrEnum):
-    """How weights are ranked."""
-
-    GLOBAL = "global"
-    UNIFORM = "uniform"
-
+from granet_cli.options import option
 
 _WHAT, _RUN = "What is measured", "The grid"
 
@@ -33,71 +25,51 @@ def plasticity(
     ],
     epochs: Annotated[
         int,
-        typer.Option(
+        option(
+            "How long a pruned network is trained. The paper has 30 on CIFAR.",
             metavar="N",
-            help="How long a pruned network is trained. The paper has 30 on CIFAR.",
-            rich_help_panel=_WHAT,
+            panel=_WHAT,
             show_default=False,
         ),
     ],
     rates: Annotated[
-        str,
-        typer.Option(metavar="SHARE,...", help="Shares of the active weights to prune.", rich_help_panel=_WHAT),
+        str, option("Shares of the active weights to prune.", metavar="SHARE,...", panel=_WHAT)
     ] = "0.2,0.5,0.9,0.98",
     regeneration: Annotated[
         str,
-        typer.Option(
-            metavar="KIND,...",
-            help="none; pruned: each layer regrows as many weights as it lost; swap: each layer drops and grows a "
+        option(
+            "none; pruned: each layer regrows as many weights as it lost; swap: each layer drops and grows a "
             "share, as GraNet does.",
-            rich_help_panel=_WHAT,
+            metavar="KIND,...",
+            panel=_WHAT,
         ),
     ] = "none,pruned",
-    drop_fraction: Annotated[
-        float, typer.Option(metavar="SHARE", help="What swap drops and grows.", rich_help_panel=_WHAT)
-    ] = 0.5,
+    drop_fraction: Annotated[float, option("What swap drops and grows.", metavar="SHARE", panel=_WHAT)] = 0.5,
     scope: Annotated[
-        PlasticityScope,
-        typer.Option(
-            help="global: the smallest weights wherever they are; uniform: the same share of each layer.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = PlasticityScope.GLOBAL,
+        options.PruningScope,
+        option("global: the smallest weights wherever they are; uniform: the same share of each layer.", panel=_WHAT),
+    ] = options.PruningScope.GLOBAL,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder of the results.  [default: RUN/plasticity, for each RUN]", rich_help_panel=_RUN
-        ),
+        option("Folder of the results.  [default: RUN/plasticity, for each RUN]", metavar="DIR", panel=_RUN),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where the data are now, when they moved.", rich_help_panel=_RUN),
-    ] = None,
+    data: options.MovedData = None,
     workers: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Processes that decode images.  [default: as in the runs]",
             metavar="N",
             min=0,
-            help="Processes that decode images.  [default: as in the runs]",
-            rich_help_panel=_RUN,
+            panel=_RUN,
             show_default=False,
         ),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be measured, and stop.", rich_help_panel=_RUN)
-    ] = False,
+    dry_run: Annotated[bool, option("Say what would be measured, and stop.", "--dry-run", panel=_RUN)] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Draw plasticity over the training, as .svg, .png or .pdf. Needs granet[plot].",
-            rich_help_panel=_RUN,
-            show_default=False,
-        ),
+        options.plot("plasticity over the training", _RUN),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file of --plot if it is there.", rich_help_panel=_RUN)
-    ] = False,
+    overwrite: Annotated[bool, option("Replace the file of --plot if it is there.", "--overwrite", panel=_RUN)] = False,
     model: options.Confirmed = None,
     device: options.Device = "auto",
     json: options.Json = False,
@@ -145,7 +117,7 @@ def plasticity(
         return
     screen = Screen(stderr=True)  # so that the tables, alone on standard output, are the same after every stop
     try:
-        with training.stop_on_signals() as stop, progress.shown(screen, stopping=stop) as watch:
+        with training.stop_on_signals() as stop, progress.grid_display(screen, stopping=stop) as watch:
             report = experiment.run(planned, place, out=out, directory=data, factory=model, watch=watch, stop=stop)
     except (Interrupted, KeyboardInterrupt) as stopped:
         say("stopped; finished cells are kept, and the same command goes on with the others")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from granet_cli import options
+from granet_cli.options import option
 
 
 class Mode(StrEnum):
@@ -17,13 +18,6 @@ class Mode(StrEnum):
     LR = "lr"
     WEIGHTS = "weights"
     FINETUNE = "finetune"
-
-
-class RewindScope(StrEnum):
-    """How weights are ranked."""
-
-    GLOBAL = "global"
-    UNIFORM = "uniform"
 
 
 _WHAT, _PRUNING, _TRAINING, _RUN = "What is set back", "Pruning", "Retraining", "The run"
@@ -36,101 +30,76 @@ def rewind(
     ] = None,
     mode: Annotated[
         Mode | None,
-        typer.Option(
-            help="lr: the clock alone; weights: the whole state of a rewind point; finetune: nothing, at a constant "
-            "learning rate.",
-            rich_help_panel=_WHAT,
+        option(
+            "lr: the clock alone; weights: the whole state of a rewind point; finetune: nothing, at a "
+            "constant learning rate.",
+            panel=_WHAT,
             show_default=False,
         ),
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "When: 10ep, 5000it, or a share of the training such as 0.1. Fine-tuning lasts as long as a "
+            "rewind to that time would.  [default: the start; required for weights]",
             metavar="TIME",
-            help="When: 10ep, 5000it, or a share of the training such as 0.1. Fine-tuning lasts as long as a rewind "
-            "to that time would.  [default: the start; required for weights]",
-            rich_help_panel=_WHAT,
+            panel=_WHAT,
         ),
     ] = None,
     density: Annotated[
         float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Share of the weights active at the end.  [default: as in CKPT]",
-            rich_help_panel=_PRUNING,
-        ),
+        option("Share of the weights active at the end.  [default: as in CKPT]", metavar="SHARE", panel=_PRUNING),
     ] = None,
     rounds: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Prune and retrain that often, in equal shares.", rich_help_panel=_PRUNING),
+        int | None, option("Prune and retrain that often, in equal shares.", metavar="N", panel=_PRUNING)
     ] = None,
     rate: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE", help="Prune that share of the active weights in each round.", rich_help_panel=_PRUNING
-        ),
+        float | None, option("Prune that share of the active weights in each round.", metavar="SHARE", panel=_PRUNING)
     ] = None,
     scope: Annotated[
-        RewindScope | None,
-        typer.Option(
-            help="global: the smallest weights wherever they are; uniform: the same share of each layer.  "
-            "[default: global]",
-            rich_help_panel=_PRUNING,
+        options.PruningScope | None,
+        option(
+            "global: the smallest weights wherever they are; uniform: the same share of each layer.  [default: global]",
+            panel=_PRUNING,
         ),
     ] = None,
     regrow: Annotated[
-        bool,
-        typer.Option(
-            "--regrow", help="Keep swapping weights as GraNet does; otherwise masks stay.", rich_help_panel=_TRAINING
-        ),
+        bool, option("Keep swapping weights as GraNet does; otherwise masks stay.", "--regrow", panel=_TRAINING)
     ] = False,
     lr: Annotated[
         float | None,
-        typer.Option(
-            metavar="RATE",
-            help="Learning rate of a fine-tuning.  [default: the last one of the training]",
-            rich_help_panel=_TRAINING,
+        option(
+            "Learning rate of a fine-tuning.  [default: the last one of the training]", metavar="RATE", panel=_TRAINING
         ),
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="How to train imported weights, of which nothing is known.",
-            rich_help_panel=_TRAINING,
-        ),
+        option("How to train imported weights, of which nothing is known.", metavar="NAME|FILE", panel=_TRAINING),
     ] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "A setting that leaves the course of training alone, such as method.interval=100it with --regrow,"
+            " or data.workers=2. Can be repeated.",
             "--set",
             metavar="KEY=VALUE",
-            help="A setting that leaves the course of training alone, such as method.interval=100it with --regrow, or "
-            "data.workers=2. Can be repeated.",
-            rich_help_panel=_TRAINING,
+            panel=_TRAINING,
         ),
     ] = None,
     keep_every: options.KeepEvery = None,
     keep_last: options.KeepLast = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where the data are now, when they moved.", rich_help_panel=_RUN),
-    ] = None,
+    data: options.MovedData = None,
     out: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "Folder of the run, or of its rounds.  [default: runs/RECIPE-MODE, numbered when that exists]",
             metavar="DIR",
-            help="Folder of the run, or of its rounds.  [default: runs/RECIPE-MODE, numbered when that exists]",
-            rich_help_panel=_RUN,
+            panel=_RUN,
         ),
     ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Go on with the rewind in DIR.", rich_help_panel=_RUN),
-    ] = None,
+    resume: Annotated[Path | None, option("Go on with the rewind in DIR.", metavar="DIR", panel=_RUN)] = None,
     dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Say what would be trained and what it costs, and stop.", rich_help_panel=_RUN),
+        bool, option("Say what would be trained and what it costs, and stop.", "--dry-run", panel=_RUN)
     ] = False,
     model: options.Confirmed = None,
     overwrite: options.Overwrite = False,
@@ -215,7 +184,10 @@ def rewind(
         folder = session.folder(out, planned.recipe, overwrite=overwrite)
         say(session.headline(planned.recipe, folder))
     try:
-        with training.stop_on_signals() as stop, progress.shown(screen, stopping=stop, device_asked=device) as shown:
+        with (
+            training.stop_on_signals() as stop,
+            progress.training_display(screen, stopping=stop, device_asked=device) as shown,
+        ):
             watch = sessions.noted(shown)
             if planned is None:
                 directory = None if data is None else data.absolute()

@@ -95,7 +95,7 @@ def train(
                 watchers: list[Callable[[Event], None]] = []
                 if world.first:  # the others have nothing to tell that it does not
                     say(run.announcement)
-                    shown = stack.enter_context(progress.shown(screen, stopping=stop, device_asked=device))
+                    shown = stack.enter_context(progress.training_display(screen, stopping=stop, device_asked=device))
                     watchers.append(sessions.noted(shown))
                     if tensorboard:
                         watchers.append(stack.enter_context(write_tensorboard(run.folder)))
