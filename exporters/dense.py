@@ -7,7 +7,7 @@ import os
 import safetensors.torch
 
 from granet.checkpoint import Checkpoint
-from granet.files import durable
+from granet.files import atomic
 
 
 def write_dense(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
@@ -17,8 +17,8 @@ def write_dense(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
     tool that reads safetensors opens it. Written atomically and durably.
 
     Raises:
-        CheckpointError: the file cannot be written; one that was there before is as it was.
+        FileError: the file cannot be written; one that was there before is as it was.
     """
     tensors = {name: tensor.detach().contiguous() for name, tensor in (checkpoint.weights | checkpoint.buffers).items()}
     # The entry by which other libraries recognise files with tensors laid out as PyTorch has them.
-    durable.write(path, safetensors.torch.save(tensors, {"format": "pt"}))
+    atomic.write(path, safetensors.torch.save(tensors, {"format": "pt"}))

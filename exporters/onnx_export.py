@@ -155,7 +155,7 @@ def export(
         tell: is told of every step.
 
     Raises:
-        CheckpointError: ``output`` cannot be written.
+        FileError: ``output`` cannot be written.
         ModelError: the network cannot be built or written down, does not fit in fp16, or the proof failed.
         UsageError: what was asked for cannot be done.
     """

@@ -6,7 +6,6 @@ it, named after its content, so that replacing a model never touches the data of
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -19,8 +18,9 @@ from typing import IO
 import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
-from granet.errors import CheckpointError, ModelError
-from granet.files import durable
+from granet.errors import FileError, ModelError
+from granet.files import mapped
+from granet.files.atomic import file_errors, sync_folder
 
 INLINE = 1_900_000_000
 """Bytes of tensors up to which a model is a single file. Protocol buffers end at 2 GiB, and the graph needs room."""
@@ -28,14 +28,7 @@ INLINE = 1_900_000_000
 _EXTERNAL = 1024
 """Bytes below which a tensor stays in the model's own file even then; shapes and axes have to."""
 
-_REMEDIES = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space: the quota is used up",
-    errno.ENOENT: "make the folder",
-    errno.ENOTDIR: "choose a folder",
-    errno.EACCES: "choose a folder that can be written",
-    errno.EROFS: "choose a folder that can be written",
-}
+_NOT_WRITTEN = "the file could not be written; what was there before is as it was"
 
 
 def read(path: str | os.PathLike[str], *, external: bool = True) -> onnx.ModelProto:
@@ -49,11 +42,11 @@ def read(path: str | os.PathLike[str], *, external: bool = True) -> onnx.ModelPr
         external: False leaves data that lie in other files where they are.
 
     Raises:
-        CheckpointError: not there, or not a regular file.
+        FileError: not there, or not a regular file.
         ModelError: not an ONNX model, or tensors that are not where it says.
     """
     path = Path(path)
-    content = durable.read(path)
+    content = mapped.read(path)
     if content.size > 2**31 - 1:
         raise ModelError("larger than an ONNX file can be", where=path, got=f"{content.size} bytes", expected="2 GiB")
     model: onnx.ModelProto | None = None
@@ -76,7 +69,7 @@ def write(path: str | os.PathLike[str], model: onnx.ModelProto) -> None:
     """Writes ``model`` to the file at ``path``, atomically and durably.
 
     Raises:
-        CheckpointError: the file cannot be written; what was there is as it was.
+        FileError: the file cannot be written; what was there is as it was.
     """
     path = Path(path)
     with workshop(path) as shop:
@@ -99,10 +92,10 @@ class Workshop:
             inline: bytes of tensors that may be in the file itself.
 
         Raises:
-            CheckpointError: it cannot be written.
+            FileError: it cannot be written.
         """
         path = self.folder / name
-        with _told(self._target):
+        with file_errors(self._target, _NOT_WRITTEN):
             for stale in _companions(path):
                 stale.unlink()
             raw = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
@@ -116,10 +109,10 @@ class Workshop:
         that bear its name, are removed.
 
         Raises:
-            CheckpointError: they cannot be moved.
+            FileError: they cannot be moved.
         """
         place = self._target.parent
-        with _told(self._target):
+        with file_errors(self._target, _NOT_WRITTEN):
             for name in reversed(names):
                 fresh = [path.name for path in _companions(self.folder / name)]
                 for companion in fresh:
@@ -128,7 +121,7 @@ class Workshop:
                 for old in _companions(place / name):
                     if old.name not in fresh:
                         old.unlink()
-            _sync_folder(place)
+            sync_folder(place)
 
 
 @contextmanager
@@ -138,12 +131,12 @@ def workshop(target: Path) -> Iterator[Workshop]:
     One that a crash left behind is removed first.
 
     Raises:
-        CheckpointError: it cannot be made, or there is a folder where the file should be.
+        FileError: it cannot be made, or there is a folder where the file should be.
     """
     folder = target.with_name(f".{target.name}.tmp")
     if target.is_dir():
-        raise CheckpointError("a file cannot be written here", where=target, got="a folder", remedy="name a file in it")
-    with _told(target):
+        raise FileError("a file cannot be written here", where=target, got="a folder", remedy="name a file in it")
+    with file_errors(target, _NOT_WRITTEN):
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir()
@@ -151,21 +144,6 @@ def workshop(target: Path) -> Iterator[Workshop]:
         yield Workshop(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _told(target: Path) -> Iterator[None]:
-    """What the system refuses, as an error about the file that was to be written."""
-    try:
-        yield
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        number = error.errno if isinstance(error, OSError) else None
-        raise CheckpointError(
-            "the file could not be written; what was there before is as it was",
-            where=target,
-            got=os.strerror(number) if number else error,
-            remedy=_REMEDIES.get(number) if number else None,
-        ) from error
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -177,15 +155,6 @@ def _write(path: Path, data: bytes) -> None:
 def _sync(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems know no such operation
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _companions(path: Path) -> list[Path]:
@@ -250,7 +219,7 @@ def _load_external(model: onnx.ModelProto, path: Path) -> None:
         file = (folder / entries.get("location", "")).resolve()
         if not entries.get("location") or folder not in file.parents:
             raise ModelError("data outside the model's folder", where=where, got=repr(entries.get("location")))
-        data = durable.read(file)
+        data = mapped.read(file)
         offset, length = _number(entries, "offset", 0, where), _number(entries, "length", data.size, where)
         length = min(length, data.size - offset) if "length" not in entries else length
         # Each byte of a file is somebody's once; else a small file could claim any amount of memory.

@@ -7,7 +7,8 @@
     │   └── DeviceError             a device that is not there
     ├── ModelError                  a network that cannot be built, traced or matched
     ├── DataError                   data that is missing, damaged or inconsistent
-    ├── CheckpointError             a file that is not a sound granet checkpoint
+    ├── FileError                   a file that cannot be read or written
+    │   └── CheckpointError         a file that can be read but is damaged, or not what it should be
     ├── TrainingError               training that cannot go on, such as a loss that is not finite
     │   └── LostRankError           another process of the same run is gone
     ├── BenchmarkError              a measurement that cannot be made or would not be believed
@@ -95,8 +96,12 @@ class DataError(GranetError):
     """Data that is missing, damaged or inconsistent; the file or folder is named."""
 
 
-class CheckpointError(GranetError):
-    """A file that is not a sound granet checkpoint, or that cannot be written."""
+class FileError(GranetError):
+    """A file that cannot be read or written; the system's reason is given."""
+
+
+class CheckpointError(FileError):
+    """A file that can be read but is damaged or not what it should be, or a value that no checkpoint can hold."""
 
 
 class TrainingError(GranetError):

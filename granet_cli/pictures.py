@@ -74,12 +74,12 @@ def save(figure: Figure, file: Path) -> None:
     """Writes a picture, without a date, so that equal ones are equal files.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        FileError: the file cannot be written.
     """
-    from granet.files import durable
+    from granet.files import atomic
 
     kind = file.suffix.lower().removeprefix(".")
     written = io.BytesIO()
     date = {"svg": "Date", "pdf": "CreationDate"}.get(kind)
     figure.savefig(written, format=kind, dpi=160, metadata=None if date is None else {date: None})
-    durable.write(file, written.getvalue())
+    atomic.write(file, written.getvalue())

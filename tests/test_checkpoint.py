@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from exporters.dense import write_dense
 from granet.checkpoint import codec, load, load_outline, load_weights, save
-from granet.errors import CheckpointError
+from granet.errors import CheckpointError, FileError
 from tests.checkpoints import NETWORK, assert_same, assert_same_tensors, bits, checkpoint, encoded, tensors
 
 FLOATS = (
@@ -282,7 +282,7 @@ def test_a_save_that_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
     try:
-        with pytest.raises(CheckpointError, match=r"could not be written; what was there before is as it was.*large"):
+        with pytest.raises(FileError, match=r"could not be written; what was there before is as it was.*large"):
             save(path, checkpoint(step=13))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -314,7 +314,7 @@ def test_of_two_writers_at_once_one_gives_up(tmp_path: Path, monkeypatch: pytest
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", meanwhile)
-    with pytest.raises(CheckpointError, match="another process is writing the same file"):
+    with pytest.raises(FileError, match="another process is writing the same file"):
         save(path, first)
     assert load(path).step == 2
     assert (tmp_path / ".a.safetensors.tmp").read_bytes() == b"a third one begins"
@@ -327,35 +327,35 @@ def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_an_error_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"No such file or directory\. Make the folder"):
+    with pytest.raises(FileError, match=r"No such file or directory\. Make the folder"):
         save(tmp_path / "gone" / "a.safetensors", checkpoint())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
-    with pytest.raises(CheckpointError, match="Choose a folder that can be written"):
+    with pytest.raises(FileError, match="Choose a folder that can be written"):
         save(tmp_path / "a.safetensors", checkpoint())
 
 
 def test_a_folder_is_not_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"a folder.*last\.safetensors"):
+    with pytest.raises(FileError, match=r"a folder.*last\.safetensors"):
         load(tmp_path)
-    with pytest.raises(CheckpointError, match="Is a directory"):
+    with pytest.raises(FileError, match="Is a directory"):
         save(tmp_path, checkpoint())
 
 
 def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(CheckpointError, match="not a regular file"):
+    with pytest.raises(FileError, match="not a regular file"):
         load(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize("path", ["absent.safetensors", "nul\0.safetensors", "x" * 300, ""])
 def test_a_path_without_a_file_is_an_error(path: str) -> None:
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(FileError, match="cannot be read"):
         load(path)
-    assert CheckpointError.exit_code == 1
+    assert FileError.exit_code == 1
 
 
 # Dense

@@ -12,7 +12,7 @@ import torch
 
 from fuzz.forgery import Parts, edited, take_apart
 from granet.checkpoint import Checkpoint, Verification, content_hash, save, verify
-from granet.errors import CheckpointError
+from granet.errors import FileError
 from granet.recipe import Recipe
 from tests.checkpoints import checkpoint, encoded
 
@@ -161,5 +161,5 @@ def test_what_cannot_be_checked_is_said(tmp_path: Path, value: Checkpoint, note:
 
 
 def test_nothing_to_verify_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(FileError, match="cannot be read"):
         verify(tmp_path / "absent")

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters import onnx_files, runtime
-from granet.errors import CheckpointError, DeviceError, GranetError, ModelError, UnknownNameError
+from granet.errors import DeviceError, FileError, GranetError, ModelError, UnknownNameError
 
 
 def model(weight: np.ndarray | None = None) -> onnx.ModelProto:
@@ -118,7 +118,7 @@ def test_what_a_crash_left_is_cleared_away(tmp_path: Path) -> None:
 def test_where_nothing_can_be_written_is_told_at_once(tmp_path: Path, target: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(CheckpointError, match=target), onnx_files.workshop(tmp_path / target):
+    with pytest.raises(FileError, match=target), onnx_files.workshop(tmp_path / target):
         pytest.fail("it was opened")
 
 
@@ -138,7 +138,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_pipes_and_folders_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.onnx")
     for path in (tmp_path / "pipe.onnx", tmp_path, tmp_path / "nowhere.onnx"):
-        with pytest.raises(CheckpointError):
+        with pytest.raises(FileError):
             onnx_files.read(path)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from granet.checkpoint import Checkpoint, load
-from granet.errors import CheckpointError, Interrupted, ModelError, RecipeError
+from granet.errors import CheckpointError, FileError, Interrupted, ModelError, RecipeError
 from granet.models import build
 from granet.recipe import Recipe
 from granet.training import RunFolder, resume, train
@@ -194,7 +194,7 @@ def test_a_rewound_run_starts_from_its_parent_alone(tmp_path, recipe):
 def test_what_cannot_be_read_is_told(tmp_path, recipe):
     (tmp_path / "text").write_text("no weights")
     for name, said in (("none", "cannot be read"), ("text", "neither a safetensors file nor one of torch.save")):
-        with pytest.raises(CheckpointError, match=said):
+        with pytest.raises(FileError, match=said):
             train(recipe(tmp_path / name), RunFolder(tmp_path / "run"), CPU)
     with pytest.raises(RecipeError, match=r"model\.weights_hash: there are no weights for this hash"):
         recipe(model__weights_hash="0" * 64)

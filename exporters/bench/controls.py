@@ -46,7 +46,7 @@ def assign(models: Sequence[Path], given: Path | None, scratch: Path) -> list[Su
         scratch: a folder for controls that have to be made, that lives as long as the measurement.
 
     Raises:
-        CheckpointError: a file that cannot be read.
+        FileError: a file that cannot be read.
         ModelError: a file that is no ONNX model.
         UsageError: no model was given.
     """

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from exporters.bench.report import Skipped
 from granet.checkpoint import Checkpoint, content_hash, load
-from granet.errors import CheckpointError, UnknownNameError, UsageError
+from granet.errors import UnknownNameError, UsageError
+from granet.files.atomic import file_errors
 from granet.masks.mapping import density
 from granet.runs import find
 
@@ -51,7 +52,8 @@ def export_suite(
     Raises:
         UnknownNameError: no such encoding.
         UsageError: no run there.
-        CheckpointError: a checkpoint that is not sound, or the folder cannot be written.
+        CheckpointError: a checkpoint that is not sound.
+        FileError: the folder cannot be written.
         ModelError: a network that cannot be exported.
     """
     from exporters.encoding import ENCODINGS
@@ -62,10 +64,8 @@ def export_suite(
             raise UnknownNameError("encoding", encoding, (*ENCODINGS, COMPACT), where="--encodings")
     checkpoints = sorted(_checkpoints(run), key=lambda found: -density(found[1].masks))
     folder = run / "bench"
-    try:
+    with file_errors(folder, "the folder cannot be made"):
         folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise CheckpointError("the folder cannot be made", where=folder, got=error.strerror) from error
     control = folder / "control.onnx"
     wanted = [(*checkpoints[0], "dense", control)]
     for path, checkpoint in checkpoints:

@@ -22,7 +22,7 @@ from granet.checkpoint import Network, canonical, container
 from granet.checkpoint.container import StoredTensor
 from granet.checkpoint.fields import Field
 from granet.errors import CheckpointError, ModelError
-from granet.files import durable
+from granet.files import atomic, mapped
 from granet.models import build, is_factory, outline
 
 KEY = "granet.network"
@@ -40,7 +40,8 @@ def write(path: str | os.PathLike[str], model: nn.Module, network: Network) -> N
         network: what it was made from: the name, and the images it takes.
 
     Raises:
-        CheckpointError: the file cannot be written, or a tensor cannot be stored; one that was there is as it was.
+        FileError: the file cannot be written; one that was there is as it was.
+        CheckpointError: a tensor cannot be stored.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _stored(model).items()}
     for name, tensor in tensors.items():
@@ -67,7 +68,7 @@ def write(path: str | os.PathLike[str], model: nn.Module, network: Network) -> N
     data[: len(layout.header)] = np.frombuffer(layout.header, np.uint8)
     for name, place in layout.places.items():
         data[place] = tensors[name].reshape(-1).view(torch.uint8).numpy()
-    durable.write(path, data.data)
+    atomic.write(path, data.data)
 
 
 def describe(path: str | os.PathLike[str]) -> Network:
@@ -127,7 +128,7 @@ def _stored(model: nn.Module) -> dict[str, Tensor]:
 
 def _open(path: str | os.PathLike[str]) -> tuple[Network, Mapping[str, StoredTensor]]:
     where = os.fspath(path)
-    stored, metadata = container.read(durable.read(path), where)
+    stored, metadata = container.read(mapped.read(path), where)
     if KEY not in metadata:
         raise CheckpointError(
             f"a safetensors file, but not of a compacted network: its header has no entry {KEY!r}",

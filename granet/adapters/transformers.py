@@ -25,7 +25,7 @@ from granet.adapters.absent import needed
 from granet.adapters.binding import Binding, Bound, advance, plain, sharded
 from granet.adapters.state import pack, unpack_into
 from granet.errors import CheckpointError, UsageError
-from granet.files import durable
+from granet.files import atomic
 from granet.layers.maskable import maskable
 from granet.methods.base import Method
 
@@ -124,7 +124,7 @@ class SparsifierCallback(Bound, TrainerCallback):  # type: ignore[misc]  # of a 
                     where=folder,
                     remedy="a search over hyperparameters, which saves elsewhere, cannot be resumed sparse",
                 )
-            durable.write(folder / FILE, _bytes(pack(self.sparsifier), _hash(self._parameters.values())))
+            atomic.write(folder / FILE, _bytes(pack(self.sparsifier), _hash(self._parameters.values())))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: object, **__: object) -> None:
         """Lets go of the optimizer; if the best weights were loaded, takes their masks."""

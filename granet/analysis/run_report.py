@@ -26,7 +26,7 @@ from granet.analysis.plan_warnings import Caution, cautions
 from granet.analysis.run_summary import RunSummary, State
 from granet.analysis.trajectory import Course
 from granet.checkpoint import Checkpoint, content_hash
-from granet.errors import CheckpointError, GranetError
+from granet.errors import CheckpointError, FileError, GranetError
 from granet.history.replay import Replay
 from granet.masks import mapping
 from granet.recipe import build_method
@@ -168,7 +168,7 @@ class _HalfSaved(Exception):  # noqa: N818  not always an error
 
 def _hash(folder: Path) -> str | None:
     """What identifies the newest checkpoint; None when there is none that can be read."""
-    with suppress(CheckpointError):
+    with suppress(FileError):
         return content_hash(folder / LAST)
     return None
 

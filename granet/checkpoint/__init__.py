@@ -21,7 +21,7 @@ from granet.checkpoint.reader import File
 from granet.checkpoint.value import Checkpoint, Network, Slot
 from granet.checkpoint.verification import Verification, VerificationFailure, verify
 from granet.errors import CheckpointError
-from granet.files import durable
+from granet.files import atomic, mapped
 from granet.masks.codec import Bytes
 
 __all__ = [
@@ -48,17 +48,18 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     another device or in another order, a copy of that one.
 
     Raises:
-        CheckpointError: the value cannot be stored exactly, or the file cannot be written. Either way the file that
-            was at ``path`` is as it was.
+        CheckpointError: the value cannot be stored exactly.
+        FileError: the file cannot be written. Either way the file that was at ``path`` is as it was.
     """
-    durable.write(path, codec.encode(checkpoint))
+    atomic.write(path, codec.encode(checkpoint))
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
     """The checkpoint in the file at ``path``, on the CPU, bit for bit as it was saved.
 
     Raises:
-        CheckpointError: not there, not a granet checkpoint, damaged (a single flipped bit is noticed, and the error
+        FileError: not there, or not readable.
+        CheckpointError: not a granet checkpoint, damaged (a single flipped bit is noticed, and the error
             names the tensor or the header), or of a version that this granet cannot read.
     """
     return _read(path, codec.decode)
@@ -90,14 +91,15 @@ def content_hash(path: str | os.PathLike[str]) -> str:
     Reads the header alone, and checks that it is sound; it names the tensors by their hashes.
 
     Raises:
-        CheckpointError: not there, not a granet checkpoint, or with a damaged header.
+        FileError: not there, or not readable.
+        CheckpointError: not a granet checkpoint, or with a damaged header.
     """
     return _read(path, File.open).content_hash
 
 
 def _read(path: str | os.PathLike[str], decode: Callable[[Bytes, str], _Result]) -> _Result:
     try:
-        return decode(durable.read(path), os.fspath(path))
+        return decode(mapped.read(path), os.fspath(path))
     except MemoryError:
         raise CheckpointError(
             "there is not enough memory for what the file describes",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from granet.checkpoint.reader import File
 from granet.errors import CheckpointError, GranetError
-from granet.files import durable
+from granet.files import mapped
 from granet.recipe import Recipe, build_method
 
 # The bits that are all 1 in what is not finite, and in nothing else: the exponent, or in E4M3 all but the sign.
@@ -84,9 +84,9 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     A weight or an optimizer slot outside its mask cannot be expressed in the format and so needs no check.
 
     Raises:
-        CheckpointError: there is nothing to read: no file, or not a regular one. All else is in the result.
+        FileError: there is nothing to read: no file, or not a regular one. All else is in the result.
     """
-    data, name = durable.read(path), os.fspath(path)
+    data, name = mapped.read(path), os.fspath(path)
     failures: list[VerificationFailure] = []
     file = None
     notes: list[str] = []

@@ -1,1 +1,1 @@
-"""Files: written whole and durably, or not at all."""
+"""Files on disk: ``atomic`` replaces one whole and durably, ``mapped`` reads one through a memory map."""

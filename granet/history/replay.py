@@ -15,7 +15,7 @@ from torch import Tensor
 from granet import history
 from granet.checkpoint import Checkpoint, load_outline
 from granet.errors import CheckpointError, GranetError, UsageError
-from granet.files import durable
+from granet.files import mapped
 from granet.history import FlatMasks, Log, changes, flat
 from granet.history import format as log
 from granet.masks import mapping
@@ -81,7 +81,7 @@ class Replay:
                 got=f"no {HISTORY}",
                 remedy="a run of an older granet keeps one from where it is resumed",
             )
-        found = log.parse(durable.read(path).tobytes(), str(path))
+        found = log.parse(mapped.read(path).tobytes(), str(path))
         shapes = {name: tuple(mask.shape) for name, mask in last.masks.items()}
         if found.beginning.shapes != shapes:
             raise CheckpointError("the history is of another network than the checkpoint", where=path)

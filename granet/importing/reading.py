@@ -14,7 +14,7 @@ from granet.checkpoint import container, schema
 from granet.checkpoint.canonical import short
 from granet.checkpoint.container import StoredTensor
 from granet.errors import CheckpointError
-from granet.files import durable
+from granet.files import mapped
 from granet.importing import torch_file
 from granet.masks.codec import Bytes
 
@@ -58,7 +58,7 @@ def read(path: str | os.PathLike[str], wrappers: Sequence[str] = WEIGHTS) -> For
         CheckpointError: any other file, a damaged one, one that is a granet checkpoint already, or one without
             tensors. What is allocated is bounded by the length of the file.
     """
-    where, data = os.fspath(path), durable.read(path)
+    where, data = os.fspath(path), mapped.read(path)
     beginning = data[:9].tobytes()
     if beginning[8:] == b"{":
         return _safetensors(data, where)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from granet import checkpoint
 from granet.checkpoint import container, schema
 from granet.errors import CheckpointError, GranetError
-from granet.files import durable
+from granet.files import mapped
 from granet.importing import masking, match_tensors, names, reading
 from granet.models import load_weights, outline
 
@@ -43,9 +43,9 @@ def content_hash(path: str | os.PathLike[str]) -> str:
     """SHA-256 of the file, in hexadecimal.
 
     Raises:
-        CheckpointError: it cannot be read.
+        FileError: it cannot be read.
     """
-    return hashlib.sha256(durable.read(path).data).hexdigest()
+    return hashlib.sha256(mapped.read(path).data).hexdigest()
 
 
 def start_from(
@@ -114,7 +114,7 @@ def _read(path: str | os.PathLike[str], network: nn.Module, where: str) -> tuple
 
 
 def _is_checkpoint(path: str | os.PathLike[str], where: str) -> bool:
-    data = durable.read(path)
+    data = mapped.read(path)
     if data[8:9].tobytes() != b"{":
         return False
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from granet.errors import CheckpointError, UsageError
-from granet.files import durable
+from granet.files import atomic, mapped
 from granet.plasticity.curves import Cell
 from granet.plasticity.grid import GridSettings
 
@@ -48,14 +48,14 @@ class Results:
         """Keeps a cell.
 
         Raises:
-            CheckpointError: the file cannot be written.
+            FileError: the file cannot be written.
         """
         name = f"cell-{cell.step:08d}-{cell.rate!r}-{cell.regeneration}-{cell.checkpoint[:16]}.json"
-        durable.write(self.folder / name, cell.to_json().encode())
+        atomic.write(self.folder / name, cell.to_json().encode())
 
 
 def _read(path: Path) -> Cell:
-    data = durable.read(path)
+    data = mapped.read(path)
     try:
         text = data[: _MAX_BYTES + 1].tobytes().decode()
     except UnicodeDecodeError as error:

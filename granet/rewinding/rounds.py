@@ -18,11 +18,12 @@ import torch
 from granet.checkpoint import load_outline
 from granet.data import Dataset
 from granet.errors import CheckpointError, UsageError
+from granet.files import atomic
 from granet.masks.mapping import active, density, size
 from granet.recipe import Recipe
 from granet.rewinding.plan import round_of
 from granet.runs.events import RoundEnded, RoundRow, RoundStarted, Watch
-from granet.runs.folder import RunFolder, replace_text
+from granet.runs.folder import RunFolder
 from granet.training.launch import resume, train
 from granet.training.rewound_state import rewound
 from granet.training.run import begin, open_data, restore
@@ -57,11 +58,7 @@ def rewind(
     restore(run, rewound(run))
     with folder.claimed():
         folder.check_free(overwrite=overwrite)
-        try:
-            folder.clear()
-            replace_text(folder.rewind_file, recipe.to_toml())
-        except OSError as error:
-            raise UsageError("cannot write here", where=path, got=error.strerror) from error
+        folder.create(recipe, rounds=True)
         return list(_rounds(folder, device, lambda _: dataset, watch, stop))
 
 
@@ -111,7 +108,7 @@ def _rounds(
             else:
                 train(recipe, folder, device, dataset=data(first), watch=watch, stop=stop)
         rows.append(row(folder))
-        replace_text(whole.table_file, json.dumps([asdict(entry) for entry in rows], indent=1) + "\n")
+        atomic.write(whole.table_file, (json.dumps([asdict(entry) for entry in rows], indent=1) + "\n").encode())
         watch(RoundEnded(row=rows[-1], rounds=total))
         yield rows[-1]
 

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from granet.checkpoint import Checkpoint, load
-from granet.errors import CheckpointError, UsageError
+from granet.errors import CheckpointError, FileError, UsageError
+from granet.files import atomic
 from granet.recipe import Recipe
 from granet.runs.find import HISTORY
 
@@ -160,8 +161,12 @@ class RunFolder:
                 remedy=f"go on with it by --resume {self.path}, replace it with --overwrite, or choose another --out",
             )
 
-    def create(self, recipe: Recipe) -> None:
-        """Makes the folder for a new run, without what an earlier run left, and writes the recipe into it.
+    def create(self, recipe: Recipe, *, rounds: bool = False) -> None:
+        """Make the folder for a new run, remove what an earlier run left, and write the recipe.
+
+        Args:
+            recipe: of the run or, with ``rounds``, of the first of several rounds.
+            rounds: the folder is to hold the folders of several rounds.
 
         Raises:
             UsageError: the folder cannot be made or written to.
@@ -169,9 +174,10 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.clear()
-            replace_text(self.recipe_file, recipe.to_toml())
-        except OSError as error:
-            raise UsageError("cannot write a run here", where=self.path, got=error.strerror) from error
+            atomic.write(self.rewind_file if rounds else self.recipe_file, recipe.to_toml().encode())
+        except (FileError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error.got
+            raise UsageError("cannot write a run here", where=self.path, got=reason) from error
 
     def clear(self) -> None:
         """Removes the run or the rounds that are here, and nothing else.
@@ -231,11 +237,11 @@ class RunFolder:
 
     def append_metrics(self, line: Mapping[str, object]) -> None:
         """Adds one line to metrics.jsonl."""
-        try:
-            with self.metrics_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise CheckpointError("cannot write metrics", where=self.metrics_file, got=error.strerror) from error
+        with (
+            atomic.file_errors(self.metrics_file, "metrics could not be written"),
+            self.metrics_file.open("a", encoding="utf-8") as file,
+        ):
+            file.write(json.dumps(line) + "\n")
 
     def rewind_metrics(self, *, step: int, epochs: int, tested: bool) -> None:
         """Forgets lines of work that is going to be done again: past ``step`` or that many epochs, or the test."""
@@ -254,14 +260,4 @@ class RunFolder:
                 continue  # the line that a kill cut short
             if not repeated:
                 kept.append(line)
-        replace_text(self.metrics_file, "".join(line + "\n" for line in kept))
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes ``text`` to ``path``, all of it or nothing."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+        atomic.write(self.metrics_file, "".join(line + "\n" for line in kept).encode())

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from granet.checkpoint import Checkpoint, codec
-from granet.files import durable
+from granet.files import atomic
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Saver:
                 data = codec.encode(save.state)
             save.encoded.set()
             for path in save.paths:
-                durable.write(path, data)
+                atomic.write(path, data)
             for path in save.obsolete:  # only now that what replaces them is safe
                 path.unlink(missing_ok=True)
         except BaseException as error:  # it belongs to the thread that waits

@@ -16,7 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from granet.errors import CheckpointError
-from granet.files import durable
+from granet.files import atomic, mapped
+from granet.files.atomic import file_errors
 from granet.history import Beginning, flat
 from granet.history import format as log
 from granet.masks.mapping import Masks
@@ -24,6 +25,7 @@ from granet.topology import TopologyUpdate
 from granet.training.run import Run
 
 _ANEW = "move it away: the run goes on without it, and its history then begins at this step"
+_NOT_WRITTEN = "the history could not be written"
 
 
 class HistoryRecorder:
@@ -50,12 +52,12 @@ class HistoryRecorder:
             drawn: whether its masks are still those that its recipe draws, which then need not be stored.
 
         Raises:
-            CheckpointError: it cannot be written.
+            FileError: it cannot be written.
         """
         masks = run.sparsifier.masks
         shapes = {name: tuple(mask.shape) for name, mask in masks.items()}
         data, chain = log.begin(run.step, shapes, flat(masks), stored=not drawn)
-        durable.write(path, data)
+        atomic.write(path, data)
         return cls(path, run.step, chain)
 
     @classmethod
@@ -63,11 +65,12 @@ class HistoryRecorder:
         """The file of a run that goes on, cut off at its step; a new one where an older granet kept none.
 
         Raises:
-            CheckpointError: it is damaged, not of this run, or cannot be written.
+            CheckpointError: it is damaged or not of this run.
+            FileError: it cannot be read or written.
         """
         if not os.path.lexists(path):
             return cls.begin(path, run, drawn=False)
-        found = log.parse(durable.read(path).tobytes(), str(path))
+        found = log.parse(mapped.read(path).tobytes(), str(path))
         _check_shapes(found.beginning, run)
         done = [entry for entry in found.entries if entry.step <= run.step]
         updates = steps_after(found.beginning.step, run.metrics)
@@ -81,17 +84,15 @@ class HistoryRecorder:
             )
         end = done[-1].end if done else found.start
         if end < found.size:
-            try:
+            with file_errors(path, _NOT_WRITTEN):
                 os.truncate(path, end)
-            except OSError as error:
-                raise _cannot_write(path, error) from error
         return cls(path, done[-1].step if done else found.beginning.step, found.chain[len(done)])
 
     def add(self, update: TopologyUpdate) -> None:
         """Adds an update; it is in the file after ``sync``. Waits for the one before it.
 
         Raises:
-            CheckpointError: the one before it could not be written.
+            FileError: the one before it could not be written.
         """
         self._wait()
         self._pending = self._worker.submit(self._write, update.step, update.before, update.masks)
@@ -100,14 +101,11 @@ class HistoryRecorder:
         """Returns once all that was added is on disk.
 
         Raises:
-            CheckpointError: that could not be done.
+            FileError: that could not be done.
         """
         self._wait()
-        try:
-            with self.path.open("rb") as file:
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
+        with file_errors(self.path, _NOT_WRITTEN), self.path.open("rb") as file:
+            os.fsync(file.fileno())
 
     def _wait(self) -> None:
         pending, self._pending = self._pending, None
@@ -116,12 +114,10 @@ class HistoryRecorder:
 
     def _write(self, step: int, before: Masks, after: Masks) -> None:
         frame, chain = log.entry(step, self._step, flat(before), flat(after), self._chain)
-        try:
-            with self.path.open("r+b") as file:  # no new one: it would have no beginning
-                file.seek(0, os.SEEK_END)
-                file.write(frame)
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
+        # r+b makes no new file, which would have no beginning
+        with file_errors(self.path, _NOT_WRITTEN), self.path.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
+            file.write(frame)
         self._step, self._chain = step, chain
 
 
@@ -136,7 +132,3 @@ def _check_shapes(beginning: Beginning, run: Run) -> None:
     mine = {name: tuple(mask.shape) for name, mask in run.sparsifier.masks.items()}
     if list(beginning.shapes.items()) != list(mine.items()):
         raise CheckpointError("the history is of another network", where="history", remedy=_ANEW)
-
-
-def _cannot_write(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError("cannot write the history", where=path, got=error.strerror)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from granet.errors import CheckpointError
+from granet.files.atomic import file_errors
 from granet.runs.events import Event, Started
 from granet.runs.folder import RunFolder
 
@@ -37,7 +37,7 @@ def _note(event: Started) -> None:
     """Adds a line to the file in the folder of the run.
 
     Raises:
-        CheckpointError: it cannot be written.
+        FileError: it cannot be written.
     """
     line = {
         "step": event.step,
@@ -53,11 +53,8 @@ def _note(event: Started) -> None:
         "Python": platform.python_version(),
     }
     path = RunFolder(event.folder).sessions_file
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise CheckpointError("cannot note where the run is trained", where=path, got=error.strerror) from error
+    with file_errors(path, "where the run is trained could not be written"), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def _processor() -> str:

@@ -15,7 +15,7 @@ def settled(recipe: Recipe) -> Recipe:
     """The recipe with the hash of the file that its run starts from, if it starts from one.
 
     Raises:
-        CheckpointError: the file cannot be read.
+        FileError: the file cannot be read.
     """
     if recipe.model.weights is None or recipe.model.weights_hash is not None:
         return recipe

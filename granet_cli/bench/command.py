@@ -281,6 +281,6 @@ def _write(target: Path, report: BenchReport) -> None:
     """The JSON, as a file that is there whole or not at all."""
     from json import dumps
 
-    from granet.files import durable as files
+    from granet.files import atomic
 
-    files.write(target, (dumps(report.as_json(), indent=2, allow_nan=False) + "\n").encode())
+    atomic.write(target, (dumps(report.as_json(), indent=2, allow_nan=False) + "\n").encode())

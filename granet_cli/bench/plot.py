@@ -17,7 +17,7 @@ def draw(file: Path, report: BenchReport) -> None:
     """Writes the picture of a report with results to ``file``, whole or not at all.
 
     Raises:
-        CheckpointError: it cannot be written.
+        FileError: it cannot be written.
     """
     from matplotlib.figure import Figure
 

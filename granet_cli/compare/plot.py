@@ -34,7 +34,7 @@ def draw(file: Path, groups: Iterable[RunGroup]) -> None:
 
     Raises:
         UsageError: there is none, or one of them has no active weights.
-        CheckpointError: the file cannot be written.
+        FileError: the file cannot be written.
     """
     from granet.analysis.comparison import curves
     from granet.errors import UsageError

@@ -22,7 +22,7 @@ def draw(file: Path, report: HistoryReport) -> None:
 
     Raises:
         UsageError: the masks never changed.
-        CheckpointError: the file cannot be written.
+        FileError: the file cannot be written.
     """
     from granet.errors import UsageError
 

@@ -180,10 +180,10 @@ def write_masks(file: Path, masks: Mapping[str, Tensor]) -> None:
     """Writes masks as bool tensors by the names of the weights.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        FileError: the file cannot be written.
     """
     from safetensors.torch import save
 
-    from granet.files import durable
+    from granet.files import atomic
 
-    durable.write(file, save(dict(masks)))
+    atomic.write(file, save(dict(masks)))

@@ -35,7 +35,7 @@ def draw(file: Path, report: Plasticity) -> None:
 
     Raises:
         UsageError: no cell was trained to its end.
-        CheckpointError: the file cannot be written.
+        FileError: the file cannot be written.
     """
     from granet.errors import UsageError
 

@@ -44,7 +44,7 @@ def report(
     """
     from granet.analysis import report as analysis
     from granet.errors import GranetError, UsageError
-    from granet.files import durable
+    from granet.files import atomic
     from granet_cli.render import print_json, say, size
     from granet_cli.report.page import page
 
@@ -65,7 +65,7 @@ def report(
         raise UsageError("none of the runs has this network", where="--model", got=model)
     if out is not None:
         written = page(found).encode()
-        durable.write(out, written)
+        atomic.write(out, written)
         told = f"{len(found.runs)} run{'s' * (len(found.runs) != 1)}"
         say(f"{out}: {told}, {size(len(written))}")
     if json:

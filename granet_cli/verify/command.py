@@ -48,11 +48,11 @@ def verify(
 def _verified(file: Path) -> Verification:
     """What is found in a file; one that cannot be read fails like any other."""
     from granet.checkpoint import Verification, VerificationFailure, verify
-    from granet.errors import CheckpointError
+    from granet.errors import FileError
 
     try:
         return verify(file)
-    except CheckpointError as error:
+    except FileError as error:
         return Verification(
             path=str(file),
             bytes=0,

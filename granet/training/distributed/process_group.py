@@ -315,7 +315,10 @@ def _everywhere(error: _Error) -> _Error:
 def _rebuilt(name: str, message: str) -> GranetError:
     """The error of rank 0, from its kind and its message."""
     found = getattr(errors, name, None)
-    if found in (errors.UsageError, errors.RecipeError, errors.DeviceError, errors.DataError, errors.CheckpointError):
+    if found in (
+        *(errors.UsageError, errors.RecipeError, errors.DeviceError),
+        *(errors.DataError, errors.FileError, errors.CheckpointError),
+    ):
         error: GranetError = found(message)
         return error
     return TrainingError(message)

@@ -1,18 +1,14 @@
-"""Files on disk: replaced whole and durably, or not at all, and read through a memory map."""
+"""Write files so that they hold all of the old content or all of the new, whatever happens."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
-import stat
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from granet.errors import CheckpointError
+from granet.errors import FileError, GranetError
 
 # Why a file could not be written -> what to do about it.
 _REMEDIES = {
@@ -23,6 +19,7 @@ _REMEDIES = {
     errno.EACCES: "choose a folder that can be written",
     errno.EPERM: "choose a folder that can be written",
     errno.ENOENT: "make the folder, or bring it back",
+    errno.ENOTDIR: "choose a folder",
 }
 
 
@@ -34,53 +31,47 @@ def write(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     all of the old content or all of the new. A temporary that a crash left behind is removed by the next write.
 
     Raises:
-        CheckpointError: the file could not be written; the old one is as it was.
+        FileError: the file could not be written; the old one is as it was.
     """
     path = Path(path)
-    try:
+    with file_errors(path, "the file could not be written; what was there before is as it was"):
         _replace(path, data)
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        number = error.errno if isinstance(error, OSError) else None
-        raise CheckpointError(
-            "the file could not be written; what was there before is as it was",
-            where=path,
-            got=os.strerror(number) if number else error,
-            remedy=_REMEDIES.get(number) if number else None,
-        ) from error
-    try:
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise CheckpointError("the file was written but may not survive a power cut", where=path, got=error) from error
+    with file_errors(path, "the file was written but may not survive a power cut"):
+        sync_folder(path.parent)
 
 
-def read(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """The content of a regular file, uint8 [size], read-only, as a memory map that lasts as long as the array.
-
-    Never waits: a pipe or a device is refused, not read.
+@contextlib.contextmanager
+def file_errors(path: Path, what: str) -> Iterator[None]:
+    """Turn errors of the system while writing ``path`` into errors for the user.
 
     Raises:
-        CheckpointError: not there, not readable, or not a regular file.
+        FileError: ``what`` happened to ``path``, the system's reason, and a remedy where one is known.
     """
-    remedy = None
     try:
-        # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        try:
-            status = os.fstat(descriptor)
-            if stat.S_ISREG(status.st_mode):
-                if status.st_size == 0:  # which cannot be mapped
-                    return np.empty(0, np.uint8)
-                return np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
-        finally:
-            os.close(descriptor)
-        reason = "not a regular file"
-        if stat.S_ISDIR(status.st_mode):
-            reason, remedy = "a folder", "name a file in it, such as last.safetensors"
-    except (OSError, ValueError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-    raise CheckpointError(
-        "the file cannot be read", where=os.fspath(path), got=reason, expected="a file", remedy=remedy
-    )
+        yield
+    except GranetError:  # some are ValueErrors too
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        number = error.errno if isinstance(error, OSError) else None
+        reason = os.strerror(number) if number else error
+        raise FileError(what, where=path, got=reason, remedy=_REMEDIES.get(number or 0)) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Return once renames and removals in ``folder`` are on disk.
+
+    Raises:
+        OSError: they may not be.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems know no such operation; there is no other way to ask for it.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _replace(path: Path, data: bytes | memoryview) -> None:
@@ -97,7 +88,7 @@ def _replace(path: Path, data: bytes | memoryview) -> None:
         if not _is_ours(temporary, descriptor):
             if not path.parent.is_dir():
                 raise FileNotFoundError(errno.ENOENT, "the folder is gone")
-            raise CheckpointError(
+            raise FileError(
                 "another process is writing the same file",
                 where=path,
                 remedy="let only one run at a time write to a folder",
@@ -117,15 +108,3 @@ def _is_ours(temporary: Path, descriptor: int) -> bool:
         return os.path.samestat(temporary.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems know no such operation; there is no other way to ask for it.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
