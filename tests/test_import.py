@@ -23,7 +23,7 @@ from exporters.dense import write_dense
 from granet import Sparsifier, models
 from granet.analysis.inspection import inspect
 from granet.checkpoint import Checkpoint, load, save, verify
-from granet.errors import CheckpointError, DataError, GranetError, ModelError, UnknownNameError, UsageError
+from granet.errors import CheckpointError, DataError, FileError, GranetError, ModelError, UnknownNameError, UsageError
 from granet.importing import import_weights
 from granet.recipe import build_method
 from granet_cli.app import run
@@ -607,7 +607,7 @@ def _checkpoint(path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path, write: Callable[[Path], object], message: str) -> None:
     path = tmp_path / "a.bin"
     write(path)
-    with pytest.raises(CheckpointError, match=message) as caught:
+    with pytest.raises(FileError, match=message) as caught:
         import_weights(path, **LENET)
     assert str(path) in str(caught.value)
 

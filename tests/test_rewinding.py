@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from granet.checkpoint import Checkpoint, content_hash, load, save
-from granet.errors import CheckpointError, Interrupted, RecipeError, UsageError
+from granet.errors import CheckpointError, FileError, Interrupted, RecipeError, UsageError
 from granet.masks import mapping as masking
 from granet.recipe import Recipe
 from granet.rewinding.plan import RewindRequest, course, densities, plan
@@ -519,7 +519,7 @@ def test_a_round_of_something_else_is_not_taken_for_done(trained: Callable[..., 
     shutil.rmtree(folder / "round-02")
     go_on(folder, CPU, watch=lambda _: None, stop=never)
     (folder / "round-01" / "best.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"best\.safetensors"):
+    with pytest.raises(FileError, match=r"best\.safetensors"):
         go_on(folder, CPU, watch=lambda _: None, stop=never)
 
 
