@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from granet import models
 from granet.checkpoint import load
 from granet.errors import Interrupted
 from granet.recipe import Recipe
-from granet.training import RunFolder, resume, train, trainer
+from granet.training import RunFolder, resume, train
 from tests.synthetic import arrays_dataset
 
 CPU, LAST = torch.device("cpu"), torch.channels_last
@@ -38,12 +39,13 @@ def channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
         built.append(network)
         return network
 
-    def images_laid_out(images: Tensor) -> Tensor:
+    def image_layout(images: Tensor) -> Tensor:
         assert built[-1].get_parameter("layer1.0.conv1.weight").is_contiguous(memory_format=LAST)
         return images.contiguous(memory_format=LAST)
 
     monkeypatch.setattr(models, "build", laid_out)
-    monkeypatch.setattr(trainer, "images_laid_out", images_laid_out)
+    for name in ("step", "evaluate"):
+        monkeypatch.setattr(import_module(f"granet.training.{name}"), "image_layout", image_layout)
 
 
 @pytest.fixture(scope="module")

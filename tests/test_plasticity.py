@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from granet.plasticity import cell as cells
 from granet.plasticity import experiment
 from granet.plasticity.cell import baseline, measure, prepare, regenerated
 from granet.plasticity.curves import Cell, tell
-from granet.plasticity.grid import Grid, GridSettings, GridSource, Job, plan
+from granet.plasticity.grid import Grid, GridSettings, Job, plan
 from granet.recipe import Recipe
 from granet.rewinding.plan import RewindRequest, course
 from granet.rewinding.plan import plan as plan_rewind
@@ -265,16 +265,13 @@ def test_the_accuracy_before_is_that_of_granet_eval(trained: Callable[..., Path]
     assert found.plasticity == found.after - found.before
 
 
-def test_a_loss_that_is_not_finite_is_a_result_without_accuracy(trained: Callable[..., Path]) -> None:
-    class Hot(GridSource):
-        @property
-        def learning_rate(self) -> float:
-            return 1e15
-
+def test_a_loss_that_is_not_finite_is_a_result_without_accuracy(
+    trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("granet.training.step.learning_rate", lambda *_: 1e15)
     asked = job(kept(trained()))
-    hot = Hot(**{field.name: getattr(asked.source, field.name) for field in fields(GridSource)})
     dataset = open_data(asked.recipe)
-    found = measure(replace(asked, source=hot), baseline(asked, dataset, CPU), dataset, CPU)
+    found = measure(asked, baseline(asked, dataset, CPU), dataset, CPU)
     assert (found.after, found.plasticity) == (None, None)
     assert Cell.from_json(found.to_json(), where="") == found
 

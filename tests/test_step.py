@@ -9,7 +9,7 @@ import torch
 
 from granet.recipe import Recipe
 from granet.training.run import Run, begin, open_data
-from granet.training.step import Steps
+from granet.training.step import TrainingStep
 
 BATCH = 16
 
@@ -39,20 +39,20 @@ def same(a: object, b: object) -> bool:
 
 
 def test_a_first_half_leaves_weights_alone_and_can_be_taken_back(run: Run) -> None:
-    steps, before = Steps(run), changing(run)
-    steps.backward(*(part[:BATCH] for part in next(iter(run.pipeline.batches(0)))))
+    step, before = TrainingStep(run), changing(run)
+    step.backward(*(part[:BATCH] for part in next(iter(run.pipeline.batches(0)))))
     assert run.sums.examples == BATCH
     assert not same(changing(run), before)
-    steps.undo()
+    step.undo()
     assert run.sums.examples == 0
     assert same(changing(run), before)
 
 
 def test_what_the_optimizer_has_done_is_not_taken_back_in_part(run: Run) -> None:
-    steps, before = Steps(run), changing(run)
-    steps.backward(*(part[:BATCH] for part in next(iter(run.pipeline.batches(0)))))
-    steps.optimize()
+    step, before = TrainingStep(run), changing(run)
+    step.backward(*(part[:BATCH] for part in next(iter(run.pipeline.batches(0)))))
+    step.optimize()
     done = changing(run)
     assert not same(done, before)
-    steps.undo()
+    step.undo()
     assert same(changing(run), done)

@@ -117,7 +117,9 @@ def recipe(method: str = "granet", optimizer: str = "sgd", **settings: str) -> R
 def _as_where_reading_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "reading_waits", lambda device: True)
     monkeypatch.setattr(augment, "crop_rows", augment.crop_views)  # the former is for CPUs alone
-    monkeypatch.setattr(throughput, "TELL_SECONDS", math.inf)  # progress reads the loss, and is not due in a plain step
+    monkeypatch.setattr(
+        throughput, "PROGRESS_SECONDS", math.inf
+    )  # progress reads the loss, and is not due in a plain step
 
 
 def train_watched(given: Recipe, folder: Path, device: str, guard: Guard, **more: Any) -> int:

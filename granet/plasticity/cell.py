@@ -27,7 +27,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from granet import models
 from granet.checkpoint import Checkpoint, content_hash, load
@@ -36,14 +36,13 @@ from granet.errors import CheckpointError, Interrupted, TrainingError
 from granet.masks.mapping import Masks, active, size
 from granet.plasticity.curves import Cell
 from granet.plasticity.grid import Job
-from granet.randomness import key
 from granet.topology import grow, swap
-from granet.training.device import seed, use_kernels
+from granet.training.device import use_kernels
 from granet.training.evaluate import Evaluation, evaluate
 from granet.training.rewound_state import rewound
 from granet.training.run import EpochSums, Run, begin, restore
 from granet.training.scoring import score
-from granet.training.step import Steps, images_laid_out
+from granet.training.step import TrainingStep
 
 SPLIT = "validation"
 """Where accuracies are measured: the test set is met once in the life of a run, and not here."""
@@ -122,21 +121,20 @@ def measure(
 
 
 def prepare(job: Job, dataset: Dataset, device: torch.device) -> tuple[Run, dict[str, int]]:
-    """The run that a cell trains, pruned and regenerated; and how many weights were active ``before`` and ``pruned``.
+    """Return the run that a cell trains, pruned and regenerated, and the active weights ``before`` and ``pruned``.
 
     Raises:
         CheckpointError, TrainingError: see ``measure``.
     """
     run = begin(job.recipe, dataset, device)
-    parent = _load(job)
-    gradients: Mapping[str, Tensor] = {}
-    if job.regeneration != "none":
-        models.load_weights(run.model, parent.weights, parent.buffers)
-        gradients = dense_gradients(run, job.source.step)
-    restore(run, rewound(run))
+    parent, start = _load(job), rewound(run)
+    restore(run, start)
     before, pruned = active(parent.masks), active(run.sparsifier.masks)
     present = {name: before.get(name, run.sparsifier.masks[name].numel()) for name in pruned}
     if job.regeneration != "none":
+        models.load_weights(run.model, parent.weights, parent.buffers)
+        gradients = dense_gradients(run)
+        restore(run, start)
         lost = {name: present[name] - count for name, count in pruned.items()}
         weights = {name: p.detach() for name, p in run.model.named_parameters() if name in pruned}
         share = None if job.regeneration == "pruned" else job.settings.drop_fraction
@@ -173,29 +171,26 @@ def regenerated(
     return swap(weights, gradients, masks, counts)
 
 
-def dense_gradients(run: Run, step: int) -> dict[str, Tensor]:
-    """Of the loss that ``run`` trains with, at its present weights, on the batch that follows after ``step`` steps.
+def dense_gradients(run: Run) -> dict[str, Tensor]:
+    """Return the gradients in fp32 of the training loss on the next batch, at the present weights of ``run``.
 
     Buffers change, as in any forward pass of training.
 
     Raises:
         TrainingError: they are not finite.
     """
-    epoch, position = divmod(step, run.pipeline.steps_per_epoch)
-    loss_of = nn.CrossEntropyLoss(label_smoothing=run.recipe.training.label_smoothing)
     run.model.train()
-    seed(run.device, key(run.recipe.seed, "forward", step))
-    with closing(_batches(run, epoch, position)) as batches:
-        images, labels = next(batches)
-    for part, answers in zip(*(half.chunk(run.recipe.training.accumulate) for half in (images, labels)), strict=True):
-        (loss_of(run.model(part), answers) * (len(answers) / len(labels))).backward()
+    scaler = torch.amp.GradScaler(run.device.type, enabled=False)
+    exact = replace(run, precision="fp32", scaler=scaler, sums=EpochSums.zero(run.device))
+    with closing(_batches(run)) as batches:
+        TrainingStep(exact, compile=False).backward(*next(batches))
     parameters = dict(run.model.named_parameters())
     found = {name: grad for name in run.sparsifier.masks if (grad := parameters[name].grad) is not None}
     missing = sorted(run.sparsifier.masks.keys() - found.keys())
     if missing or not all(bool(gradient.isfinite().all()) for gradient in found.values()):
         raise TrainingError(
             "there are no gradients to regenerate by",
-            where=f"step {step}",
+            where=f"step {run.step}",
             got=f"none for {missing[0]}" if missing else "some that are not finite",
             remedy="measure it without regeneration",
         )
@@ -204,24 +199,19 @@ def dense_gradients(run: Run, step: int) -> dict[str, Tensor]:
 
 
 def train(run: Run, job: Job, *, watch: Callable[[CellProgressed], None], stop: Callable[[], bool]) -> bool:
-    """Trains to the end of the cell, by the steps of ``granet.training.trainer``; a test holds the two together.
+    """Train to the end of the cell, by the training step of ``granet train``.
 
     Returns:
         Whether the loss stayed finite.
     """
-    steps = Steps(run)
-    for group in run.optimizer.param_groups:
-        group["lr"] = job.source.learning_rate
+    step = TrainingStep(run)
     begun, end = run.step, run.total_steps
     while run.step < end:
-        epoch, position = divmod(run.step, run.pipeline.steps_per_epoch)
         run.model.train()
         run.sums = EpochSums.zero(run.device)
-        with closing(_batches(run, epoch, position)) as batches:
+        with closing(_batches(run)) as batches:
             for images, labels in batches:
-                steps.backward(images, labels)
-                steps.optimize()
-                run.sparsifier.step()
+                step(images, labels)
                 watch(CellProgressed(run.step - begun, end - begun))
                 if stop():
                     raise _stopped(job)
@@ -232,14 +222,14 @@ def train(run: Run, job: Job, *, watch: Callable[[CellProgressed], None], stop: 
     return True
 
 
-def _batches(run: Run, epoch: int, position: int) -> Generator[tuple[Tensor, Tensor]]:
-    for images, labels in run.pipeline.batches(epoch, start=position):
-        yield images_laid_out(images), labels
+def _batches(run: Run) -> Generator[tuple[Tensor, Tensor]]:
+    """Yield what is left of the present epoch; a generator, so that workers end when it is closed."""
+    epoch, position = divmod(run.step, run.pipeline.steps_per_epoch)
+    yield from run.pipeline.batches(epoch, start=position)
 
 
 def _evaluate(run: Run, stop: Callable[[], bool]) -> Evaluation:
-    batches = ((images_laid_out(images), labels) for images, labels in run.pipeline.evaluation(SPLIT))
-    return evaluate(run.model, batches, precision=run.precision, stop=stop)
+    return evaluate(run.model, run.pipeline.evaluation(SPLIT), precision=run.precision, stop=stop)
 
 
 def _load(job: Job) -> Checkpoint:

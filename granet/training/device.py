@@ -1,4 +1,4 @@
-"""Where a run computes and in which number format."""
+"""The device of a run, the number format and memory layout it computes in, and its kernels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
 from granet.errors import DeviceError, UsageError
 
@@ -13,10 +14,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for; auto is CUDA where there is one.
+    """Return the device named ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; auto is CUDA where there is a GPU.
 
     Raises:
-        DeviceError: CUDA, or that many devices, are not there; or an unknown name.
+        DeviceError: CUDA is not available, there are not that many GPUs, or the name is unknown.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,7 +39,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device as a person would say it."""
+    """Return the name of a GPU, or the number of threads of a CPU, for display."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -46,10 +47,10 @@ def describe_device(device: torch.device) -> str:
 
 
 def resolve_precision(asked: str, device: torch.device) -> Precision:
-    """What ``auto`` means here: bf16 on a GPU that has it, fp32 otherwise.
+    """Return the number format of a run; ``auto`` is bf16 on a GPU that has it and fp32 elsewhere.
 
     Raises:
-        UsageError: fp16 on the CPU, where it is slower and has no use.
+        UsageError: fp16 on the CPU, where it is slower and of no use, or an unknown precision.
     """
     if asked == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
@@ -60,16 +61,35 @@ def resolve_precision(asked: str, device: torch.device) -> Precision:
     return asked  # type: ignore[return-value]  # narrowed by the line above
 
 
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the autocast context of ``precision``, which does nothing for fp32."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+
+
+def image_layout(images: Tensor) -> Tensor:
+    """Return ``images``, [examples, channels, height, width], in the memory format that is fastest on their device."""
+    return images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images
+
+
+def move_model(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move ``model`` to ``device``, in the memory format of ``image_layout``, and return it."""
+    model = model.to(device)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+    return model
+
+
 def reading_waits(device: torch.device) -> bool:
-    """Whether reading a number off ``device`` holds up the work queued there; on the CPU nothing is queued."""
+    """Return whether reading a value from ``device`` waits for work queued there; on the CPU nothing is queued."""
     return device.type != "cpu"
 
 
 def seed(device: torch.device, key: int) -> None:
-    """Seeds the generators that a network on ``device`` draws from, those of torch for the CPU and for ``device``.
+    """Seed torch's generators for the CPU and for ``device``.
 
-    ``torch.manual_seed`` does the same for every kind of device that torch knows, and takes notes of who asked for it
-    for those that are not there, which costs a small network a tenth of its step.
+    ``torch.manual_seed`` seeds every kind of device, and records a stack trace for those that are not initialised,
+    which costs a small network a tenth of its step.
     """
     torch.default_generator.manual_seed(key)
     if device.type == "cuda":
@@ -78,9 +98,9 @@ def seed(device: torch.device, key: int) -> None:
 
 
 def use_kernels(*, deterministic: bool) -> None:
-    """Chooses, for the whole process, repeatable kernels or the fastest ones.
+    """Choose deterministic kernels or the fastest ones, for the whole process.
 
-    Repeatable kernels make a resumed run on CUDA bit-identical to one that never stopped; on the CPU it is so
+    Deterministic kernels make a resumed run on CUDA bit-identical to one that never stopped; on the CPU it is so
     anyway.
     """
     if deterministic:

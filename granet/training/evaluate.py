@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from granet.errors import DataError, Interrupted
-from granet.training.device import Precision
+from granet.training.device import Precision, autocast, image_layout
 from granet.training.distributed.world import World
 
 
@@ -21,12 +21,6 @@ class Evaluation:
     loss: float
     accuracy: float
     examples: int
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The autocast context of ``precision``; one that does nothing for fp32."""
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
 @torch.no_grad()
@@ -65,7 +59,7 @@ def evaluate(
             if stop():
                 raise Interrupted("stopped while evaluating")
             with autocast(images.device, precision):
-                logits = model(images)
+                logits = model(image_layout(images))
             loss = F.cross_entropy(logits.float(), labels, reduction="sum").double()
             rows.append((loss, (logits.argmax(1) == labels).sum(), len(labels)))
         for _ in range(rounds - len(rows)):

@@ -25,7 +25,7 @@ from granet.sparsifier import Sparsifier
 from granet.sparsifier.optimizer_state import laid_out
 from granet.training import starting_weights
 from granet.training.compiling import check_compiler
-from granet.training.device import Precision, resolve_precision
+from granet.training.device import Precision, move_model, resolve_precision
 from granet.training.distributed.world import World
 
 
@@ -151,9 +151,7 @@ def begin(
         seed=recipe.seed,
     )
     start = starting_weights.start(recipe, model, dataset) if fresh else {}
-    model = model.to(device)
-    if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+    model = move_model(model, device)
     _check_smallest_part(recipe, model, dataset, world)
     if recipe.training.sync_batch_norm:
         model = world.normalised(model)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from granet.checkpoint import Checkpoint
 from granet.data import Dataset, make_pipeline
 from granet.errors import DataError
 from granet.models import from_checkpoint
-from granet.training.device import resolve_precision, use_kernels
+from granet.training.device import move_model, resolve_precision, use_kernels
 from granet.training.evaluate import Evaluation, evaluate
-from granet.training.step import images_laid_out
 
 
 def score(
@@ -69,15 +66,8 @@ def score(
     settings = checkpoint.recipe.training
     asked = "fp32" if device.type == "cpu" and settings.precision == "fp16" else settings.precision
     use_kernels(deterministic=settings.deterministic)
-    model = from_checkpoint(checkpoint, factory=factory).to(device)
-    if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in pipeline.evaluation(split, batch_size):
-            yield images_laid_out(images), labels
-
-    return evaluate(model, batches(), precision=resolve_precision(asked, device))
+    model = move_model(from_checkpoint(checkpoint, factory=factory), device)
+    return evaluate(model, pipeline.evaluation(split, batch_size), precision=resolve_precision(asked, device))
 
 
 def _shown(value: object) -> object:

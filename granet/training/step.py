@@ -1,8 +1,12 @@
-"""One optimizer step in two halves: the gradients of a batch, and what the optimizer makes of them.
+"""The training step: the one place where training takes a batch through the network.
 
-The first half leaves weights, masks and optimizer state alone. So between the two is the place to look at the sums of
-the epoch, to wait for whoever still reads the weights, and to take back a step that cannot be finished. After both,
-whoever trains lets the sparsifier take its own step, which is what counts.
+The training loop, the timing of ``granet plan`` and the cells of ``granet plasticity`` all train by ``TrainingStep``:
+
+1. ``backward``: forward and backward pass of the batch, in parts where gradients are accumulated.
+2. ``optimize``: the optimizer step, at the learning rate that the schedule has at this step.
+3. ``Sparsifier.step``: counts the step and changes the topology when an update is due.
+
+Weights, masks and optimizer state change in 2 and 3 only, so a step that fails in 1 can be undone.
 """
 
 from __future__ import annotations
@@ -14,39 +18,74 @@ import torch
 from torch import Tensor, nn
 
 from granet.randomness import key
-from granet.training.device import seed
-from granet.training.evaluate import autocast
+from granet.topology import TopologyUpdate
+from granet.training.device import autocast, image_layout, seed
+from granet.training.learning_rate import learning_rate
 from granet.training.run import EpochSums, Run
 
 
-def images_laid_out(images: Tensor) -> Tensor:
-    """``images``, [examples, channels, height, width]; on a GPU channels last, as its convolutions like it."""
-    return images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images
+def _nothing() -> None:
+    pass
 
 
-class Steps:
-    """Takes the optimizer steps of a run at the learning rate that its optimizer has; see the module."""
+class TrainingStep:
+    """Trains a run by one batch at a time; see the module."""
 
-    def __init__(self, run: Run) -> None:
-        """For a run whose weights are all in place.
+    def __init__(self, run: Run, *, compile: bool | None = None) -> None:
+        """Wrap the network of ``run``, whose weights are in place, for its ranks and for torch.compile.
+
+        Args:
+            run: changed by every step.
+            compile: whether to use torch.compile; None is the recipe's setting.
 
         Raises:
             ModelError: several ranks cannot train this network together.
         """
         settings = run.recipe.training
-        number_format = partial(autocast, run.device, run.precision)
         self._run = run
-        self._network = run.world.network(run.model, self._images, number_format, compile=settings.compile)
+        self._network = run.world.network(
+            run.model,
+            self._blank_images,
+            partial(autocast, run.device, run.precision),
+            compile=settings.compile if compile is None else compile,
+        )
         self._loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
         self._undo: Callable[[], None] | None = None
 
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        before_optimizer: Callable[[], None] = _nothing,
+        before_topology: Callable[[], None] = _nothing,
+    ) -> TopologyUpdate | None:
+        """Take one training step.
+
+        Args:
+            images, labels: see ``backward``.
+            before_optimizer: called once gradients are there, before weights change.
+            before_topology: called once weights have changed, before the sparsifier's step.
+
+        Returns:
+            The change of the topology; None when none was due.
+
+        Raises:
+            ModelError, TrainingError, LostRankError: see ``backward``.
+        """
+        self.backward(images, labels)
+        before_optimizer()
+        self.optimize()
+        before_topology()
+        return self._run.sparsifier.step()
+
     def backward(self, images: Tensor, labels: Tensor) -> None:
-        """The first half: leaves the gradients of the batch of all ranks, and adds to the sums of the epoch.
+        """Compute the gradients of the batch of all ranks, and add its loss and accuracy to the sums of the epoch.
 
         Buffers change too, as in any forward pass of training. Nothing waits for the device.
 
         Args:
-            images: those of this rank, from ``images_laid_out``.
+            images: this rank's share of the batch, float [examples, channels, height, width].
             labels: of these images, int64 [examples].
 
         Raises:
@@ -54,10 +93,10 @@ class Steps:
             TrainingError: the ranks do not have the same masks.
             LostRankError: another rank is gone.
         """
-        run = self._run
+        run, images = self._run, image_layout(images)
         # Dropout and the like draw from torch's global stream; seeding it by the step makes them resumable.
         seed(run.device, key(run.recipe.seed, "forward", run.step, *run.world.purpose))
-        self._undo = run.world.mark(self._way_back)
+        self._undo = run.world.mark(self._snapshot)
         run.optimizer.zero_grad(set_to_none=True)
         parts = list(zip(*(batch.chunk(run.recipe.training.accumulate) for batch in (images, labels)), strict=True))
         for number, (part, answers) in enumerate(parts, 1):
@@ -71,18 +110,20 @@ class Steps:
             run.sums.add(*sums, len(answers) * run.world.ranks.size)
 
     def optimize(self) -> None:
-        """The second half: changes weights and optimizer state by the gradients, and there is no way back."""
-        self._undo = None
-        self._run.scaler.step(self._run.optimizer)
-        self._run.scaler.update()
+        """Change weights and optimizer state by the gradients; ``undo`` does nothing after this."""
+        run, self._undo = self._run, None
+        for group in run.optimizer.param_groups:
+            group["lr"] = learning_rate(run.recipe, run.step, run.pipeline.steps_per_epoch)
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
 
     def undo(self) -> None:
-        """Takes back a first half that no second one followed, on the rank that saves though another was lost."""
+        """Undo a ``backward`` that no ``optimize`` followed, on the rank that saves though another was lost."""
         if self._undo is not None:
             self._undo()
 
-    def _way_back(self) -> Callable[[], None]:
-        """What takes back that which a step changes before it is through: buffers and sums."""
+    def _snapshot(self) -> Callable[[], None]:
+        """Return a function that restores buffers and epoch sums as they are now."""
         run = self._run
         buffers = [(buffer, buffer.detach().clone()) for buffer in run.model.buffers()]
         sums = EpochSums(run.sums.loss.clone(), run.sums.correct.clone(), run.sums.examples)
@@ -95,8 +136,8 @@ class Steps:
 
         return undo
 
-    def _images(self) -> Tensor:
-        """Blank images, as many as this rank computes at a time."""
+    def _blank_images(self) -> Tensor:
+        """Zeros in the shape and layout of the images that this rank computes at a time."""
         run, settings = self._run, self._run.recipe.training
         count, side = settings.batch_size // run.world.ranks.size // settings.accumulate, run.dataset.image_size
-        return images_laid_out(torch.zeros(max(count, 1), run.dataset.channels, side, side, device=run.device))
+        return image_layout(torch.zeros(max(count, 1), run.dataset.channels, side, side, device=run.device))

@@ -6,24 +6,22 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, count, repeat
+from itertools import chain, count, islice, repeat
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from granet.data import Arrays
+from granet.data.pipeline import EVALUATED
 from granet.methods.base import Snapshot
-from granet.training.compiling import compiled
 from granet.training.device import describe_device
-from granet.training.evaluate import autocast
+from granet.training.evaluate import evaluate
 from granet.training.run import Run
-from granet.training.step import images_laid_out
+from granet.training.step import TrainingStep
 
 _SECONDS = 20.0
 """After so long no further step is timed."""
-_EVALUATED = 256
-"""Images in a batch of an evaluation, as ``Pipeline.evaluation`` has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +64,17 @@ def attempt(run: Run, *, steps: int, real_images: bool) -> Trial:
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
     batches = _images(run) if real_images else _noise(run, run.recipe.training.batch_size)
-    forward: Callable[[Tensor], Tensor] = compiled(run.model) if run.recipe.training.compile else run.model
     run.model.train()
     saved: dict[int, int] = {}
-    images, labels = next(batches)
-    with torch.autograd.graph.saved_tensors_hooks(_noting(saved, run.model), _same):
-        _step(run, run.model, images, labels)
+    with torch.autograd.graph.saved_tensors_hooks(_recorder(saved, run.model), lambda tensor: tensor):
+        TrainingStep(run, compile=False)(*next(batches))
+    step = TrainingStep(run)
     if run.recipe.training.compile:
-        _step(run, forward, images, labels)  # compiles
+        step(*next(batches))  # compiles
     durations: list[float] = []
     while len(durations) < steps and sum(durations) < _SECONDS:
         begin = _now(run)
-        _step(run, forward, *next(batches))
+        step(*next(batches))
         durations.append(_now(run) - begin)
     return Trial(
         device=describe_device(run.device),
@@ -91,21 +88,6 @@ def attempt(run: Run, *, steps: int, real_images: bool) -> Trial:
         memory=_memory(run, sum(saved.values())),
         peak_memory=torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else None,
     )
-
-
-def _step(run: Run, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> None:
-    """One step of training, as the loop does it."""
-    images = images_laid_out(images)
-    loss_of = nn.CrossEntropyLoss(label_smoothing=run.recipe.training.label_smoothing)
-    run.optimizer.zero_grad(set_to_none=True)
-    parts = run.recipe.training.accumulate
-    for part, answers in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-        with autocast(run.device, run.precision):
-            loss = loss_of(forward(part), answers)
-        run.scaler.scale(loss * (len(answers) / len(labels))).backward()
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    run.sparsifier.step()
 
 
 def _now(run: Run) -> float:
@@ -125,18 +107,13 @@ def _noise(run: Run, number: int) -> Iterator[tuple[Tensor, Tensor]]:
     return repeat((images, torch.zeros(number, dtype=torch.int64, device=run.device)))
 
 
-@torch.no_grad()
 def _evaluation(run: Run, *, real_images: bool) -> float:
+    """Estimate the seconds of evaluating the validation split, from one batch."""
     examples = len(run.dataset.validation)
-    batches = run.pipeline.evaluation("validation") if real_images else _noise(run, min(examples, _EVALUATED))
-    run.model.eval()
+    batches = run.pipeline.evaluation("validation", EVALUATED) if real_images else _noise(run, min(examples, EVALUATED))
     begin = _now(run)
-    images, _ = next(iter(batches))
-    with autocast(run.device, run.precision):
-        run.model(images_laid_out(images))
-    seconds = _now(run) - begin
-    run.model.train()
-    return seconds * examples / len(images)
+    result = evaluate(run.model, islice(batches, 1), precision=run.precision)
+    return (_now(run) - begin) * examples / result.examples
 
 
 @torch.no_grad()
@@ -163,21 +140,17 @@ def _update(run: Run) -> float:
     return _now(run) - begin
 
 
-def _noting(saved: dict[int, int], model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Notes the bytes of everything that the backward pass needs, each piece of memory once, without the weights."""
+def _recorder(saved: dict[int, int], model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return a hook that adds to ``saved`` the bytes of each storage kept for the backward pass, weights left out."""
     own = {tensor.untyped_storage().data_ptr() for tensor in chain(model.parameters(), model.buffers())}
 
-    def note(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    return note
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
+    return record
 
 
 def _memory(run: Run, activations: int) -> dict[str, int]:

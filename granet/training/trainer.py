@@ -1,14 +1,14 @@
-"""Training, from the present step to the end.
+"""The training loop, from the present step to the end.
 
-``Trainer`` drives a ``Run`` as a sequence that only the step and the metrics decide: finish the epoch that is due,
-train on to the next boundary, and at the end meet the test set once. Stopping at any point and starting again
-therefore needs no memory of its own.
+``Trainer`` drives a ``Run`` as a sequence that only the step and the metrics decide: train to the end of the epoch,
+validate, save, and after the last epoch evaluate the best one on the test set, once. Stopping at any point and
+starting again therefore needs no memory of its own. One step is ``granet.training.step``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from granet.errors import DataError, Interrupted, LostRankError, TrainingError
 from granet.runs.events import EpochEnded, Progressed, Saved, Tested, Updated, Watch
 from granet.runs.folder import RunFolder
 from granet.runs.retention import Retention
+from granet.topology import TopologyUpdate
 from granet.training.device import reading_waits
 from granet.training.distributed import fingerprints
 from granet.training.distributed.broadcast import shared
@@ -27,46 +28,47 @@ from granet.training.evaluate import Evaluation, evaluate
 from granet.training.learning_rate import learning_rate
 from granet.training.run import EpochSums, Run, capture
 from granet.training.run_writer import Records, Written
-from granet.training.step import Steps, images_laid_out
-from granet.training.throughput import Pace
+from granet.training.step import TrainingStep
+from granet.training.throughput import Throughput
 
 
 class Trainer:
-    """Drives one run; see the module."""
+    """Trains one run to its end; see the module."""
 
     def __init__(
         self, run: Run, folder: RunFolder, watch: Watch, stop: Callable[[], bool], *, saved: bool = False
     ) -> None:
-        """For a run that stands where it goes on from; each of several ranks makes one.
+        """Prepare to train ``run`` from its present step. Every rank creates one.
 
         Args:
             run: with its weights in place.
-            folder: where it goes; claimed by this process, or by that of rank 0.
-            watch: told of every event.
+            folder: of the run; claimed by this process, or by that of rank 0.
+            watch: called with every event.
             stop: asked before the first step and after every one; True ends the run with the state saved.
             saved: whether the last checkpoint in ``folder`` is of this very state.
 
         Raises:
-            TrainingError: the ranks do not go on from the same masks and weights.
+            TrainingError: the ranks do not have the same masks and weights.
             ModelError: several ranks cannot train this network together.
         """
         self.run, self.folder, self.watch = run, folder, watch
-        self._asked, self.stop = stop, run.world.polled(stop)
-        self._check_ranks()
-        self._steps = Steps(run)
+        self._asked_here, self.stop = stop, run.world.polled(stop)
+        run.world.agree("masks", self._masks)
+        run.world.agree("weights", lambda: fingerprints.of_weights(run.model))
+        self._training_step = TrainingStep(run)
         self._saved_at = run.step if saved else None
         self._retention = Retention.of(run.recipe, run.pipeline.steps_per_epoch)
         self._records = Written(folder, run, begun=saved) if run.world.first else Records()
-        self._pace = Pace()
+        self._throughput = Throughput()
 
     def finish(self) -> Evaluation:
-        """Goes on from wherever the run stands to its end.
+        """Train to the end and evaluate the best epoch on the test set.
 
         Returns:
-            How the best epoch does on the test set.
+            Loss and accuracy of the best epoch on the test set.
 
         Raises:
-            Interrupted: ``stop`` said so; the state is saved.
+            Interrupted: ``stop`` returned True; the state is saved.
             TrainingError: the loss or a weight is not finite, or the ranks differ; checkpoints written before are
                 intact.
             LostRankError: another rank is gone.
@@ -83,7 +85,7 @@ class Trainer:
         if self._saved_at is None:
             self._save(capture(run))
         try:
-            self._obey()
+            self._raise_if_stopped()
             while run.epochs_done < run.epochs:
                 boundary = min((run.epochs_done + 1) * run.pipeline.steps_per_epoch, run.total_steps)
                 if run.step < boundary:
@@ -93,10 +95,10 @@ class Trainer:
         except (Interrupted, DataError, LostRankError) as reason:
             # A signal to the whole job ends the workers too, and the other ranks: what they fail with then is only
             # the stop itself. A step that they cut short has not changed the weights, and is undone.
-            if not isinstance(reason, Interrupted) and not self._asked():
+            if not isinstance(reason, Interrupted) and not self._asked_here():
                 raise
             if isinstance(reason, LostRankError):
-                self._steps.undo()
+                self._training_step.undo()
             if self._saved_at != run.step:
                 self._save(capture(run), keep=False)
             if isinstance(reason, Interrupted):
@@ -107,17 +109,16 @@ class Trainer:
         run = self.run
         epoch, position = divmod(run.step, run.pipeline.steps_per_epoch)
         run.model.train()
-        self._pace.restart(run.step)
+        self._throughput.restart(run.step)
         for images, labels in run.pipeline.batches(epoch, start=position):
             self._step(images, labels)
             if run.step < boundary and self._retention.due(run.step):
                 self._save(capture(run))
-            self._obey()
+            self._raise_if_stopped()
             if run.step == boundary:  # the last epoch may be cut short
                 break
 
-    def _obey(self) -> None:
-        """Raises Interrupted when asked to stop."""
+    def _raise_if_stopped(self) -> None:
         if self.stop():
             raise self._interrupted()
 
@@ -125,28 +126,31 @@ class Trainer:
         return Interrupted("stopped", where=f"step {self.run.step} of {self.run.total_steps}")
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
-        """One optimizer step, with whatever change of topology is due."""
+        """Take one training step, and report the change of topology and the progress."""
         run = self.run
-        rate = learning_rate(run.recipe, run.step, run.pipeline.steps_per_epoch)
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
-        self._steps.backward(images_laid_out(images), labels)
-        if not reading_waits(run.device) or run.sparsifier.method.due(run.step + 1, run.total_steps):
-            self._check_finite()  # before anything is selected by magnitude, and at no cost where nothing waits
-        self._records.release()  # what a save under way may still be reading changes now
-        self._steps.optimize()
-        if run.sparsifier.method.due(run.step + 1, run.total_steps):
-            self._check_weights()
-        update = run.sparsifier.step()
+        update_due = run.sparsifier.method.due(run.step + 1, run.total_steps)
+
+        def before_optimizer() -> None:
+            if update_due or not reading_waits(run.device):
+                self._check_finite()  # before weights are ranked, and at no cost where reading does not wait
+            self._records.release()  # a save under way may still be reading what changes now
+
+        def before_topology() -> None:
+            if update_due:
+                self._check_weights()
+
+        update = self._training_step(images, labels, before_optimizer=before_optimizer, before_topology=before_topology)
         if update is not None:
-            self._record_update(
-                Updated(update=update, density=run.sparsifier.density, exploration_rate=run.sparsifier.exploration_rate)
-            )
-        if run.world.first and self._pace.due():
-            self._tell_progress(rate)
+            self._record_update(update)
+        if run.world.first and self._throughput.report_due():
+            self._report_progress()
+
+    def _learning_rate(self) -> float:
+        """The learning rate of the last step."""
+        return learning_rate(self.run.recipe, self.run.step - 1, self.run.pipeline.steps_per_epoch)
 
     def _check_finite(self) -> None:
-        """Raises TrainingError for a loss that is not finite. Waits for the device."""
+        """Raise TrainingError if the loss is not finite. Waits for the device."""
         sums = self.run.sums
         self.run.world.check_masks(self.run.sparsifier.masks)
         if sums.examples:
@@ -165,37 +169,37 @@ class Trainer:
             raise error
 
     def _check_weights(self) -> None:
-        """Raises TrainingError for weights that are not finite, which a finite loss can leave behind."""
+        """Raise TrainingError if a weight is not finite, which can follow from a finite loss."""
         weights = [parameter.detach() for parameter in self.run.model.parameters() if parameter.numel()]
         largest = torch.stack([norm.float() for norm in torch._foreach_norm(weights, math.inf)]).amax()
         self._check_loss(float(largest), "the largest weight")
 
-    def _record_update(self, event: Updated) -> None:
-        totals = {"pruned": 0, "dropped": 0, "grown": 0}
-        for counts in event.update.counts.values():
-            for change in totals:
-                totals[change] += counts[change]
-        entry: dict[str, Any] = {
-            "step": event.update.step,
-            "density": event.density,
-            **totals,
-            "exploration_rate": event.exploration_rate,
+    def _record_update(self, update: TopologyUpdate) -> None:
+        run = self.run
+        totals = {
+            change: sum(counts[change] for counts in update.counts.values())
+            for change in ("pruned", "dropped", "grown")
         }
-        if event.update.note:
-            entry["note"] = event.update.note
-        self.run.metrics["updates"].append(entry)
-        layers = {name: counts["active"] for name, counts in event.update.counts.items()}
-        self._records.line({"event": "update", **entry, "layers": layers})
-        self._records.update(event.update)  # a thread goes on with it, and with Python, while the next step computes
-        self.watch(event)
-        self.run.world.agree("masks", self._masks)
+        entry: dict[str, Any] = {
+            "step": update.step,
+            "density": run.sparsifier.density,
+            **totals,
+            "exploration_rate": run.sparsifier.exploration_rate,
+        }
+        if update.note:
+            entry["note"] = update.note
+        run.metrics["updates"].append(entry)
+        active = {name: counts["active"] for name, counts in update.counts.items()}
+        self._records.line({"event": "update", **entry, "layers": active})
+        self._records.update(update)  # a thread writes it while the next step computes
+        self.watch(Updated(update=update, density=entry["density"], exploration_rate=entry["exploration_rate"]))
+        run.world.agree("masks", self._masks)
 
-    def _tell_progress(self, rate: float) -> None:
+    def _report_progress(self) -> None:
         run = self.run
         loss, accuracy = run.sums.means()
         self._check_loss(loss, "the loss")
-        steps_per_second = self._pace.tell(run.step)
-        left = run.total_steps - run.step
+        steps_per_second = self._throughput.steps_per_second(run.step) or 0.0
         self.watch(
             Progressed(
                 step=run.step,
@@ -203,14 +207,14 @@ class Trainer:
                 loss=loss,
                 accuracy=accuracy,
                 density=run.sparsifier.density,
-                learning_rate=rate,
+                learning_rate=self._learning_rate(),
                 images_per_second=steps_per_second * run.recipe.training.batch_size,
-                seconds_left=left / steps_per_second,
+                seconds_left=(run.total_steps - run.step) / steps_per_second,
             )
         )
 
     def _end_epoch(self) -> None:
-        """Validates, keeps the best, saves."""
+        """Validate, note the best epoch, save."""
         run = self.run
         self._check_finite()
         epoch = run.epochs_done + 1
@@ -229,21 +233,21 @@ class Trainer:
             "validation_loss": result.loss,
             "validation_accuracy": result.accuracy,
             "density": run.sparsifier.density,
-            "learning_rate": learning_rate(run.recipe, run.step - 1, run.pipeline.steps_per_epoch),
+            "learning_rate": self._learning_rate(),
         }
         run.metrics["epochs"].append(entry)
         if best:
             run.metrics["best"] = {"epoch": epoch, "step": run.step, "accuracy": result.accuracy, "loss": result.loss}
         run.sums = EpochSums.zero(run.device)
         state = capture(run)
-        steps_per_second = self._pace.steps_per_second(run.step)
+        steps_per_second = self._throughput.steps_per_second(run.step)
         speed = steps_per_second and steps_per_second * run.recipe.training.batch_size
         self._records.line({"event": "epoch", **entry, "best": best, "images_per_second": speed})
         self._save(state, best=best)
         self.watch(EpochEnded(**entry, images_per_second=speed, best=best))
 
     def _test(self) -> Evaluation:
-        """Meets the test set with the best checkpoint, once in the life of the run."""
+        """Evaluate the best checkpoint on the test set, once in the life of the run."""
         run = self.run
         self._records.close()
         if "test" not in run.metrics:
@@ -266,25 +270,16 @@ class Trainer:
     def _evaluate(self, split: str) -> Evaluation:
         run = self.run
         run.world.same_buffers(run.model)
-
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for images, labels in run.pipeline.evaluation(split, EVALUATED):
-                yield images_laid_out(images), labels
-
         # Never compiled: `granet eval` computes the same numbers, and odd batches would each be compiled anew.
+        batches = run.pipeline.evaluation(split, EVALUATED)
         rounds = run.world.ranks.rounds(-(-len(run.dataset.split(split)) // EVALUATED))
-        return evaluate(run.model, batches(), precision=run.precision, stop=self.stop, world=run.world, rounds=rounds)
+        return evaluate(run.model, batches, precision=run.precision, stop=self.stop, world=run.world, rounds=rounds)
 
     def _masks(self) -> Mapping[str, str]:
         return fingerprints.of_masks(self.run.sparsifier.masks)
 
-    def _check_ranks(self) -> None:
-        """Raises TrainingError on every rank when they do not go on from the same masks and weights."""
-        self.run.world.agree("masks", self._masks)
-        self.run.world.agree("weights", lambda: fingerprints.of_weights(self.run.model))
-
     def _save(self, state: checkpoint.Checkpoint, *, best: bool = False, keep: bool = True) -> None:
-        """Begins to save ``state`` as the last one; and as the best, and as one to keep, where that is wanted."""
+        """Begin to save ``state`` as the last checkpoint, and as the best and as one to keep where asked for."""
         self._check_finite()  # a state that went wrong must not replace a good one
         self._check_weights()
         self._records.save(state, best=best, keep=keep)
