@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -18,15 +19,15 @@ from exporters.bench import inputs, planning, providers, statistics
 from exporters.bench import warnings as doubts
 from exporters.bench.clocks import Clocks, Gpu, Sample, summarise
 from exporters.bench.comparison import ComparisonOutcome, Contender, compare
-from exporters.bench.controls import Subject, assign
+from exporters.bench.controls import assign
 from exporters.bench.placement import check
 from exporters.bench.planning import Planner, Scenario
 from exporters.bench.process import DoesNotFitError
-from exporters.bench.protocol import NAMES, Opened, Spec
+from exporters.bench.protocol import NAMES, Input, Opened, Refusal, Spec
+from exporters.bench.report import Model
 from exporters.bench.settings import BenchSettings
 from exporters.bench.statistics import Ratio
 from exporters.bench.verdict import Facts, judge
-from exporters.bench.worker_errors import Refusal
 from granet.errors import BenchmarkError, ModelError, UnknownNameError, UsageError
 from granet_cli.bench.command import spelled_out
 from tests.bench_networks import Machine, write_network
@@ -225,11 +226,11 @@ def test_two_packages_of_onnx_runtime_are_refused(monkeypatch: pytest.MonkeyPatc
 
 
 def test_precisions_belong_to_providers() -> None:
-    assert providers.precision("tensorrt", "fp16") == "fp16"
+    providers.check_precision("tensorrt", "fp16")
     with pytest.raises(UsageError, match="--compute fp16"):
-        providers.precision("cuda", "fp16")
+        providers.check_precision("cuda", "fp16")
     with pytest.raises(UnknownNameError, match="fp16"):
-        providers.precision("cpu", "fp17")
+        providers.check_precision("cpu", "fp17")
 
 
 def test_options_say_what_is_chosen() -> None:
@@ -314,9 +315,11 @@ class Opening:
 def planner(folder: Path, provider: str, monkeypatch: pytest.MonkeyPatch) -> Planner:
     monkeypatch.setattr(planning, "WorkerProcess", Opening)
     settings = BenchSettings(provider=provider, cache=folder)
-    subjects = [Subject("a", folder / "a.onnx", "b"), Subject("b", folder / "b.onnx", None)]
-    taken = {"a": (), "b": ()}
-    return Planner(settings, subjects, taken, {"a": "1", "b": "2"}, "H100")
+    models = [
+        Model(label="a", path=folder / "a.onnx", control="b", sha256="1"),
+        Model(label="b", path=folder / "b.onnx", control=None, sha256="2"),
+    ]
+    return Planner(settings, models, "H100")
 
 
 def test_cuda_graphs_are_for_all_models_or_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,16 +358,23 @@ def test_tensorrt_runs_each_model_with_and_without_sparse_kernels(
 
 
 def test_open_sizes_are_filled_and_fixed_ones_hold() -> None:
-    assert inputs.resolve(["batch", 3, 8, 8], batch=4, shape=(), where="x") == (4, 3, 8, 8)
-    assert inputs.resolve(["batch", 3, "h", None], batch=4, shape=(3, 8, 9), where="x") == (4, 3, 8, 9)
+    def resolve(*sizes: int | str | None, shape: tuple[int, ...] = ()) -> tuple[int, ...]:
+        return inputs.resolve(Input("images", "tensor(float)", sizes), batch=4, shape=shape, path="x.onnx")
+
+    assert resolve("batch", 3, 8, 8) == (4, 3, 8, 8)
+    assert resolve("batch", 3, "h", None, shape=(3, 8, 9)) == (4, 3, 8, 9)
+    assert resolve() == ()
     for sizes, shape, problem in (
-        ([1, 3, 8, 8], (), "fixed batch"),
-        (["batch", 3, "h", "w"], (), "sizes are open"),
-        (["batch", 3, 8, 8], (1, 8, 8), "another size"),
+        ([1, 3, 8, 8], (), "fixed batch size.*--batch 1"),
+        (["batch", 3, "h", "w"], (), "besides the batch are open.*3xhxw.*--shape 3x224x224"),
+        (["batch", 3, 8, 8], (1, 8, 8), "another size.*--shape 1x8x8.*3x8x8"),
         (["batch", 3, 8, 8], (8, 8), "number of dimensions"),
     ):
-        with pytest.raises(Refusal, match=problem):
-            inputs.resolve(sizes, batch=4, shape=shape, where="x")
+        with pytest.raises(Refusal) as caught:
+            resolve(*sizes, shape=shape)
+        refusal = UsageError(caught.value.what, **caught.value.details)
+        assert re.search(problem, str(refusal))
+        assert "x.onnx, input images" in str(refusal)
 
 
 def test_inputs_are_the_same_for_all() -> None:

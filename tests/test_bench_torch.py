@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from exporters import onnx_export
-from exporters.bench import torch_engine, torch_side
+from exporters.bench import torch_engine
 from exporters.bench.protocol import Spec
 from exporters.bench.suite import export_suite
-from exporters.bench.torch_side import TorchSide
+from exporters.bench.torch_engine import TorchCheckpoint
 from granet import checkpoint
 from granet.errors import ModelError, UnknownNameError, UsageError
 from granet.layers.maskable import maskable
@@ -44,12 +44,11 @@ def save(path: Path, density: float, *, network: str = "resnet8") -> Path:
 
 
 def test_variants_that_make_no_sense_are_skipped_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_side.shutil, "which", lambda _: None)
-    side = TorchSide.of(save(tmp_path / "a.safetensors", 0.1), "cpu")
+    monkeypatch.setattr(torch_engine.shutil, "which", lambda _: None)
+    side = TorchCheckpoint.read(save(tmp_path / "a.safetensors", 0.1), "cpu")
     assert side.variants == ("eager", "channels_last")
-    reasons = {item.what: item.why for item in side.skipped}
-    assert "C++ compiler" in reasons["torch compiled"]
-    assert "CUDA only" in reasons["torch 2:4"]
+    assert "C++ compiler" in side.impossible["compiled"]
+    assert "CUDA only" in side.impossible["2:4"]
     assert side.image == (1, 28, 28)
     assert 0.05 < side.active_flops / side.flops < 0.15
 
@@ -57,7 +56,7 @@ def test_variants_that_make_no_sense_are_skipped_with_a_reason(tmp_path: Path, m
 def test_code_of_the_users_has_to_be_confirmed(tmp_path: Path) -> None:
     path = save(tmp_path / "a.safetensors", 0.1, network="nets:mine")
     with pytest.raises(ModelError, match="--model nets:mine"):
-        TorchSide.of(path, "cpu")
+        TorchCheckpoint.read(path, "cpu")
 
 
 @pytest.mark.parametrize("variant", ["eager", "channels_last"])
@@ -80,9 +79,9 @@ def test_the_network_runs_in_torch(variant: str, with_copies: bool, tmp_path: Pa
 def test_weights_with_two_of_four_are_recognised() -> None:
     weight = torch.zeros(32, 64)
     weight.view(-1, 4)[:, :2] = 1.0
-    assert torch_engine.fits_two_of_four(weight)
-    assert not torch_engine.fits_two_of_four(torch.ones(32, 64))
-    assert not torch_engine.fits_two_of_four(weight[:16])
+    assert torch_engine.takes_two_of_four(weight)
+    assert not torch_engine.takes_two_of_four(torch.ones(32, 64))
+    assert not torch_engine.takes_two_of_four(weight[:16])
 
 
 def test_a_sweep_has_each_density_in_each_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

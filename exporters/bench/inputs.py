@@ -1,4 +1,4 @@
-"""What models are fed with: arrays of the right shape, drawn by a fixed key, so that all models see the same."""
+"""Inputs of models: their shapes, and arrays drawn with a fixed key, so that all models see the same."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.bench.worker_errors import Refusal
+from exporters.bench.protocol import Input, Refusal
 
-# How ONNX Runtime calls the types of tensors -> NumPy.
+# ONNX Runtime's names of types -> NumPy.
 _TYPES: dict[str, Any] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -23,24 +23,23 @@ _TYPES: dict[str, Any] = {
     "tensor(bool)": np.bool_,
 }
 
-Sizes = Sequence[int | str | None]
 
-
-def resolve(sizes: Sizes, *, batch: int, shape: Sequence[int], where: str) -> tuple[int, ...]:
-    """The shape to feed: ``batch`` first, then ``shape`` where the file leaves the other sizes open.
+def resolve(node: Input, *, batch: int, shape: Sequence[int], path: str) -> tuple[int, ...]:
+    """Return the shape to feed: ``batch`` first, then ``shape`` where the file leaves the other sizes open.
 
     Args:
-        sizes: of an input as declared; a name, or None, where one is open.
+        node: the input as declared.
         batch: images at a time.
-        shape: sizes of one example, as long as ``sizes`` less one; empty when the file leaves none open.
-        where: file and input, for messages.
+        shape: sizes of one image; empty when the file leaves none open.
+        path: of the file, for messages.
 
     Raises:
         Refusal: the batch is fixed to another size, sizes are open and not given, or given and different.
     """
-    if not sizes:
+    if not node.shape:
         return ()
-    first, *rest = sizes
+    where, given = f"{path}, input {node.name}", f"--shape {_times(shape)}"
+    first, *rest = node.shape
     if isinstance(first, int) and first != batch:
         raise Refusal(
             "UsageError",
@@ -50,43 +49,32 @@ def resolve(sizes: Sizes, *, batch: int, shape: Sequence[int], where: str) -> tu
             expected=first,
             remedy=f"use --batch {first}, or export it with a dynamic batch",
         )
-    if shape and len(shape) != len(rest):
-        raise Refusal(
-            "UsageError", "another number of dimensions", where=where, got=f"--shape {_x(shape)}", expected=_x(rest)
-        )
     if not shape and any(not isinstance(size, int) for size in rest):
-        raise Refusal(
-            "UsageError",
-            "sizes are open besides the batch",
-            where=where,
-            got=_x(rest),
-            remedy="give them, as in --shape 3x224x224",
-        )
-    for given, size in zip(shape, rest, strict=bool(shape)):
-        if isinstance(size, int) and size != given:
-            raise Refusal(
-                "UsageError", "the file has another size", where=where, got=f"--shape {_x(shape)}", expected=_x(rest)
-            )
+        remedy = "give them, as in --shape 3x224x224"
+        raise Refusal("UsageError", "sizes besides the batch are open", where=where, got=_times(rest), remedy=remedy)
+    if shape and len(shape) != len(rest):
+        raise Refusal("UsageError", "wrong number of dimensions", where=where, got=given, expected=_times(rest))
+    if any(isinstance(size, int) and size != wanted for wanted, size in zip(shape, rest, strict=False)):
+        raise Refusal("UsageError", "the file has another size", where=where, got=given, expected=_times(rest))
     return (batch, *(shape or (size for size in rest if isinstance(size, int))))
 
 
-def draw(kind: str, shape: Sequence[int], *, key: int, where: str) -> NDArray[Any]:
-    """An array of that type: normal floats, as after normalisation; small whole numbers; either truth value.
+def draw(dtype_name: str, shape: Sequence[int], *, key: int, where: str) -> NDArray[Any]:
+    """Return an array of ONNX Runtime's type ``dtype_name``: standard normal floats, integers and bools of 0 and 1.
 
     Raises:
-        Refusal: a type of input that cannot be drawn.
+        Refusal: a type that cannot be drawn.
         MemoryError: more than fits.
     """
-    dtype = _TYPES.get(kind)
+    dtype = _TYPES.get(dtype_name)
     if dtype is None:
-        raise Refusal(
-            "ModelError", "an input of a type that cannot be made up", where=where, got=kind, expected=", ".join(_TYPES)
-        )
+        what = "values of an input of this type cannot be made up"
+        raise Refusal("ModelError", what, where=where, got=dtype_name, expected=", ".join(_TYPES))
     generator = np.random.default_rng(key)
     if np.issubdtype(dtype, np.floating):
         return np.asarray(generator.standard_normal(shape, dtype=np.float32).astype(dtype, copy=False))
     return np.asarray(generator.integers(0, 2, size=shape).astype(dtype))
 
 
-def _x(sizes: Sizes) -> str:
+def _times(sizes: Sequence[int | str | None]) -> str:
     return "x".join("?" if size is None else str(size) for size in sizes)

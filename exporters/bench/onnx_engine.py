@@ -1,7 +1,4 @@
-"""An ONNX file in a session of ONNX Runtime, ready to be timed: inputs and outputs lie where they are computed.
-
-Imported by workers only, each of which owns one session.
-"""
+"""An ONNX file in a session of ONNX Runtime, ready to be timed. Imported by workers only."""
 
 from __future__ import annotations
 
@@ -16,14 +13,13 @@ import onnxruntime
 
 from exporters.bench import inputs
 from exporters.bench.libraries import preload
-from exporters.bench.protocol import NAMES, Input, Opened, Spec
-from exporters.bench.worker_errors import Refusal
+from exporters.bench.protocol import NAMES, Input, Opened, Refusal, Spec
 
 Run = Callable[[], object]
 
 
 def declare(path: str) -> list[Input]:
-    """The inputs of a file, sizes left open as it has them.
+    """Return the inputs that a file declares, open sizes as it has them.
 
     Raises:
         Refusal: ONNX Runtime rejects the file.
@@ -36,7 +32,7 @@ def declare(path: str) -> list[Input]:
 
 
 def open_engine(spec: Spec) -> tuple[Opened, Run]:
-    """Makes the session, runs it once, and returns what that took and the function to be timed.
+    """Make the session and run it once; return what that took and the function to time.
 
     Without ``with_copies`` inputs and outputs lie on the device before the clock starts, and every call reads and
     writes the same memory; with it a call starts and ends in NumPy arrays. A call returns when its results are there.
@@ -58,10 +54,10 @@ def open_engine(spec: Spec) -> tuple[Opened, Run]:
 
 
 def placement(spec: Spec, scratch: Path) -> dict[str, Any]:
-    """Where nodes run, by session and by profile: ``providers``, and ``nodes`` of a provider and an operator each.
+    """Return the session's ``providers``, and by the profile of a run ``nodes``: provider, operator and count.
 
-    In a session of its own, because profiling takes time, and with the CPU allowed, so that what would run there can
-    be named. CUDA graphs, which hide nodes from the profiler, have to be off; placement does not depend on them.
+    A session of its own, because profiling takes time, and with the CPU allowed, so that what would run there can be
+    named. CUDA graphs, which hide nodes from the profiler, have to be off; placement does not depend on them.
     """
     session = _session(spec, profile=scratch / "profile")
     arrays = _arrays(spec)
@@ -77,7 +73,7 @@ def placement(spec: Spec, scratch: Path) -> dict[str, Any]:
 
 
 def optimise(spec: Spec, target: Path) -> None:
-    """Writes the graph with constants folded and its sizes fixed to ``target``, large tensors beside it."""
+    """Write the graph with constants folded and its sizes fixed to ``target``, and large tensors beside it."""
     options = _options(spec)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
@@ -86,10 +82,9 @@ def optimise(spec: Spec, target: Path) -> None:
 
 
 def is_memory(text: str) -> bool:
-    """Whether a message, of whomever, is about memory that is not there."""
-    told = text.lower()
+    """Return whether the message of an error says that memory ran out."""
     signs = ("out of memory", "bad_alloc", "failed to allocate", "can't allocate memory", "unable to allocate")
-    return any(sign in told for sign in signs)
+    return any(sign in text.lower() for sign in signs)
 
 
 def _session(spec: Spec, *, strict: bool = False, profile: Path | None = None) -> Any:
@@ -153,8 +148,7 @@ def _arrays(spec: Spec) -> dict[str, Any]:
 
 
 def _sizes(node: Input, spec: Spec) -> tuple[int, ...]:
-    where = f"{spec.path}, input {node.name}"
-    return inputs.resolve(node.shape, batch=spec.batch, shape=spec.shape, where=where)
+    return inputs.resolve(node, batch=spec.batch, shape=spec.shape, path=spec.path)
 
 
 def _copying(session: Any, arrays: Mapping[str, Any], path: str) -> Run:

@@ -1,100 +1,74 @@
-"""Proof of where a file runs: by the session, by the profile of a run, and by the graph that is left to run."""
+"""Proof of where a file runs: the session's providers, and the profile of one run."""
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from exporters.bench.process import WorkerProcess
 from exporters.bench.protocol import NAMES, Input, Spec, read_inputs
-from exporters.bench.work import Work, measure
-from granet.errors import BenchmarkError, GranetError, ModelError
+from exporters.bench.work import Work
+from granet.errors import BenchmarkError, ModelError
 
-_LONGEST = 900.0
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a look at a file found.
-
-    Attributes:
-        operators: provider of ONNX Runtime -> operator -> how many nodes of it ran there.
-        work: what a run on the batch computes; None when that could not be found out.
-        remark: why not.
-    """
-
-    operators: Mapping[str, Mapping[str, int]]
-    work: Work | None
-    remark: str | None
-
-    @property
-    def nodes(self) -> dict[str, int]:
-        """How many nodes each provider ran."""
-        return {name: sum(counts.values()) for name, counts in self.operators.items()}
+_TIME_LIMIT = 900.0
 
 
-def declared(path: Path, label: str) -> tuple[Input, ...]:
-    """The inputs of a file, read by ONNX Runtime in a process of its own.
+def declared(path: str) -> tuple[Input, ...]:
+    """Return the inputs of an ONNX file, as ONNX Runtime reads them in a process of its own.
 
     Raises:
         ModelError: ONNX Runtime rejects the file.
     """
-    with WorkerProcess(where=label) as worker:
-        return read_inputs(worker.ask({"do": "declare", "path": str(path)}, limit=_LONGEST)["inputs"])
+    with WorkerProcess(where=path) as worker:
+        return read_inputs(worker.ask({"do": "declare", "path": path}, limit=_TIME_LIMIT)["inputs"])
 
 
-def prove(spec: Spec, label: str, surroundings: Mapping[str, str]) -> Look:
-    """Runs the file once under the profiler, and makes sure that every node was where it should be.
+def prove(spec: Spec) -> tuple[dict[str, dict[str, int]], Work]:
+    """Run an ONNX file once under the profiler; return its operators, as ``check`` does, and what it computes.
 
     Raises:
-        BenchmarkError: a node ran elsewhere; the operators are named.
+        BenchmarkError: a node ran on another provider; its operator is named.
         ModelError: the file cannot be run.
     """
-    with tempfile.TemporaryDirectory() as folder, WorkerProcess(surroundings=surroundings, where=label) as worker:
-        question = {"do": "examine", "spec": spec.plain(), "scratch": folder}
-        answer = worker.ask(question, limit=_LONGEST)
-        operators = check(answer["providers"], answer["nodes"], spec.provider, label)
-        try:
-            return Look(operators, measure(Path(folder) / "optimised.onnx"), None)
-        except (GranetError, ValueError, RuntimeError) as error:  # the graph is for figures beside the measurement
-            return Look(operators, None, f"FLOPs are not known: {str(error).splitlines()[0]}")
+    with tempfile.TemporaryDirectory() as scratch, WorkerProcess(where=spec.path) as worker:
+        answer = worker.ask({"do": "examine", "spec": asdict(spec), "scratch": scratch}, limit=_TIME_LIMIT)
+    return check(answer["providers"], answer["nodes"], spec.provider, spec.path), Work(**answer["work"])
 
 
 def check(
-    session: Sequence[str], nodes: Sequence[Mapping[str, Any]], provider: str, label: str
+    session: Sequence[str], nodes: Sequence[Mapping[str, Any]], provider: str, path: str
 ) -> dict[str, dict[str, int]]:
-    """The operators that each provider ran, if that is one provider and the right one.
+    """Return the operators that ran, by ONNX Runtime's provider, if that is ``provider`` alone.
 
     Args:
-        session: what ``get_providers`` of the session says.
-        nodes: of the profile: provider, operator, and how often.
-        provider: ours, that was asked for.
-        label: of the file, for messages.
+        session: providers of the session, the preferred one first.
+        nodes: of the profile: provider, operator, and how many.
+        provider: cpu, cuda or tensorrt.
+        path: of the file, for messages.
 
     Raises:
-        BenchmarkError: it is not.
+        BenchmarkError: something ran elsewhere.
         ModelError: there is no node at all.
     """
     expected = NAMES[provider]
     if not nodes:
-        raise ModelError("the profile of a run shows no node: there is nothing to measure", where=label)
+        raise ModelError("the profile of a run shows no node: there is nothing to measure", where=path)
     operators: dict[str, Counter[str]] = {}
     for node in nodes:
         operators.setdefault(node["provider"], Counter())[node["op"]] += node["count"]
     elsewhere = {name: counts for name, counts in operators.items() if name != expected}
     if elsewhere or not session or session[0] != expected:
-        told = "; ".join(
+        got = "; ".join(
             f"{counts.total()} nodes on {name}: {', '.join(sorted(counts)[:8])}" for name, counts in elsewhere.items()
         )
         raise BenchmarkError(
             f"not all of the graph runs on {provider}",
-            where=label,
-            got=told or ", ".join(session),
+            where=path,
+            got=got or ", ".join(session),
             expected=f"{expected} alone",
-            remedy="a measurement of both would be one of neither; --provider cpu runs it all",
+            remedy="--provider cpu runs all of it; a time of two providers would describe neither",
         )
     return {name: dict(counts) for name, counts in operators.items()}

@@ -10,18 +10,15 @@ from pathlib import Path
 
 from exporters.bench import providers
 from exporters.bench.comparison import Contender
-from exporters.bench.controls import Subject
 from exporters.bench.environment import available_memory
 from exporters.bench.process import DoesNotFitError, WorkerProcess
-from exporters.bench.protocol import Input, Spec
+from exporters.bench.protocol import Spec
+from exporters.bench.report import Model
 from exporters.bench.settings import BenchSettings
-from exporters.bench.torch_side import TorchSide
+from exporters.bench.torch_engine import TorchCheckpoint
 from granet.errors import GranetError
 
-SPARSE = " (2:4 kernels)"
-"""What marks a model for which TensorRT may use kernels for 2:4 weights."""
-
-_LONGEST = 3600.0
+_BUILDING_LIMIT = 3600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -35,12 +32,12 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What came of opening everything once.
+    """The outcome of opening every contender once.
 
     Attributes:
-        entries: that can run.
-        failures: why others cannot, by label.
-        refused: why CUDA graphs are off where they were wanted; None when they are not, or were not wanted.
+        entries: those that can run.
+        failures: errors of the others, by label.
+        refused: why CUDA graphs are off although they were wanted; None otherwise.
     """
 
     entries: list[Contender]
@@ -50,65 +47,60 @@ class Rehearsal:
 
 @dataclass
 class Planner:
-    """Makes the entries of a scenario.
+    """Makes the contenders of a scenario.
 
     Attributes:
         settings: of the measurement.
-        subjects: models and controls.
-        inputs: of each subject by its label.
-        hashes: of each subject's file by its label.
-        platform: what engines depend on besides: versions and the card.
-        torch: the checkpoint to be measured in torch, if any.
+        models: models and controls, with inputs and hashes.
+        platform: versions and the card, on which engines depend.
+        checkpoint: to be measured in torch, if any.
         built: seconds that building an engine took, by label and scenario.
     """
 
     settings: BenchSettings
-    subjects: list[Subject]
-    inputs: Mapping[str, tuple[Input, ...]]
-    hashes: Mapping[str, str]
+    models: list[Model]
     platform: str
-    torch: TorchSide | None = None
+    checkpoint: TorchCheckpoint | None = None
     built: dict[tuple[str, Scenario], float] = field(default_factory=dict)
     _rehearsed: dict[Scenario, Rehearsal] = field(default_factory=dict)
 
-    def spec(self, subject: Subject, scenario: Scenario, *, graph: bool, sparse: bool = False) -> Spec:
-        """What a process that runs ``subject`` is told."""
+    def spec(self, model: Model, scenario: Scenario, *, graph: bool, sparse: bool = False) -> Spec:
+        """Return what a process that runs ``model`` has to do; ``sparse`` allows TensorRT's kernels for 2:4 weights."""
         settings = self.settings
-        chosen = providers.options(scenario.provider, scenario.precision, settings.options, graph=graph)
+        options = providers.options(scenario.provider, scenario.precision, settings.options, graph=graph)
         if scenario.provider == "tensorrt":
-            chosen["trt_sparsity_enable"] = str(int(sparse))
-            chosen |= self._cache(subject, scenario, chosen)
+            options["trt_sparsity_enable"] = str(int(sparse))
+            options |= self._cache(model, scenario, options)
         return Spec(
             engine="onnx",
-            path=str(subject.path),
+            path=str(model.path),
             provider=scenario.provider,
-            options=chosen,
-            inputs=self.inputs[subject.label],
+            options=options,
+            inputs=model.inputs,
             batch=scenario.batch,
             shape=settings.shape,
             threads=settings.threads,
             precision=scenario.precision,
             with_copies=settings.with_copies,
-            memory=memory_limit(scenario.provider),
+            # What is free now. On CUDA there is no limit: it reserves addresses by the terabyte, which are no memory.
+            memory=available_memory() if scenario.provider == "cpu" else None,
         )
 
     def entries(self, scenario: Scenario, *, graph: bool) -> list[Contender]:
-        """All that takes part."""
-        around = providers.surroundings(scenario.provider, scenario.precision)
+        """Return all contenders, before it is known which of them can run."""
         found = []
-        for subject in self.subjects:
-            found.append(Contender(subject.label, self.spec(subject, scenario, graph=graph), subject.control, around))
-            if scenario.provider == "tensorrt" and subject.control is not None:
-                spec = self.spec(subject, scenario, graph=graph, sparse=True)
-                found.append(Contender(subject.label + SPARSE, spec, subject.control, around))
-        return [*found, *self._torch(scenario, around)]
+        for model in self.models:
+            found.append(Contender(model.label, self.spec(model, scenario, graph=graph), model.control))
+            if scenario.provider == "tensorrt" and model.control is not None:
+                spec = self.spec(model, scenario, graph=graph, sparse=True)
+                found.append(Contender(f"{model.label} (2:4 kernels)", spec, model.control))
+        return [*found, *self._torch(scenario)]
 
     def rehearse(self, scenario: Scenario) -> Rehearsal:
-        """What can run, found out once for each scenario.
+        """Open each contender once in a process that is not measured; the outcome is kept for each scenario.
 
-        Each entry is opened once in a process that is not measured, so that engines are built, graphs are known to
-        be captured by all or by none, and what does not fit is found before anything is compared with it. On the
-        CPU there is nothing to find out.
+        That builds engines, shows whether all models can be captured as CUDA graphs, and finds what does not fit before
+        anything is compared with it. On the CPU there is nothing to find out.
         """
         if scenario not in self._rehearsed:
             self._rehearsed[scenario] = self._rehearse(scenario)
@@ -116,72 +108,68 @@ class Planner:
 
     def _rehearse(self, scenario: Scenario) -> Rehearsal:
         wanted = self.settings.cuda_graph and not self.settings.with_copies and scenario.provider != "cpu"
-        entries = self.entries(scenario, graph=wanted)
+        entries, refused = self.entries(scenario, graph=wanted), None
         if scenario.provider == "cpu":
             return Rehearsal(entries, {}, None)
-        failures, refused = {}, None
-        for entry in entries:
-            error = self._try(entry, scenario)
-            if error is not None and wanted and not isinstance(error, DoesNotFitError) and entry.spec.engine == "onnx":
-                refused = f"{entry.label} cannot be captured as a CUDA graph: {error}"
-                break
-            if error is not None:
-                failures[entry.label] = error
-        if refused is not None:  # one way for all, or it would be compared with something else
-            failures, entries = {}, self.entries(scenario, graph=False)
+        failures = self._try(entries, scenario)
+        if wanted:
             for entry in entries:
-                error = self._try(entry, scenario)
-                if error is not None:
-                    failures[entry.label] = error
+                error = failures.get(entry.label)
+                if error is not None and entry.spec.engine == "onnx" and not isinstance(error, DoesNotFitError):
+                    refused = f"{entry.label} cannot be captured as a CUDA graph: {error}"
+                    break
+        if refused is not None:  # without graphs for all, so that only the models differ
+            entries = self.entries(scenario, graph=False)
+            failures = self._try(entries, scenario)
         return Rehearsal([entry for entry in entries if entry.label not in failures], failures, refused)
 
-    def _try(self, entry: Contender, scenario: Scenario) -> GranetError | None:
-        folder = entry.spec.options.get("trt_engine_cache_path")
-        fresh = folder is not None and not any(Path(folder).glob("*.engine"))
-        try:
-            with WorkerProcess(surroundings=entry.surroundings, where=entry.label) as worker:
-                opened = worker.open(entry.spec, limit=_LONGEST)
-        except GranetError as error:
-            return error
-        if fresh:
-            self.built[entry.label, scenario] = opened.create_s + opened.first_run_s
-        return None
+    def _try(self, entries: list[Contender], scenario: Scenario) -> dict[str, GranetError]:
+        """Open each entry in a process of its own; return the errors by label."""
+        failures = {}
+        for entry in entries:
+            folder = entry.spec.options.get("trt_engine_cache_path")
+            builds = folder is not None and not any(Path(folder).glob("*.engine"))
+            try:
+                with WorkerProcess(where=entry.label) as worker:
+                    opened = worker.open(entry.spec, limit=_BUILDING_LIMIT)
+            except GranetError as error:
+                failures[entry.label] = error
+            else:
+                if builds:
+                    self.built[entry.label, scenario] = opened.create_s + opened.first_run_s
+        return failures
 
-    def _torch(self, scenario: Scenario, around: Mapping[str, str]) -> list[Contender]:
-        side = self.torch
-        if side is None:
+    def _torch(self, scenario: Scenario) -> list[Contender]:
+        """Return the variants of the checkpoint in torch; their control is the first ONNX one, or else eager torch."""
+        checkpoint = self.checkpoint
+        if checkpoint is None:
             return []
-        controls = [subject.label for subject in self.subjects if subject.control is None]
-        own = f"{side.path} (torch eager)"
         spec = Spec(
             engine="torch",
-            path=str(side.path),
+            path=str(checkpoint.path),
             provider=scenario.provider,
             batch=scenario.batch,
             threads=self.settings.threads,
             precision=scenario.precision,
             with_copies=self.settings.with_copies,
-            confirmed=side.confirmed,
-            memory=None,
+            confirmed=checkpoint.confirmed,
         )
+        control = next((model.label for model in self.models if model.control is None), None)
         found = []
-        for variant in side.variants:
-            label = f"{side.path} (torch {variant})"
-            control = controls[0] if controls else own
+        for variant in checkpoint.variants:
+            label = f"{checkpoint.path} (torch {variant})"
             if variant == "2:4":  # takes fp16 alone, and is compared with that
-                half = replace(spec, precision="fp16")
-                base = f"{side.path} (torch eager fp16)"
-                found.append(Contender(base, replace(half, variant="eager"), None, around))
-                found.append(Contender(label, replace(half, variant=variant), base, around))
-                continue
-            found.append(
-                Contender(label, replace(spec, variant=variant), None if label == control else control, around)
-            )
+                spec = replace(spec, precision="fp16")
+                control = f"{checkpoint.path} (torch eager fp16)"
+                found.append(Contender(control, replace(spec, variant="eager"), None))
+            found.append(Contender(label, replace(spec, variant=variant), control))
+            control = control or label
         return found
 
-    def _cache(self, subject: Subject, scenario: Scenario, chosen: Mapping[str, str]) -> dict[str, str]:
-        engine = {name: value for name, value in chosen.items() if name != "trt_cuda_graph_enable"}
-        key = json.dumps([self.hashes[subject.label], self.platform, scenario.batch, self.settings.shape, engine])
+    def _cache(self, model: Model, scenario: Scenario, options: Mapping[str, str]) -> dict[str, str]:
+        """Return the options of the engine cache: a folder for each file and all that its engine depends on."""
+        engine = {name: value for name, value in options.items() if name != "trt_cuda_graph_enable"}
+        key = json.dumps([model.sha256, self.platform, scenario.batch, self.settings.shape, engine])
         folder = self.settings.cache / hashlib.sha256(key.encode()).hexdigest()[:24]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return {
@@ -190,11 +178,3 @@ class Planner:
             "trt_timing_cache_enable": "1",
             "trt_timing_cache_path": str(self.settings.cache),
         }
-
-
-def memory_limit(provider: str) -> int | None:
-    """What a process may fill: on the CPU what is free now, so that it fails before the system is short of memory.
-
-    CUDA reserves addresses by the terabyte, which is no memory, so nothing can be said there.
-    """
-    return available_memory() if provider == "cpu" else None

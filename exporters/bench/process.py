@@ -1,4 +1,4 @@
-"""A worker as its owner sees it: started, asked with a time limit, and gone for certain afterwards."""
+"""A worker process: started, asked with a time limit, and killed when it is closed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, cast
 
 import exporters
@@ -23,25 +24,25 @@ _LONGEST_ANSWER = 64_000_000
 
 
 class DoesNotFitError(BenchmarkError):
-    """The batch needs more memory than there is. Others may fit."""
+    """The batch needs more memory than there is; smaller ones may fit."""
 
 
 class WorkerProcess:
-    """A process that owns one session. Use it as a context manager: it is killed on leaving, whatever happened."""
+    """A process that owns one session; a context manager that kills it on leaving. ``where`` is for messages."""
 
-    def __init__(self, *, surroundings: Mapping[str, str] | None = None, where: str = "worker") -> None:
+    def __init__(self, *, where: str = "worker") -> None:
         self.where = where
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
         root = str(Path(exporters.__file__).parents[1])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            # -P: a file called like a library in the present folder is not that library.
+            # -P: do not import a file of the present folder that is named like a library.
             [sys.executable, "-P", "-m", "exporters.bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, **(surroundings or {}), "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for us, not for it
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # the terminal's Ctrl-C does not reach it
         )
         questions, answers = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
         self._questions = open(questions.fileno(), "w", encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -52,28 +53,25 @@ class WorkerProcess:
     def __enter__(self) -> WorkerProcess:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def pid(self) -> int:
-        """Its number."""
+        """The process id."""
         return self._process.pid
 
     def open(self, spec: Spec, *, limit: float) -> Opened:
-        """Has it make its session and run it once, within ``limit`` seconds.
+        """Make the session and run it once, within ``limit`` seconds.
 
         Raises:
-            DoesNotFitError: memory is not enough.
-            GranetError: anything else that goes wrong, the process's death and silence included.
+            DoesNotFitError: there is not enough memory.
+            GranetError: any other failure, the process's death and silence included.
         """
-        answer = self.ask({"do": "open", "spec": spec.plain()}, limit=limit)
-        return Opened(answer["create_s"], answer["first_run_s"], answer["provider"], answer["options"])
+        return Opened(**self.ask({"do": "open", "spec": asdict(spec)}, limit=limit))
 
     def burst(self, runs: int, *, drop: int, limit: float) -> list[float]:
-        """Seconds of each of ``runs`` runs, after ``drop`` runs that do not count. Errors are those of ``open``."""
+        """Return the seconds of each of ``runs`` runs, after ``drop`` runs that do not count. Raises as ``open``."""
         answer = self.ask({"do": "burst", "runs": runs, "drop": drop}, limit=limit)
         times = [float(nanoseconds) / 1e9 for nanoseconds in answer["times"]]
         if len(times) != runs or not all(seconds > 0 for seconds in times):
@@ -81,12 +79,12 @@ class WorkerProcess:
         return times
 
     def memory(self) -> tuple[int, int]:
-        """Bytes resident at the peak, and before the session was made. Errors are those of ``open``."""
+        """Return the bytes resident at the peak, and before the session was made. Raises as ``open``."""
         answer = self.ask({"do": "memory"}, limit=60.0)
         return int(answer["peak"]), int(answer["before"])
 
     def ask(self, question: Mapping[str, Any], *, limit: float) -> dict[str, Any]:
-        """The answer to any question. Errors are those of ``open``."""
+        """Return the answer to any question. Raises as ``open``."""
         try:
             write(self._questions, question)
         except OSError as error:
@@ -97,16 +95,14 @@ class WorkerProcess:
         return dict(answer)
 
     def close(self) -> None:
-        """Ends the process and waits until it is gone."""
+        """Kill the process and wait until it has ended."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
-                try:
+                with suppress(OSError):  # a pipe whose reader is gone
                     stream.close()
-                except OSError:  # a pipe whose reader is gone
-                    continue
 
     def _line(self, limit: float) -> bytes:
         end = time.monotonic() + limit
@@ -121,14 +117,14 @@ class WorkerProcess:
                     raise self._dead()
                 self._rest += data
                 if len(self._rest) > _LONGEST_ANSWER:
-                    raise BenchmarkError("an answer without end", where=self.where)
+                    raise BenchmarkError("the answer is too long", where=self.where)
         line, _, self._rest = self._rest.partition(b"\n")
         return line
 
     def _dead(self) -> GranetError:
         code = self._process.wait()
         if code == -signal.SIGKILL:
-            return DoesNotFitError("the process was killed, most likely for want of memory", where=self.where)
+            return DoesNotFitError("the process was killed, most likely because memory ran out", where=self.where)
         self._errors.seek(0)
         last = self._errors.read()[-4000:].decode(errors="replace").strip().splitlines()
         reason = f"by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,14 +1,15 @@
-"""What the measuring process and its workers say to each other: one JSON object a line, a question and its answer.
+"""Messages between the measuring process and its workers: one JSON object per line, a question and its answer.
 
-Nothing is pickled and nothing but names, numbers and paths is exchanged, so that a worker that an untrusted file has
-brought down, or taken over, has little to say.
+Nothing is pickled, and only names, numbers and paths are exchanged, so that a worker that an untrusted file has crashed
+or taken over can say little. Workers do not import ``granet``, which brings torch along: seconds and hundreds of
+megabytes in each fresh process that is to be measured. So what they refuse travels as text, see ``Refusal``.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import IO, Any, Literal
 
 Engine = Literal["onnx", "torch"]
@@ -38,12 +39,12 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What one worker runs: everything that a fresh process needs to know.
+    """Everything that a worker needs to know to run a file.
 
     Attributes:
         engine: what runs the file.
         path: an ONNX file or a checkpoint.
-        provider: name of ours: cpu, cuda or tensorrt.
+        provider: cpu, cuda or tensorrt.
         options: of ONNX Runtime's provider, as it spells them.
         inputs: of an ONNX file.
         batch: images at a time.
@@ -53,7 +54,7 @@ class Spec:
         with_copies: whether inputs start, and outputs end, in NumPy arrays.
         variant: of the torch engine: eager, compiled, channels_last or 2:4.
         confirmed: the network's factory, when a checkpoint names code of the user's.
-        memory: bytes that the process may fill, None for no limit.
+        memory: bytes that the process may allocate, None for no limit.
     """
 
     engine: Engine
@@ -72,22 +73,18 @@ class Spec:
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> Spec:
-        """The spec that ``plain`` and JSON made a dictionary of."""
+        """Return the spec that ``asdict`` and JSON made a dictionary of."""
         return cls(**{**value, "shape": tuple(value["shape"]), "inputs": read_inputs(value["inputs"])})
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON can say it."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What a worker knows once it has run for the first time.
+    """A session or network that has run for the first time.
 
     Attributes:
-        create_s: seconds that making the session, or the network, took.
+        create_s: seconds to make the session or the network.
         first_run_s: seconds of the first run, in which kernels are chosen or compiled.
-        provider: that the session names first.
+        provider: the first one that the session names.
         options: of that provider, as they are in force.
     """
 
@@ -97,12 +94,31 @@ class Opened:
     options: Mapping[str, str]
 
 
+class Refusal(Exception):  # noqa: N818  it becomes an error where it arrives
+    """Something that a worker cannot do: the name of a class of ``granet.errors``, and its arguments as text."""
+
+    def __init__(
+        self,
+        kind: Literal["UsageError", "ModelError", "BenchmarkError"],
+        what: str,
+        *,
+        where: object = None,
+        got: object = None,
+        expected: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        details = {"where": where, "got": got, "expected": expected, "remedy": remedy}
+        self.kind, self.what = kind, what
+        self.details = {name: str(value) for name, value in details.items() if value is not None}
+        super().__init__(what)
+
+
 def read_inputs(values: list[dict[str, Any]]) -> tuple[Input, ...]:
-    """The inputs that JSON made dictionaries of."""
+    """Return the inputs that ``asdict`` and JSON made dictionaries of."""
     return tuple(Input(value["name"], value["type"], tuple(value["shape"])) for value in values)
 
 
 def write(stream: IO[str], message: Mapping[str, Any]) -> None:
-    """One message, at once."""
+    """Write one message and flush it."""
     stream.write(json.dumps(message) + "\n")
     stream.flush()

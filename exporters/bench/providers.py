@@ -1,4 +1,4 @@
-"""Providers as they are asked for: names, number formats, options, and the packages that bring them."""
+"""ONNX Runtime's providers: names, number formats, options, and the packages that bring them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PRECISIONS: Mapping[str, tuple[str, ...]] = {
     "cuda": ("fp32", "tf32"),
     "tensorrt": ("fp32", "tf32", "fp16"),
 }
-"""Provider -> formats that it can be told to compute in what a file holds as fp32; the first is the default."""
+"""Provider -> formats in which it can compute what a file holds as fp32, the default first."""
 
 _RUNTIMES = frozenset(
     {
@@ -33,18 +33,14 @@ _MANAGED = frozenset(
 
 
 def check_name(name: str) -> None:
-    """Refuses what is no provider.
-
-    Raises:
-        UnknownNameError: with the nearest one.
-    """
+    """Raise UnknownNameError, with the nearest name, for a provider that does not exist."""
     choices = (*PRECISIONS, "auto")
     if name not in choices:
         raise UnknownNameError("provider", name, choices, where="--provider")
 
 
 def check_packages() -> str:
-    """The one package of ONNX Runtime that is installed, with its version.
+    """Return the name and version of the one installed package of ONNX Runtime.
 
     Raises:
         BenchmarkError: there is none; or several, of which the one installed last has overwritten the others.
@@ -53,7 +49,7 @@ def check_packages() -> str:
     runtimes = sorted(_RUNTIMES & found.keys())
     if len(runtimes) > 1:
         raise BenchmarkError(
-            "several packages of ONNX Runtime are installed over one another, and nobody can say which one runs",
+            "several packages of ONNX Runtime are installed over one another, and it is not known which one runs",
             got=" and ".join(runtimes),
             remedy="uninstall all of them, then install one",
         )
@@ -63,11 +59,7 @@ def check_packages() -> str:
 
 
 def check_present(provider: str, lacking: Sequence[str]) -> None:
-    """Refuses a provider that cannot be had here.
-
-    Raises:
-        BenchmarkError: names every library that is missing, and what it is part of.
-    """
+    """Raise BenchmarkError with every library in ``lacking``, those that the provider needs and this machine lacks."""
     if lacking:
         raise BenchmarkError(
             f"ONNX Runtime cannot run on {provider} here",
@@ -78,12 +70,12 @@ def check_present(provider: str, lacking: Sequence[str]) -> None:
         )
 
 
-def precision(provider: str, asked: str) -> str:
-    """``asked``, if the provider has it.
+def check_precision(provider: str, asked: str) -> None:
+    """Check that the provider can compute in the format ``asked``.
 
     Raises:
         UnknownNameError: no such format.
-        UsageError: the provider does not choose it.
+        UsageError: the provider has another choice, or none.
     """
     every = tuple(dict.fromkeys(name for names in PRECISIONS.values() for name in names))
     if asked not in every:
@@ -96,20 +88,19 @@ def precision(provider: str, asked: str) -> str:
             expected=" or ".join(PRECISIONS[provider]),
             remedy="export the model with --compute fp16 and measure that file" if asked == "fp16" else None,
         )
-    return asked
 
 
 def options(provider: str, precision: str, extra: Mapping[str, str], *, graph: bool) -> dict[str, str]:
-    """What the provider is told, as it spells it. All of it is in the report.
+    """Return the provider's options, as ONNX Runtime spells them.
 
     Args:
         provider: cpu, cuda or tensorrt.
-        precision: of those that it has.
-        extra: what the user wants besides.
+        precision: one that the provider has.
+        extra: options of the user's.
         graph: whether runs are captured as a CUDA graph and replayed.
 
     Raises:
-        UsageError: an option for a provider without any, or one that is set here.
+        UsageError: an option for a provider that takes none, or one that is set here.
     """
     for name in extra:
         if provider == "cpu" or name in _MANAGED:
@@ -122,7 +113,7 @@ def options(provider: str, precision: str, extra: Mapping[str, str], *, graph: b
             "cudnn_conv_algo_search": "EXHAUSTIVE",
             "cudnn_conv_use_max_workspace": "1",
             "use_tf32": str(int(precision == "tf32")),
-            "arena_extend_strategy": "kSameAsRequested",  # else memory grows in powers of two, and tells nothing
+            "arena_extend_strategy": "kSameAsRequested",  # by default memory grows in powers of two
             "enable_cuda_graph": str(int(graph)),
         }
     if provider == "tensorrt":
@@ -133,11 +124,3 @@ def options(provider: str, precision: str, extra: Mapping[str, str], *, graph: b
             "trt_sparsity_enable": "0",
         }
     return chosen | dict(extra)
-
-
-def surroundings(provider: str, precision: str) -> dict[str, str]:
-    """Environment variables of a worker, for what no option says."""
-    chosen = {"OMP_WAIT_POLICY": "PASSIVE"}
-    if provider == "tensorrt" and precision == "fp32":  # TensorRT uses TF32 unless it is told so
-        chosen["NVIDIA_TF32_OVERRIDE"] = "0"
-    return chosen

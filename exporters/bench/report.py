@@ -1,98 +1,90 @@
-"""What was measured, as values: the figures of each model and batch, the models themselves, and the environment.
-
-``Report.as_json`` is what ``granet bench --json`` prints. Times are in milliseconds there and memory in bytes.
-"""
+"""The results of a measurement as values; ``BenchReport.as_json`` is what ``granet bench --json`` prints."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+from exporters import onnx_files
 from exporters.bench.clocks import Clocks
+from exporters.bench.protocol import Input
 from exporters.bench.statistics import Ratio, Summary
+from exporters.bench.work import Work
+
+Role = Literal["model", "control"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Model:
-    """A file that took part.
+    """An ONNX file that is measured, and what examining it finds out.
 
     Attributes:
-        model: its label.
-        path: where it lay.
-        role: ``model`` or ``control``.
-        origin: of a control, how it came to be one.
+        label: its name in tables, unique in a measurement.
+        path: of the file.
+        control: label of the model that it is compared with; None for a control.
+        origin: how a control came to be one.
         sha256: of the file.
-        bytes: on disk, with external data.
-        inputs: name, type and shape of each, sizes left open as in the file.
-        nodes: how many nodes each of ONNX Runtime's providers ran, by the profile.
-        operators: provider -> operator -> nodes.
-        weights: entries of the weights of convolutions and matrix products.
-        active: of those, not zero.
-        unfolded: nodes that compute a constant in every run.
-        two_of_four: weights in the 2:4 pattern.
-        remark: what could not be found out, and why.
+        inputs: as the file declares them.
+        operators: provider of ONNX Runtime -> operator -> nodes that it ran, by the profile.
+        work: what a run on the smallest batch computes.
     """
 
-    model: str
-    path: str
-    role: str
-    origin: str | None
-    sha256: str
-    bytes: int
-    inputs: Sequence[Mapping[str, Any]]
-    nodes: Mapping[str, int]
-    operators: Mapping[str, Mapping[str, int]]
-    weights: int | None
-    active: int | None
-    unfolded: int | None
-    two_of_four: int | None
-    remark: str | None = None
+    label: str
+    path: Path
+    control: str | None
+    origin: str | None = None
+    sha256: str = ""
+    inputs: tuple[Input, ...] = ()
+    operators: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    work: Work = field(default_factory=Work)
+
+    @property
+    def nodes(self) -> dict[str, int]:
+        """Nodes that each of ONNX Runtime's providers ran."""
+        return {provider: sum(counts.values()) for provider, counts in self.operators.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a flat object."""
+        work = asdict(self.work)
+        return {
+            "model": self.label,
+            "path": str(self.path),
+            "role": "control" if self.control is None else "model",
+            "origin": self.origin,
+            "sha256": self.sha256,
+            "bytes": file_size(self.path),
+            "inputs": [asdict(node) for node in self.inputs],
+            "nodes": self.nodes,
+            "operators": self.operators,
+            **{name: work[name] for name in ("weights", "active", "unfolded", "two_of_four", "remark")},
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchResult:
-    """One model on one batch size in one number format.
+    """One model at one batch size in one number format; docs/benchmarking.md describes every field.
 
     Attributes:
-        model: its label.
-        control: label of its control; None for a control.
-        role: ``model`` or ``control``.
-        provider: where it ran: cpu, cuda, tensorrt, or ``torch cpu`` and the like.
-        precision: fp32, tf32 or fp16.
-        batch: images at a time.
-        images_per_s: batch over the median.
         times: of single runs, in seconds.
-        processes: fresh ones that it was measured in.
-        ratio: to the control; None for a control, and when they could not be measured together.
-        outcome: faster, slower, no difference, not compared, or control.
-        verdict: that in a sentence, and why.
-        create_s: seconds to make the session, median over processes.
-        first_run_s: seconds of the first run, likewise.
-        build_s: seconds to build an engine, when that was done for this measurement.
-        warm_up_runs: runs before measuring, over all processes.
-        settled: processes whose times had settled by then.
-        peak_memory: bytes resident at most, the interpreter included.
-        own_memory: of those, what came with the session.
-        device_memory: bytes on the GPU.
-        bytes: on disk.
-        flops: of a run on the whole batch.
-        active_flops: those whose weight is not zero.
-        cuda_graph: whether runs were replayed from a CUDA graph.
-        options: of the provider, as they were in force.
+        ratio: to the control; None for a control, and when the two could not be measured together.
+        build_s: seconds to build an engine, None unless that was done for this measurement.
+        settled_processes: those whose times had settled when warm-up ended.
+        session_memory_bytes: the part of the peak that came with the session.
         clocks: of the GPU while this batch was measured, all models together.
     """
 
     model: str
     control: str | None
-    role: str
+    role: Role
     provider: str
     precision: str
     batch: int
-    images_per_s: float
     times: Summary
     processes: int
+    images_per_s: float
     ratio: Ratio | None
     outcome: str
     verdict: str
@@ -100,60 +92,48 @@ class BenchResult:
     first_run_s: float
     build_s: float | None
     warm_up_runs: int
-    settled: int
-    peak_memory: int
-    own_memory: int
-    device_memory: int | None
+    settled_processes: int
+    peak_memory_bytes: int
+    session_memory_bytes: int
+    device_memory_bytes: int | None
     bytes: int
     flops: float | None
     active_flops: float | None
     cuda_graph: bool
-    options: Mapping[str, str]
+    provider_options: Mapping[str, str]
     clocks: Clocks | None
 
     def as_json(self) -> dict[str, Any]:
-        """One flat object. A control's ratio to itself is 1."""
-        times = {f"{name}_ms": 1e3 * value for name, value in asdict(self.times).items() if name != "samples"}
-        one = 1.0 if self.role == "control" else None
+        """Return a flat object, times in milliseconds. A control's ratio to itself is 1."""
+        row: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            if name == "times":
+                samples = value.pop("samples")
+                row |= {f"{key}_ms": 1e3 * seconds for key, seconds in value.items()} | {"samples": samples}
+            elif name == "ratio":
+                row |= self._ratio()
+            else:
+                row[name] = value
+        return row
+
+    def _ratio(self) -> dict[str, float | None]:
         found = self.ratio
+        if found is None:
+            one = 1.0 if self.role == "control" else None
+            return {"ratio": one, "ratio_low": one, "ratio_high": one, "level": None, "blocks": None}
+        high = found.high if math.isfinite(found.high) else None
         return {
-            "model": self.model,
-            "control": self.control,
-            "role": self.role,
-            "provider": self.provider,
-            "precision": self.precision,
-            "batch": self.batch,
-            **times,
-            "samples": self.times.samples,
-            "processes": self.processes,
-            "images_per_s": self.images_per_s,
-            "ratio": found.value if found else one,
-            "ratio_low": found.low if found else one,
-            "ratio_high": (found.high if math.isfinite(found.high) else None) if found else one,
-            "level": found.level if found else None,
-            "blocks": found.blocks if found else None,
-            "outcome": self.outcome,
-            "verdict": self.verdict,
-            "create_s": self.create_s,
-            "first_run_s": self.first_run_s,
-            "build_s": self.build_s,
-            "warm_up_runs": self.warm_up_runs,
-            "settled_processes": self.settled,
-            "peak_memory_bytes": self.peak_memory,
-            "session_memory_bytes": self.own_memory,
-            "device_memory_bytes": self.device_memory,
-            "bytes": self.bytes,
-            "flops": self.flops,
-            "active_flops": self.active_flops,
-            "cuda_graph": self.cuda_graph,
-            "provider_options": dict(self.options),
-            "clocks": asdict(self.clocks) if self.clocks else None,
+            "ratio": found.value,
+            "ratio_low": found.low,
+            "ratio_high": high,
+            "level": found.level,
+            "blocks": found.blocks,
         }
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchFailure:
-    """A model that could not be measured on one batch size; the others went on."""
+    """A model that could not be measured at one batch size."""
 
     model: str
     provider: str
@@ -172,7 +152,7 @@ class Skipped:
 
 @dataclass(kw_only=True)
 class BenchReport:
-    """All of it. It grows while measuring goes on, so that an interrupted measurement has a report too."""
+    """The whole measurement. It grows while measuring, so that an interrupted measurement has a report too."""
 
     environment: dict[str, Any]
     method: dict[str, Any]
@@ -185,7 +165,7 @@ class BenchReport:
     interrupted: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON can say it."""
+        """Return plain dictionaries, lists, strings and numbers."""
         return {
             "environment": self.environment,
             "method": self.method,
@@ -193,7 +173,12 @@ class BenchReport:
             "results": [result.as_json() for result in self.results],
             "failures": [asdict(failure) for failure in self.failures],
             "skipped": [asdict(item) for item in self.skipped],
-            "models": [asdict(model) for model in self.models],
+            "models": [model.as_json() for model in self.models],
             "warnings": list(self.warnings),
             "interrupted": self.interrupted,
         }
+
+
+def file_size(path: Path) -> int:
+    """Return the bytes of a model or checkpoint on disk, external data included."""
+    return onnx_files.size(path) if path.suffix == ".onnx" else path.stat().st_size

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
 from exporters import onnx_files
-from exporters.bench import agreement, controls, placement, providers, warnings
+from exporters.bench import controls, placement, providers, warnings
 from exporters.bench.clocks import Gpu
-from exporters.bench.comparison import ComparisonOutcome, Track, compare
+from exporters.bench.comparison import ComparisonOutcome, Contender, Track, compare
 from exporters.bench.environment import environment
-from exporters.bench.placement import Look
-from exporters.bench.planning import SPARSE, Planner, Scenario
+from exporters.bench.planning import Planner, Scenario
 from exporters.bench.process import WorkerProcess
-from exporters.bench.protocol import Input
-from exporters.bench.report import BenchFailure, BenchReport, BenchResult, Model
+from exporters.bench.report import BenchFailure, BenchReport, BenchResult, Model, Skipped, file_size
 from exporters.bench.settings import BenchSettings
 from exporters.bench.statistics import LEVEL, summarise
-from exporters.bench.torch_side import TorchSide
+from exporters.bench.torch_engine import TorchCheckpoint
 from exporters.bench.verdict import Facts, judge
 
 Say = Callable[[str], object]
-_PROBE = 120.0
+_PROBE_LIMIT = 120.0  # seconds
 
 
 def measure(
@@ -36,17 +35,17 @@ def measure(
     confirmed: str | None = None,
     say: Say = lambda _: None,
 ) -> BenchReport:
-    """Measures ONNX files, and a checkpoint in torch beside them.
+    """Measure ONNX files, and a checkpoint in torch.
 
     Ctrl-C ends it; the report then holds what was measured so far, and says so. No process is left in any case.
 
     Args:
         models: ONNX files, from anybody.
-        settings: how.
+        settings: how to measure.
         control: an ONNX file to compare all with; without it each has its own, see ``controls``.
         checkpoint: to be measured in torch.
         confirmed: the network's factory, when the checkpoint names code of the user's.
-        say: is told of every step.
+        say: called with a line of text for every step.
 
     Raises:
         BenchmarkError: the provider is not there, or a node runs elsewhere.
@@ -56,26 +55,29 @@ def measure(
     """
     package = providers.check_packages()
     provider, versions = _provider(settings, say)
-    formats = [providers.precision(provider, name) for name in settings.precisions] or [
-        providers.PRECISIONS[provider][0]
-    ]
-    providers.options(provider, formats[0], settings.options, graph=False)
+    precisions = settings.precisions or providers.PRECISIONS[provider][:1]
+    for precision in precisions:
+        providers.check_precision(provider, precision)
+    providers.options(provider, precisions[0], settings.options, graph=False)  # refuses unknown ones now
     gpu = Gpu.open() if provider != "cpu" else None
     report = BenchReport(
         environment=environment(
-            onnxruntime={**versions, "package": package}, threads=settings.threads, gpu=gpu.describe() if gpu else None
+            onnxruntime={**versions, "package": package},
+            threads=settings.threads,
+            gpu=gpu.describe() if gpu else None,
         ),
         method=_method(settings),
         provider=provider,
         warnings=warnings.before(gpu),
     )
+    platform = f"{versions} {report.environment['gpu']}"
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            side = TorchSide.of(checkpoint, provider, confirmed=confirmed) if checkpoint is not None else None
-            subjects = controls.assign(models, control, Path(scratch)) if models or side is None else []
-            run = _Run(report, settings, provider, say, gpu)
-            run.look(subjects, side, f"{versions} {report.environment['gpu']}", formats[0])
-            for precision in formats:
+            network = TorchCheckpoint.read(checkpoint, provider, confirmed=confirmed) if checkpoint else None
+            files = controls.assign(models, control, Path(scratch)) if models or not network else []
+            run = _Run(report, Planner(settings, files, platform, network), gpu, say)
+            run.examine(Scenario(provider, precisions[0], min(settings.batches)))
+            for precision in precisions:
                 for batch in settings.batches:
                     run.compare(Scenario(provider, precision, batch))
                     if report.interrupted:
@@ -85,200 +87,160 @@ def measure(
     return report
 
 
-@dataclass
 class _Run:
-    """What the steps share."""
+    """The steps of a measurement once its provider and files are known."""
 
-    report: BenchReport
-    settings: BenchSettings
-    provider: str
-    say: Say
-    gpu: Gpu | None
+    def __init__(self, report: BenchReport, planner: Planner, gpu: Gpu | None, say: Say) -> None:
+        self._report, self._planner, self._gpu, self._say = report, planner, gpu, say
+        self._settings = planner.settings
 
-    def look(self, subjects: list[controls.Subject], side: TorchSide | None, platform: str, precision: str) -> None:
-        """Finds out what the files take, and proves where they run."""
-        settings = self.settings
-        taken: dict[str, tuple[Input, ...]] = {}
-        files: dict[Path, tuple[Input, ...]] = {}
-        for subject in subjects:
-            if subject.path not in files:
-                onnx_files.read(subject.path)  # refuses data outside the file's folder, before ONNX Runtime opens it
-                files[subject.path] = placement.declared(subject.path, subject.label)
-            taken[subject.label] = files[subject.path]
-        agreement.check(taken, settings, side)
-        hashes = {subject.label: controls.fingerprint(subject.path) for subject in subjects}
-        self.planner = Planner(settings, subjects, taken, hashes, platform, side)
-        self.report.skipped += side.skipped if side else ()
-        least = Scenario(self.provider, precision, min(settings.batches))
-        self.looks: dict[str, Look] = {}
-        if self.provider == "tensorrt" and subjects:
-            self.say("building engines that are not in the cache")
-            self.planner.rehearse(least)  # which tells how long building takes; after proving they would be there
-        proved: dict[Path, Look] = {}
-        for subject in subjects:
-            if subject.path not in proved:
-                self.say(f"{subject.label}: proving that {self.provider} runs all of it")
-                spec = replace(self.planner.spec(subject, least, graph=False), with_copies=True)
-                around = providers.surroundings(self.provider, precision)
-                proved[subject.path] = placement.prove(spec, subject.label, around)
-            self.looks[subject.label] = found = proved[subject.path]
-            self.report.models.append(_model(subject, found, taken[subject.label], hashes[subject.label]))
-        self.least = least.batch
+    def examine(self, smallest: Scenario) -> None:
+        """Read what the files take, prove where they run, and count what they compute, on the smallest batch."""
+        planner, report = self._planner, self._report
+        self._smallest = smallest
+        self._files: dict[str, Model] = {}
+        """The first model of each file, by path."""
+        for model in planner.models:
+            first = self._files.setdefault(str(model.path), model)
+            if first is model:
+                onnx_files.read(model.path)  # refuses data outside the file's folder, before ONNX Runtime opens it
+                model.inputs = placement.declared(str(model.path))
+                with model.path.open("rb") as file:
+                    model.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            model.inputs, model.sha256 = first.inputs, first.sha256
+        controls.check_inputs(planner.models, self._settings, planner.checkpoint)
+        if planner.checkpoint:
+            report.skipped += [Skipped(f"torch {name}", why) for name, why in planner.checkpoint.impossible.items()]
+        if report.provider == "tensorrt" and planner.models:
+            self._say("building engines that are not in the cache")
+            planner.rehearse(smallest)  # before proving, which would leave engines in the cache, and not time them
+        for model in planner.models:
+            first = self._files[str(model.path)]
+            if not first.operators:
+                self._say(f"{model.label}: proving that {report.provider} runs all of it")
+                spec = replace(planner.spec(model, smallest, graph=False), with_copies=True)
+                first.operators, first.work = placement.prove(spec)
+            model.operators, model.work = first.operators, first.work
+            report.models.append(model)
 
     def compare(self, scenario: Scenario) -> None:
-        """Measures one scenario and adds what came of it to the report."""
+        """Measure one scenario and add its results, failures and warnings to the report."""
         name = f"batch {scenario.batch}, {scenario.precision}"
-        if self.provider != "cpu":
-            self.say(f"{name}: opening each model once, which builds what has to be built")
-        rehearsal = self.planner.rehearse(scenario)
+        if scenario.provider != "cpu":
+            self._say(f"{name}: opening each model once, which builds what has to be built")
+        rehearsal = self._planner.rehearse(scenario)
         if rehearsal.refused is not None:
-            self.report.warnings.append(f"{name}: no CUDA graphs, for any model: {rehearsal.refused}")
+            self._report.warnings.append(f"{name}: no CUDA graphs, for any model: {rehearsal.refused}")
         failures = dict(rehearsal.failures)
-        self.say(f"{name}: measuring {len(rehearsal.entries)} models in turns")
-        outcome = compare(rehearsal.entries, self.settings, gpu=self.gpu, say=lambda text: self.say(f"{name}: {text}"))
+        self._say(f"{name}: measuring {len(rehearsal.entries)} models in turns")
+        outcome = compare(
+            rehearsal.entries, self._settings, gpu=self._gpu, say=lambda text: self._say(f"{name}: {text}")
+        )
         for label, track in outcome.tracks.items():
             if track.failure is not None:
                 failures[label] = track.failure
             elif track.times:
-                self.report.results.append(self._result(label, track, outcome, scenario))
-        for label, error in failures.items():
-            self.report.failures.append(
-                BenchFailure(
-                    model=label,
-                    provider=self.provider,
-                    precision=scenario.precision,
-                    batch=scenario.batch,
-                    error=str(error),
-                )
-            )
-        self.report.warnings += warnings.after(outcome, self.settings, name)
-        self.report.interrupted = outcome.interrupted
+                self._report.results.append(self._result(track, outcome, scenario))
+        self._report.failures += [
+            BenchFailure(model=label, error=str(error), **asdict(scenario)) for label, error in failures.items()
+        ]
+        self._report.warnings += warnings.after(outcome, self._settings, name)
+        self._report.interrupted = outcome.interrupted
 
-    def _result(self, label: str, track: Track, outcome: ComparisonOutcome, scenario: Scenario) -> BenchResult:
-        spec, opened = track.entry.spec, track.opened
-        times, found = summarise(track.times), track.ratio()
-        role = "control" if track.entry.control is None else "model"
-        flops, active = self._flops(label, scenario.batch)
-        verdict = ("control", "the control") if role == "control" else judge(found, self._facts(track, scenario))
+    def _result(self, track: Track, outcome: ComparisonOutcome, scenario: Scenario) -> BenchResult:
+        entry, opened = track.entry, track.opened
+        spec, times, found = entry.spec, summarise(track.times), track.ratio()
+        flops, active_flops = self._flops(spec.path)
+        if entry.control is None:
+            verdict: tuple[str, str] = ("control", "the control")
+        else:
+            verdict = judge(found, self._facts(entry, outcome.tracks[entry.control].entry))
         return BenchResult(
-            model=label,
-            control=track.entry.control,
-            role=role,
+            model=entry.label,
+            control=entry.control,
+            role="control" if entry.control is None else "model",
             provider=opened[-1].provider if spec.engine == "torch" else scenario.provider,
             precision=spec.precision,
             batch=scenario.batch,
-            images_per_s=scenario.batch / times.median,
             times=times,
             processes=len(opened),
+            images_per_s=scenario.batch / times.median,
             ratio=found,
             outcome=verdict[0],
             verdict=verdict[1],
             create_s=median(each.create_s for each in opened),
             first_run_s=median(each.first_run_s for each in opened),
-            build_s=self.planner.built.get((label, scenario)),
+            build_s=self._planner.built.get((entry.label, scenario)),
             warm_up_runs=track.warm_up_runs,
-            settled=sum(track.settled),
-            peak_memory=track.peak_memory,
-            own_memory=track.own_memory,
-            device_memory=track.device_memory,
-            bytes=_size(Path(spec.path)),
-            flops=flops,
-            active_flops=active,
+            settled_processes=sum(track.settled),
+            peak_memory_bytes=track.peak_memory,
+            session_memory_bytes=track.session_memory,
+            device_memory_bytes=track.device_memory,
+            bytes=file_size(Path(spec.path)),
+            flops=None if flops is None else flops * scenario.batch,
+            active_flops=None if active_flops is None else active_flops * scenario.batch,
             cuda_graph="1" in (spec.options.get("enable_cuda_graph"), spec.options.get("trt_cuda_graph_enable")),
-            options=opened[-1].options,
+            provider_options=opened[-1].options,
             clocks=outcome.clocks,
         )
 
-    def _flops(self, label: str, batch: int) -> tuple[float | None, float | None]:
-        """Of a run on ``batch`` images; each costs the same."""
-        side = self.planner.torch
-        look = self.looks.get(label.removesuffix(SPARSE))
-        if look is None and side is not None:
-            return side.flops * batch, side.active_flops * batch
-        work = look.work if look else None
-        if work is None or work.flops is None or work.active_flops is None:
+    def _flops(self, path: str) -> tuple[float | None, float | None]:
+        """Return all FLOPs of one image, and those whose weight is not zero."""
+        if path not in self._files:
+            checkpoint = self._planner.checkpoint
+            return (checkpoint.flops, checkpoint.active_flops) if checkpoint else (None, None)
+        work, batch = self._files[path].work, self._smallest.batch
+        if work.flops is None or work.active_flops is None:
             return None, None
-        return work.flops / self.least * batch, work.active_flops / self.least * batch
+        return work.flops / batch, work.active_flops / batch
 
-    def _facts(self, track: Track, scenario: Scenario) -> Facts:
-        label, control = track.entry.label, track.entry.control or ""
-        where = (
-            f"ONNX Runtime's {scenario.provider.upper() if scenario.provider != 'tensorrt' else 'TensorRT'} provider"
-        )
-        if track.entry.spec.engine == "torch":
-            both = "(torch" in control
-            flops, active = self._flops(label, 1)
-            share = active / flops if flops and active is not None else None
-            reason = (
-                f"the same weights, {track.entry.spec.variant} instead of eager"
-                if both
-                else "torch instead of ONNX Runtime"
-            )
-            return Facts(provider="torch", active=share, different=reason)
-        mine, theirs = self.looks[label.removesuffix(SPARSE)].work, self.looks[control].work
-        same = self.planner.hashes[label.removesuffix(SPARSE)] == self.planner.hashes[control]
-        sparse = label.endswith(SPARSE)
-        if mine is None or theirs is None:
-            return Facts(provider=where, itself=same, sparse_kernels=sparse)
+    def _facts(self, mine: Contender, control: Contender) -> Facts:
+        flops, active_flops = self._flops(mine.spec.path)
+        active = active_flops / flops if flops and active_flops is not None else None
+        if mine.spec.engine == "torch":
+            reason = "torch instead of ONNX Runtime"
+            if control.spec.engine == "torch":
+                reason = f"the same weights, {mine.spec.variant} instead of eager"
+            return Facts(provider="torch", active=active, different=reason)
+        file, twin = self._files[mine.spec.path], self._files[control.spec.path]
+        control_flops = self._flops(control.spec.path)[0]
+        sparse_kernels = mine.spec.options.get("trt_sparsity_enable") == "1"
+        both = file.work.unfolded is not None and twin.work.unfolded is not None
+        name = "TensorRT" if mine.spec.provider == "tensorrt" else mine.spec.provider.upper()
         return Facts(
-            provider=where,
-            itself=same and not sparse,
-            flops=mine.flops / theirs.flops if mine.flops is not None and theirs.flops else None,
-            active=mine.active_flops / mine.flops if mine.flops and mine.active_flops is not None else None,
-            unfolded=max(mine.unfolded - theirs.unfolded, 0),
-            two_of_four=mine.two_of_four > 0,
-            sparse_kernels=sparse,
+            provider=f"ONNX Runtime's {name} provider",
+            itself=file.sha256 == twin.sha256 and not sparse_kernels,
+            flops=flops / control_flops if flops is not None and control_flops else None,
+            active=active,
+            unfolded=max((file.work.unfolded or 0) - (twin.work.unfolded or 0), 0) if both else 0,
+            two_of_four=bool(file.work.two_of_four),
+            sparse_kernels=sparse_kernels,
         )
 
 
 def _provider(settings: BenchSettings, say: Say) -> tuple[str, dict[str, str]]:
-    """The provider to take, known to be all there, and versions of what is below it."""
-    asked = settings.provider
+    """Return the provider to take, once all its libraries are known to load, and versions of what is below it."""
+    wanted = "cuda" if settings.provider == "auto" else settings.provider
     with WorkerProcess(where="looking for providers") as worker:
-        wanted = ["cuda"] if asked == "auto" else [asked]
-        answer = worker.ask({"do": "probe", "providers": wanted}, limit=_PROBE)
-    lacking = answer["missing"]
-    if asked != "auto":
-        providers.check_present(asked, lacking[asked])
-        return asked, answer["versions"]
-    taken = "cpu" if lacking["cuda"] else "cuda"
-    reason = f": cuda lacks {lacking['cuda'][0]}" if lacking["cuda"] else ""
+        answer = worker.ask({"do": "probe", "provider": wanted}, limit=_PROBE_LIMIT)
+    lacking: list[str] = answer["missing"]
+    if settings.provider != "auto":
+        providers.check_present(wanted, lacking)
+        return wanted, answer["versions"]
+    taken = "cpu" if lacking else wanted
+    reason = f": cuda lacks {lacking[0]}" if lacking else ""
     say(f"--provider auto takes {taken}{reason}")
     return taken, answer["versions"]
 
 
 def _method(settings: BenchSettings) -> dict[str, object]:
-    method = {**asdict(settings), "cache": str(settings.cache)}
-    return method | {
+    on_device = "inputs and outputs bound where they are computed"
+    return {
+        **asdict(settings),
+        "cache": str(settings.cache),
         "level": LEVEL,
-        "timed": "from and to NumPy arrays"
-        if settings.with_copies
-        else "inputs and outputs bound where they are computed",
+        "timed": "from and to NumPy arrays" if settings.with_copies else on_device,
         "graph_optimization_level": "all",
         "allow_spinning": False,
         "inputs": "normal floats, the same for all models; whole numbers are 0 or 1",
     }
-
-
-def _model(subject: controls.Subject, look: Look, taken: Sequence[Input], fingerprint: str) -> Model:
-    work = look.work
-    return Model(
-        model=subject.label,
-        path=str(subject.path),
-        role="control" if subject.control is None else "model",
-        origin=subject.origin,
-        sha256=fingerprint,
-        bytes=_size(subject.path),
-        inputs=[asdict(node) for node in taken],
-        nodes=look.nodes,
-        operators=look.operators,
-        weights=work.weights if work else None,
-        active=work.active if work else None,
-        unfolded=work.unfolded if work else None,
-        two_of_four=work.two_of_four if work else None,
-        remark=look.remark or (work.remark if work else None),
-    )
-
-
-def _size(path: Path) -> int:
-    return onnx_files.size(path) if path.suffix == ".onnx" else path.stat().st_size

@@ -46,15 +46,15 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Summary:
-    """What single runs took, in the unit of the times."""
+    """Times of single runs, in any unit."""
 
-    samples: int
     median: float
     mean: float
     p90: float
     p95: float
     p99: float
     deviation: float
+    samples: int
 
 
 def summarise(times: Sequence[float]) -> Summary:
@@ -62,13 +62,13 @@ def summarise(times: Sequence[float]) -> Summary:
     values = np.asarray(times, dtype=float)
     p90, p95, p99 = np.quantile(values, [0.90, 0.95, 0.99])
     return Summary(
-        samples=len(values),
         median=float(np.median(values)),
         mean=float(values.mean()),
         p90=float(p90),
         p95=float(p95),
         p99=float(p99),
         deviation=float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        samples=len(values),
     )
 
 

@@ -1,9 +1,14 @@
-"""A checkpoint in torch, ready to be timed. Imported by workers only."""
+"""A checkpoint in torch: which variants make sense on this machine, and a network ready to be timed."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,15 +16,69 @@ from torch import Tensor, nn
 
 from exporters.bench import inputs
 from exporters.bench.protocol import Opened, Spec
+from exporters.bench.two_of_four import is_two_of_four
+from granet import flops
 from granet.checkpoint import load
 from granet.models import from_checkpoint
 
+VARIANTS = ("eager", "channels_last", "compiled", "2:4")
+
+
+@dataclass(frozen=True)
+class TorchCheckpoint:
+    """A checkpoint to be measured in torch.
+
+    Attributes:
+        path: of the checkpoint.
+        confirmed: the network's factory, when it names code of the user's.
+        impossible: variants that cannot run on this machine, and why.
+        image: channels, height and width.
+        flops: of one image, dense.
+        active_flops: of one image, of active weights.
+    """
+
+    path: Path
+    confirmed: str | None
+    impossible: Mapping[str, str]
+    image: tuple[int, int, int]
+    flops: float
+    active_flops: float
+
+    @classmethod
+    def read(cls, path: Path, provider: str, *, confirmed: str | None = None) -> TorchCheckpoint:
+        """Read the checkpoint at ``path`` and find out which variants can run on ``provider``.
+
+        Raises:
+            CheckpointError: not a sound checkpoint.
+            ModelError: its network cannot be built, or its code was not confirmed.
+        """
+        checkpoint = load(path)
+        network = checkpoint.network
+        model = from_checkpoint(checkpoint, factory=confirmed)
+        image = (network.in_channels, network.image_size, network.image_size)
+        density = {name: float(mask.float().mean()) for name, mask in checkpoint.masks.items()}
+        costs = flops.layers(model, image)
+        reasons = {"compiled": _why_not_compiled(provider), "2:4": _why_not_two_of_four(model, provider)}
+        return cls(
+            path=path,
+            confirmed=confirmed,
+            impossible={variant: reason for variant, reason in reasons.items() if reason},
+            image=image,
+            flops=sum(costs.values()),
+            active_flops=sum(cost * density.get(name, 1.0) for name, cost in costs.items()),
+        )
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Variants that can run."""
+        return tuple(variant for variant in VARIANTS if variant not in self.impossible)
+
 
 def open_engine(spec: Spec) -> tuple[Opened, Callable[[], object]]:
-    """Builds the network, runs it once, and returns what that took and the function to be timed.
+    """Build the network and run it once; return what that took and the function to time.
 
-    As ``onnx_engine.open_engine``: inputs lie on the device unless copies are to be counted, and a call returns when
-    its results are there. The first run compiles, where the variant is ``compiled``.
+    As ``onnx_engine.open_engine``: inputs lie on the device unless copies are to be timed, and a call returns when its
+    results are there. With the variant ``compiled`` the first run compiles.
 
     Raises:
         GranetError: the checkpoint cannot be read or its network not be built.
@@ -42,7 +101,7 @@ def open_engine(spec: Spec) -> tuple[Opened, Callable[[], object]]:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         images = images.contiguous(memory_format=torch.channels_last)
     if spec.variant == "2:4":
-        _semi_structured_(model)
+        _make_semi_structured(model)
     compiled: Any = torch.compile(model, dynamic=False) if spec.variant == "compiled" else model
 
     @torch.inference_mode()
@@ -70,19 +129,38 @@ def open_engine(spec: Spec) -> tuple[Opened, Callable[[], object]]:
     return Opened(create_s, first_run_s, f"torch {device.type}", options), chosen
 
 
-def fits_two_of_four(weight: Tensor) -> bool:
-    """Whether a linear weight has at most two values in each four inputs in a row, and a size that the kernels take."""
+def takes_two_of_four(weight: Tensor) -> bool:
+    """Return whether torch's 2:4 kernels take a linear weight: its pattern, and its size [32 n, 64 m]."""
     rows, columns = weight.shape
-    if rows % 32 or columns % 64:
-        return False
-    return bool((weight.reshape(-1, 4).count_nonzero(dim=1) <= 2).all())
+    return rows % 32 == columns % 64 == 0 and is_two_of_four(weight.detach().cpu().numpy())
 
 
-def _semi_structured_(model: nn.Module) -> None:
-    """Stores the linear weights that fit as sparse tensor cores take them."""
+def _make_semi_structured(model: nn.Module) -> None:
+    """Store the linear weights that fit in the format of sparse tensor cores, in place."""
     from torch.sparse import to_sparse_semi_structured
 
     for module in model.modules():
-        if isinstance(module, nn.Linear) and fits_two_of_four(module.weight):
+        if isinstance(module, nn.Linear) and takes_two_of_four(module.weight):
             sparse = to_sparse_semi_structured(module.weight.detach())
             module.weight = nn.Parameter(sparse, requires_grad=False)
+
+
+def _why_not_compiled(provider: str) -> str | None:
+    if provider == "cpu" and not any(map(shutil.which, filter(None, [os.environ.get("CXX"), "g++", "clang++"]))):
+        return "torch.compile needs a C++ compiler on the CPU, and there is none"
+    if provider != "cpu" and find_spec("triton") is None:
+        return "torch.compile needs Triton on CUDA, and it is not installed"
+    return None
+
+
+def _why_not_two_of_four(model: nn.Module, provider: str) -> str | None:
+    if provider == "cpu":
+        return "torch has 2:4 semi-structured kernels for CUDA only"
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
+        return "2:4 semi-structured kernels need a GPU of compute capability 8.0 or newer, and a CUDA build of torch"
+    if not any(takes_two_of_four(module.weight) for module in model.modules() if isinstance(module, nn.Linear)):
+        return (
+            "torch's 2:4 kernels take linear layers, and no linear weight here has two zeros in every four inputs and "
+            "sizes that are multiples of 32 and 64"
+        )
+    return None

@@ -1,7 +1,7 @@
-"""A fresh process that owns one session, runs it when told, and ends with whoever started it.
+"""A process that owns one session, answers questions about it, and ends with the process that started it.
 
 Started as ``python -m exporters.bench.worker``. Questions come on standard input, answers go to standard output, and
-whatever libraries print there goes to standard error. It never measures unless it has the turn.
+whatever libraries print there goes to standard error.
 """
 
 from __future__ import annotations
@@ -9,32 +9,30 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import io
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from exporters.bench.protocol import Spec, write
-from exporters.bench.worker_errors import Refusal
+from exporters.bench.protocol import Refusal, Spec, write
 
 Question = Mapping[str, Any]
 
 
 class Worker:
-    """Answers one question at a time."""
+    """The session of this process, if one is open."""
 
     def __init__(self) -> None:
         self._run: Callable[[], object] | None = None
         self._before = 0
 
     def answer(self, question: Question) -> dict[str, Any]:
-        """The answer, or in ``error`` and ``kind`` why there is none."""
+        """Return the answer, or ``error`` and ``kind`` where there is none."""
         methods = {
             "probe": self._probe,
             "declare": self._declare,
@@ -48,41 +46,42 @@ class Worker:
         except MemoryError as error:
             return {"error": str(error) or "out of memory", "kind": "memory"}
         except Refusal as error:
-            return error.plain()
-        except Exception as error:  # whatever it is, it has to be told: nobody sees this process
-            told = getattr(error, "what", None) and str(error)  # one of granet's own says all by itself
+            return {"error": error.what, "kind": error.kind, "details": error.details}
+        except Exception as error:  # the measuring process decides what to do about it
+            complete = hasattr(error, "what")  # an error of granet's own
             kind = "memory" if _is_memory(error) else "other"
-            return {"error": told or f"{type(error).__name__}: {error}", "kind": kind}
+            return {"error": str(error) if complete else f"{type(error).__name__}: {error}", "kind": kind}
 
     def _probe(self, question: Question) -> dict[str, Any]:
-        """What providers lack, and the versions below ONNX Runtime."""
+        """Return the libraries that a provider lacks, and the versions of those that ONNX Runtime uses."""
         from exporters.bench import libraries
 
-        lacking = {name: libraries.missing(name) for name in question["providers"]}
-        return {"missing": lacking, "versions": libraries.versions()}
+        return {"missing": libraries.missing(question["provider"]), "versions": libraries.versions()}
 
     def _declare(self, question: Question) -> dict[str, Any]:
-        """The inputs of an ONNX file."""
+        """Return the inputs of an ONNX file."""
         from exporters.bench import onnx_engine
 
         return {"inputs": [asdict(node) for node in onnx_engine.declare(question["path"])]}
 
     def _examine(self, question: Question) -> dict[str, Any]:
-        """Where the nodes of an ONNX file run, and what it computes."""
+        """Return where the nodes of an ONNX file run, and what it computes."""
         from exporters.bench import onnx_engine, work
 
-        spec = Spec.read(question["spec"])
-        _limit(spec.memory)
-        folder = Path(question["scratch"])
-        place = onnx_engine.placement(spec, folder)
-        target = folder / "optimised.onnx"
+        spec = _prepare(question["spec"])
+        scratch = Path(question["scratch"])
+        found = onnx_engine.placement(spec, scratch)
+        target = scratch / "optimised.onnx"
         onnx_engine.optimise(spec, target)
-        return {**place, "work": asdict(work.measure(target))}
+        try:
+            computed = asdict(work.measure(target))
+        except Exception as error:  # of many classes; a file is measured all the same
+            computed = {"remark": f"FLOPs are not known: {(str(error) or type(error).__name__).splitlines()[0]}"}
+        return {**found, "work": computed}
 
     def _open(self, question: Question) -> dict[str, Any]:
-        """Makes the session, or the network, and runs it once."""
-        spec = Spec.read(question["spec"])
-        _limit(spec.memory)
+        """Make the session, or the network, and run it once."""
+        spec = _prepare(question["spec"])
         if spec.engine == "torch":
             from exporters.bench.torch_engine import open_engine
         else:
@@ -94,7 +93,7 @@ class Worker:
         return asdict(opened)
 
     def _burst(self, question: Question) -> dict[str, Any]:
-        """Nanoseconds of each of ``runs`` runs, after ``drop`` that are not told."""
+        """Return the nanoseconds of each of ``runs`` runs, after ``drop`` runs that do not count."""
         run = self._run
         if run is None:
             raise RuntimeError("nothing is open")
@@ -110,7 +109,7 @@ class Worker:
         return {"times": times}
 
     def _memory(self, _: Question) -> dict[str, Any]:
-        """Bytes resident at the peak, and before the session was made."""
+        """Return the bytes resident at the peak, and before the session was made."""
         return {"peak": _status("VmHWM"), "before": self._before}
 
 
@@ -125,14 +124,18 @@ def _status(field: str) -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _limit(memory: int | None) -> None:
-    """Makes an allocation beyond ``memory`` fail here, before the system has to choose a victim."""
-    if memory is None:
-        return
-    import resource
+def _prepare(values: Mapping[str, Any]) -> Spec:
+    """Return the spec, once this process is set up for what only environment variables and limits can say."""
+    spec = Spec.read(values)
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    if spec.provider == "tensorrt" and spec.precision == "fp32":  # TensorRT uses TF32 otherwise
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    if spec.memory is not None:  # a larger allocation fails here, before the system kills some process for it
+        import resource
 
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_DATA, (spec.memory, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    return spec
 
 
 def _is_memory(error: Exception) -> bool:
@@ -142,7 +145,7 @@ def _is_memory(error: Exception) -> bool:
 
 
 def _end_with_parent() -> None:
-    """Asks the system to end this process with its parent, whatever that one dies of; and to take it first."""
+    """Have Linux kill this process when its parent dies, and first of all when memory runs out."""
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError, AttributeError):
@@ -151,24 +154,19 @@ def _end_with_parent() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
-def _questions(stream: io.TextIOBase) -> Iterator[Question]:
-    for line in stream:
-        yield json.loads(line)
-
-
 def main() -> None:
-    """Answers until the questions end."""
+    """Answer questions until standard input ends."""
     _end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = Worker()
-    for question in _questions(sys.stdin):  # type: ignore[arg-type]
+    for line in sys.stdin:
         try:
-            write(out, worker.answer(question))
+            write(out, worker.answer(json.loads(line)))
         except BrokenPipeError:
             break
-    os._exit(0)  # libraries that fail while they are unloaded have nothing to say
+    os._exit(0)  # libraries that fail while they are unloaded must not change the exit code
 
 
 if __name__ == "__main__":
