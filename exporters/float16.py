@@ -1,56 +1,65 @@
-"""A graph in fp32 -> the same graph computing in fp16.
+"""Convert a graph from fp32 to fp16.
 
-Inputs and outputs stay as they are, with a Cast at each, so that whoever feeds the model need not know. What an
-operator wants in fp32 whatever else it takes, such as the scales of a Resize, stays in fp32.
+Inputs and outputs stay fp32, with a Cast at each, so that callers see no difference. Operands that an operator accepts
+in fp32 only, such as the scales of a Resize, stay fp32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+import onnx_ir as ir
+from onnx import helper
+from onnx_ir import DataType
 
 from granet.errors import ModelError
 
 LARGEST = 65504.0
 """The largest number in fp16."""
 
-_TYPE_ATTRIBUTES = {"to", "dtype"}
+_TYPE_ATTRIBUTES = ("to", "dtype")
 """Attributes that name an element type."""
 
-_DEFAULTS = {"RandomNormal": "dtype", "RandomUniform": "dtype", "ConstantOfShape": "value"}
-"""Operators that give fp32 unless this attribute says otherwise."""
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+_DEFAULTS: Mapping[str, ir.Attr] = {
+    "RandomNormal": ir.AttrInt64("dtype", DataType.FLOAT16),
+    "RandomUniform": ir.AttrInt64("dtype", DataType.FLOAT16),
+    "ConstantOfShape": ir.AttrTensor("value", ir.tensor(np.zeros(1, np.float16))),
+}
+"""Operators that return fp32 without an attribute, and the attribute with which they return the same in fp16."""
 
 
-def halve(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of ``model`` that computes in fp16.
+def halve(model: ir.Model) -> ir.Model:
+    """Return a copy of ``model`` that computes in fp16.
 
     Values are rounded to the nearest fp16 number; those below 2^-25 become zero.
 
     Raises:
-        ModelError: a value beyond the largest fp16 number, or an operator that fp16 does not go through.
+        ModelError: a value beyond the largest fp16 number, or an operator that cannot be converted.
     """
-    half = onnx.ModelProto()
-    half.CopyFrom(model)
+    half = model.clone()
     graph = half.graph
-    del graph.value_info[:]
-    floats = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    wanted = _wanted_types(half, floats)
-    for tensor in list(graph.initializer):
-        if tensor.name in floats and wanted.get(tensor.name) != {"tensor(float)"}:
-            if "tensor(float)" in wanted.get(tensor.name, ()):
-                raise ModelError("a value is wanted both in fp16 and in fp32", where=tensor.name)
-            tensor.CopyFrom(_halved(tensor))
-    for node in graph.node:
-        _halve_attributes(node)
-    _cast_ends(graph)
+    schemas = {node: _schema(node, half.opset_imports) for node in graph}
+    for name, value in graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != DataType.FLOAT:
+            continue
+        accepted = {_accepts_fp16(schemas[node], index) for node, index in value.uses()}
+        if len(accepted) == 2:
+            raise ModelError("an initializer is used both in fp16 and in fp32", where=name)
+        if False not in accepted:
+            value.const_value = _rounded(tensor)
+    for node in graph:
+        _halve_attributes_(node)
+    _cast_ends_(graph)
     return half
 
 
-def probe(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of ``model`` that gives every value on the way as an output too."""
+def with_all_values(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of ``model`` with every intermediate value as an additional output."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     known = {value.name for value in copy.graph.output}
@@ -59,34 +68,27 @@ def probe(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _wanted_types(model: onnx.ModelProto, floats: Iterable[str]) -> dict[str, set[str]]:
-    """For each fp32 initializer, the type of each place that reads it: tensor(float) where nothing else goes."""
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    names = set(floats)
-    wanted: dict[str, set[str]] = {}
-    for node in model.graph.node:
-        try:
-            schema = onnx.defs.get_schema(node.op_type, versions[node.domain], node.domain)
-        except onnx.defs.SchemaError:
-            raise ModelError("an operator that is not of the standard has no fp16 form here", where=node.name) from None
-        allowed = {constraint.type_param_str: constraint.allowed_type_strs for constraint in schema.type_constraints}
-        if any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in node.attribute):
-            raise ModelError("networks with branches or loops in the graph have no fp16 form here", where=node.name)
-        for index, name in enumerate(node.input):
-            formal = schema.inputs[min(index, len(schema.inputs) - 1)]
-            if name in names:
-                wanted.setdefault(name, set()).add(_kind(formal.type_str, allowed))
-    return wanted
+def _schema(node: ir.Node, versions: Mapping[str, int]) -> onnx.defs.OpSchema:
+    if any(
+        attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()
+    ):
+        raise ModelError("a network with branches or loops cannot be converted to fp16", where=node.name)
+    try:
+        return onnx.defs.get_schema(node.op_type, versions[node.domain], node.domain)
+    except onnx.defs.SchemaError:
+        raise ModelError(
+            "an operator that is not of the standard cannot be converted to fp16", where=node.name
+        ) from None
 
 
-def _kind(type_string: str, allowed: Mapping[str, Iterable[str]]) -> str:
-    if "tensor(float16)" in allowed.get(type_string, (type_string,)):
-        return "tensor(float16)"
-    return "tensor(float)"
+def _accepts_fp16(schema: onnx.defs.OpSchema, index: int) -> bool:
+    parameter = schema.inputs[min(index, len(schema.inputs) - 1)].type_str
+    allowed = {constraint.type_param_str: constraint.allowed_type_strs for constraint in schema.type_constraints}
+    return "tensor(float16)" in allowed.get(parameter, (parameter,))
 
 
-def _halved(tensor: TensorProto) -> TensorProto:
-    values = numpy_helper.to_array(tensor)
+def _rounded(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    values = tensor.numpy()
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     if np.isinf(half[np.isfinite(values)]).any():
@@ -97,46 +99,44 @@ def _halved(tensor: TensorProto) -> TensorProto:
             expected=f"at most {LARGEST:g}",
             remedy="compute in fp32",
         )
-    return numpy_helper.from_array(half, tensor.name)
+    return ir.tensor(half, name=tensor.name)
 
 
-def _halve_attributes(node: onnx.NodeProto) -> None:
-    if node.op_type == "Constant":
-        for attribute in node.attribute:
-            if attribute.name in ("value_float", "value_floats"):
-                values = np.array(helper.get_attribute_value(attribute), np.float32)
-                attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(values)))
-    missing = _DEFAULTS.get(node.op_type)
-    if missing is not None and missing not in {attribute.name for attribute in node.attribute}:
-        zero = numpy_helper.from_array(np.zeros(1, np.float16))
-        node.attribute.append(helper.make_attribute(missing, zero if missing == "value" else TensorProto.FLOAT16))
-    for attribute in node.attribute:
-        if attribute.name in _TYPE_ATTRIBUTES and attribute.i == TensorProto.FLOAT:
-            attribute.i = TensorProto.FLOAT16
-        elif attribute.type == attribute.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
-            attribute.t.CopyFrom(_halved(attribute.t))
+def _halve_attributes_(node: ir.Node) -> None:
+    attributes = node.attributes
+    for name in ("value_float", "value_floats") if node.op_type == "Constant" else ():
+        if name in attributes:
+            attributes.add(ir.AttrTensor("value", ir.tensor(np.array(attributes.pop(name).value, np.float32))))
+    default = _DEFAULTS.get(node.op_type)
+    if default is not None and default.name not in attributes:
+        attributes.add(default)
+    for name, attribute in list(attributes.items()):
+        if name in _TYPE_ATTRIBUTES and attribute.value == DataType.FLOAT:
+            attributes.add(ir.AttrInt64(name, DataType.FLOAT16))
+        elif attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == DataType.FLOAT:
+            attributes.add(ir.AttrTensor(name, _rounded(attribute.as_tensor())))
 
 
-def _cast_ends(graph: onnx.GraphProto) -> None:
-    """Casts behind the fp32 inputs and before the fp32 outputs, whose names stay with what users see."""
-    readers: dict[str, str] = {}
-    casts = []
-    for value in graph.input:
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            readers[value.name] = f"{value.name}.fp16"
-            casts.append(_cast(value.name, readers[value.name], TensorProto.FLOAT16))
-    ends = []
-    for value in graph.output:
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            readers[value.name] = f"{value.name}.fp16"
-            ends.append(_cast(readers[value.name], value.name, TensorProto.FLOAT))
-    for node in graph.node:
-        for names in (node.input, node.output):
-            names[:] = [readers.get(name, name) for name in names]
-    body = [*casts, *graph.node, *ends]
-    del graph.node[:]
-    graph.node.extend(body)
+def _cast_ends_(graph: ir.Graph) -> None:
+    """Insert a Cast behind each fp32 input and before each fp32 output, whose names stay those that users see."""
+    first = graph[0]
+    for value in graph.inputs:
+        if value.dtype == DataType.FLOAT:
+            uses = value.uses()
+            cast = _cast(value, f"{value.name}.fp16", DataType.FLOAT16)
+            for node, index in uses:
+                node.replace_input_with(index, cast.outputs[0])
+            graph.insert_before(first, cast)
+    for index, value in enumerate(graph.outputs):
+        if value.dtype == DataType.FLOAT:
+            name = value.name
+            value.name = f"{name}.fp16"
+            cast = _cast(value, name, DataType.FLOAT)
+            cast.outputs[0].type, cast.outputs[0].shape = value.type, value.shape
+            graph.outputs[index] = cast.outputs[0]
+            graph.append(cast)
 
 
-def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=kind)
+def _cast(source: ir.Value, target: str | None, dtype: DataType) -> ir.Node:
+    output = ir.Value(name=target)
+    return ir.node("Cast", [source], {"to": dtype.value}, outputs=[output], name=f"cast_{target}")

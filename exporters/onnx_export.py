@@ -172,15 +172,16 @@ def export(
         plain = network if compacted is None else compacted.model
         masks = checkpoint.masks if compacted is None else _support(plain, checkpoint.masks)
         traced = tracing.trace(plain, inputs, where=name, opset=settings.opset)
-        graph = traced.model
-        graph_cleanup.strip_(graph)
-        graph_cleanup.fold_norms_(graph)
-        weights = tensors.match(graph.graph, plain, masks, traced.unused)
+        graph_cleanup.fold_norms_(traced.model)
+        weights = tensors.match(traced.model.graph, plain, masks, traced.unused)
         scope = [weight.tensor for weight in weights]
-        graph_cleanup.positive_zeros_(graph, scope)
+        graph_cleanup.positive_zeros_(traced.model, scope)
+        graph = graph_cleanup.serialize(traced.model)
 
         tell("encoding weights")
-        computing = float16.halve(graph) if settings.compute == "fp16" else graph
+        computing = graph
+        if settings.compute == "fp16":
+            computing = graph_cleanup.serialize(float16.halve(traced.model))
         encoded = encode(computing, encoding=settings.encoding, precision=settings.precision, scope=scope)
         decoded = inflate(encoded.model)
         tensors.check_stored(computing.graph, decoded.graph, settings.precision)
@@ -190,7 +191,7 @@ def export(
         if settings.coarsest != "fp32":
             proof.check_graph(shop.write(graph, twin_name), batches, expected)
         if settings.compute == "fp16":
-            proof.check_range(shop.write(float16.probe(graph), twin_name), batches)
+            proof.check_range(shop.write(float16.with_all_values(graph), twin_name), batches)
         sparse, twin = shop.write(encoded.model, output.name), shop.write(decoded, twin_name)
         proved, answers = proof.prove(sparse, twin, batches, expected, precision=settings.coarsest, scratch=shop.folder)
 
@@ -215,7 +216,7 @@ def export(
         active=sum(weight.active for weight in masked),
         zeros=sum(weight.active - weight.nonzero for weight in masked),
         encodings=dict(encoded.encodings),
-        opset=traced.opset,
+        opset=traced.model.opset_imports[""],
         proof=proved,
         origin=origin,
         compaction=compacted,

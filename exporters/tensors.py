@@ -5,7 +5,6 @@ The mask is the truth: an exported weight may be zero where it is active, and mu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
@@ -21,8 +21,6 @@ from torch import Tensor, nn
 from granet.errors import ModelError
 
 Array = NDArray[Any]
-
-_FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class GraphWeight:
 
 
 def match(
-    graph: onnx.GraphProto, model: nn.Module, masks: Mapping[str, Tensor], unused: Collection[str]
+    graph: ir.Graph, model: nn.Module, masks: Mapping[str, Tensor], unused: Collection[str]
 ) -> tuple[GraphWeight, ...]:
     """Finds the network's weights of two and more dimensions in the graph, and holds them against their masks.
 
@@ -63,7 +61,8 @@ def match(
     Raises:
         ModelError: a masked weight that is not in the graph, or not zero where it is inactive.
     """
-    stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type in _FLOATS}
+    tensors = {name: value.const_value for name, value in graph.initializers.items()}
+    stored = {name: tensor.numpy() for name, tensor in tensors.items() if tensor and tensor.dtype.is_floating_point()}
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -123,7 +122,7 @@ def check_stored(exact: onnx.GraphProto, stored: onnx.GraphProto, precision: str
             continue
         bits = np.dtype(f"u{values.itemsize}")
         wrong: NDArray[np.bool_] = values.view(bits) != again.view(bits)
-        if precision != "fp32" and tensor.data_type in _FLOATS:
+        if precision != "fp32" and ir.DataType(tensor.data_type).is_floating_point():
             wide, wide_again = values.astype(np.float64), again.astype(np.float64)
             rounding = np.abs(wide) * float(np.finfo(values.dtype).eps)
             int8, fp16 = np.abs(wide).max() / 254 + rounding, np.maximum(np.abs(wide) * 2.0**-11, 2.0**-25)
@@ -144,16 +143,15 @@ def _array(tensor: Tensor) -> Array:
 
 
 def _find(
-    stored: Mapping[str, onnx.TensorProto], names: Collection[str], values: Array, support: Array
+    stored: Mapping[str, Array], names: Collection[str], values: Array, support: Array
 ) -> tuple[str, Array, Array] | None:
     """The initializer that holds a weight: its name, its values, and ``support`` in its layout."""
     for name in names:
-        if name in stored and tuple(stored[name].dims) == values.shape:
-            return name, numpy_helper.to_array(stored[name]), support
-    for name, tensor in stored.items():
-        if math.prod(tensor.dims) != values.size:
+        if name in stored and stored[name].shape == values.shape:
+            return name, stored[name], support
+    for name, candidate in stored.items():
+        if candidate.size != values.size:
             continue
-        candidate = numpy_helper.to_array(tensor)
         for axes in _layouts(values.shape, candidate.shape):
             if np.array_equal(candidate, values.transpose(axes).reshape(candidate.shape)):
                 return name, candidate, support.transpose(axes).reshape(candidate.shape)

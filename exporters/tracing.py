@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
-import onnx
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -32,16 +32,14 @@ BATCH = "batch"
 
 @dataclass(frozen=True)
 class Traced:
-    """What torch made of a network.
+    """A network as an ONNX graph.
 
     Attributes:
         model: the graph, with the network's own names for its weights.
-        opset: the version of the standard operators that it uses.
         unused: parameters that have no part in what the network computes in evaluation mode; the graph lacks them.
     """
 
-    model: onnx.ModelProto
-    opset: int
+    model: ir.Model
     unused: frozenset[str]
 
 
@@ -151,8 +149,7 @@ def trace(model: nn.Module, example: Example, *, where: str, opset: int | None =
         ) from error
     assert program is not None  # noqa: S101  it is with dynamo, and so is the program that it exported
     assert program.exported_program is not None  # noqa: S101
-    graph = program.model_proto
-    honoured = next(entry.version for entry in graph.opset_import if not entry.domain)
+    honoured = program.model.opset_imports[""]
     if opset not in (None, honoured):
         raise UsageError(
             "torch did not write this network in the opset asked for",
@@ -161,7 +158,7 @@ def trace(model: nn.Module, example: Example, *, where: str, opset: int | None =
             expected="18 or newer" if opset is not None and opset < 18 else None,
             remedy="leave the choice to torch, or ask for another one",
         )
-    return Traced(graph, honoured, _unused(program.exported_program, model))
+    return Traced(program.model, _unused(program.exported_program, model))
 
 
 def _unused(program: torch.export.ExportedProgram, model: nn.Module) -> frozenset[str]:

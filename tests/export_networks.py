@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -189,7 +188,7 @@ def traced_once() -> Iterator[None]:
         key = (where, opset, state, *(tuple(tensor.shape) for tensor in example))
         if key not in known:
             known[key] = trace(model, example, where=where, opset=opset)
-        return replace(known[key], model=copy.deepcopy(known[key].model))
+        return replace(known[key], model=known[key].model.clone())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracing, "trace", remembered)

@@ -314,8 +314,8 @@ def _negate_bias(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "precision", "message"),
     [
-        (graph_cleanup, "strip_", "fp32", "the exported file does not compute what the torch network computes"),
-        (graph_cleanup, "strip_", "fp16", "the exported graph does not compute what the torch network computes"),
+        (graph_cleanup, "serialize", "fp32", "the exported file does not compute what the torch network computes"),
+        (graph_cleanup, "serialize", "fp16", "the exported graph does not compute what the torch network computes"),
         (onnx_export, "inflate", "fp32", "classifier.bias: values that do not come back"),
         (metadata, "write_", "fp32", "the finished file gives other results than the one that was proved"),
     ],
