@@ -39,12 +39,18 @@ def plot(what: str, panel: str | None = None) -> Any:
     return option(help, metavar="FILE", panel=panel, show_default=False)
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    """Parse numbers separated by commas."""
+def numbers(text: str, flag: str, example: str) -> tuple[float, ...]:
+    """Parse the value of ``flag``: numbers separated by commas.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    from granet.errors import UsageError
+
     try:
         return tuple(float(number) for number in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list of numbers, such as 0.2,0.5,0.9") from None
+        raise UsageError("not numbers", where=flag, got=repr(text), expected=f"such as {example}") from None
 
 
 class PruningScope(StrEnum):

@@ -1,4 +1,4 @@
-"""A finished run in a few lines, and as JSON."""
+"""Summary of a finished run, in a few lines and as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def as_json(folder: RunFolder, end: Inspection) -> dict[str, Any]:
-    """What ``granet train --json`` prints."""
+    """Return what ``granet train --json`` prints."""
     return {
         "out": str(folder.path),
         "recipe": end.recipe,
@@ -42,7 +42,7 @@ def as_json(folder: RunFolder, end: Inspection) -> dict[str, Any]:
 
 
 def show(screen: Screen, folder: RunFolder, end: Inspection) -> None:
-    """Scores, density, files, and what to do next."""
+    """Write scores, density, files, and the next commands."""
     best, test = end.metrics["best"], end.metrics["test"]
     facts = [
         ("test accuracy", f"{percent(test['accuracy'])} of {test['examples']:,} images"),
@@ -53,17 +53,16 @@ def show(screen: Screen, folder: RunFolder, end: Inspection) -> None:
     if end.flops is not None and end.flops["dense"]:
         facts.append(("inference", f"{end.flops['active'] / end.flops['dense']:.1%} of the dense network's FLOPs"))
     screen.print()
-    for name, value in facts:
-        screen.print(Text(f"{name:<15}", style=FAINT).append(value, style="default"))
+    screen.facts(facts, width=15)
     screen.print()
     screen.print(Text(printable(folder.path), style="bold"))
     for path, what in (
         (folder.best, "the best epoch"),
-        (folder.last, "the last step; --resume goes on from here"),
+        (folder.last, "the last step; --resume continues from here"),
         (folder.recipe_file, "every setting"),
         (folder.metrics_file, "every epoch and update"),
     ):
-        if path.exists():  # of a run that is long done somebody may have cleared some
+        if path.exists():  # files of an old run may have been deleted
             line = Text(f"  {path.name:<18}{size(path.stat().st_size):>10}")
             screen.print(line.append(f"  {what}", style=FAINT))
     screen.print()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from granet_cli.render import FAINT, Screen, percent, printable, short, size
+from granet_cli.render import FAINT, Screen, percent, short, size
 
 if TYPE_CHECKING:
     from exporters.onnx_export import ExportReport
@@ -93,11 +93,9 @@ def as_json(report: ExportReport) -> dict[str, Any]:
 def show(screen: Screen, report: ExportReport) -> None:
     """The file, what is in it and how it was proved, in a few lines."""
     share, over = report.bytes / report.dense_bytes, report.bytes / report.limit_bytes - 1
-    head = Text(printable(report.output), style="bold")
-    screen.print(head.append(f"  {size(report.bytes)}", style=f"not bold {FAINT}"))
+    screen.heading(report.output, size(report.bytes))
     for name, lines in _facts(report, share, over):
-        for index, line in enumerate(lines):
-            screen.print(Text(f"{'' if index else name:<11}", style=FAINT).append(printable(line), style="default"))
+        screen.facts(((name if index == 0 else "", line) for index, line in enumerate(lines)), width=11)
 
 
 def _facts(report: ExportReport, share: float, over: float) -> list[tuple[str, list[str]]]:

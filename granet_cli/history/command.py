@@ -57,7 +57,7 @@ def history(
     from granet.analysis import history as analysis
     from granet.errors import UsageError
     from granet.history.replay import Replay
-    from granet_cli.history import view as shown
+    from granet_cli.history import view
     from granet_cli.history.plot import draw
     from granet_cli.pictures import check_plot
     from granet_cli.render import Screen, print_json, say
@@ -77,19 +77,19 @@ def history(
     if at is not None:
         found = replay.masks_at(at)
         if masks is not None:
-            shown.write_masks(masks, found)
+            view.write_masks(masks, found)
             say(f"{masks}: the masks at step {at:,}")
-        moment = shown.MomentView(run, at, found)
-        print_json(moment.as_json()) if json else shown.show_moment(Screen(), moment)
+        moment = view.masks_as_json(run, at, found)
+        print_json(moment) if json else view.show_masks(Screen(), moment)
         return
     report = analysis.tell(replay)
     findings = replay.verify() if verify else None
     if plot is not None:
         draw(plot, report)
     if json:
-        print_json(report.as_json() | ({} if findings is None else {"verified": shown.findings_as_json(findings)}))
+        print_json(report.as_json() | ({} if findings is None else {"verified": view.findings_as_json(findings)}))
     else:
-        shown.show(Screen(), report, findings)
+        view.show(Screen(), report, findings)
     if plot is not None:
         say(f"{plot}: densities, exploration, churn and survival")
     if findings is not None and any(finding.fault for finding in findings):

@@ -1,45 +1,35 @@
-"""A history for people: what it rests on, a row for some of the updates, a row for every layer."""
+"""The history of a run on a terminal: facts, a row for some of the updates, a row for every layer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from granet.masks.mapping import active as active_counts
+from granet.masks.mapping import density
+from granet.masks.mapping import size as size_of
 from granet_cli.layers import stem
-from granet_cli.render import FAINT, Column, Screen, bar, percent, printable, size, table
+from granet_cli.render import FAINT, Screen, percent, printable, size
+from granet_cli.tables import Bar, TableColumn, table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from granet.analysis.history import HistoryReport, UpdateReport
+    from granet.analysis.history import HistoryReport, LayerHistory, UpdateReport
     from granet.history.replay import Finding
 
 _MOST_ROWS = 16
 _AGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-_BAR = 16
-
-_UPDATES = tuple(
-    Column(title, right=True)
-    for title in ("step", "epoch", "density", "lost", "gained", "regrown", "churn", "explored", "initial")
-)
-_LAYERS = (
-    Column("layer"),
-    *(Column(title, right=True) for title in ("weights", "first", "density")),
-    Column(""),
-    *(Column(title, right=True) for title in ("lost", "gained", "explored", "initial")),
-)
-_MOMENT = (Column("layer"), *(Column(title, right=True) for title in ("weights", "active", "density")), Column(""))
 
 
 def show(screen: Screen, report: HistoryReport, findings: Sequence[Finding] | None) -> None:
-    """Writes it, and with ``findings`` what the comparison with the other files came to."""
+    """Write a history, and with ``findings`` how it compares with the checkpoints."""
     screen.print(Text(printable(report.path), style="bold"))
-    for name, value in _facts(report):
-        screen.print(Text(f"{name:<10}", style=FAINT).append(printable(value), style="default"))
+    screen.facts(_facts(report))
     if report.updates:
         screen.print()
         screen.print(_updates(screen, report))
@@ -49,8 +39,7 @@ def show(screen: Screen, report: HistoryReport, findings: Sequence[Finding] | No
     if report.layers:
         screen.print()
         screen.print(_layers(screen, report))
-    for note in report.notes:
-        screen.prose(Text(f"note: {printable(note)}", style="yellow"))
+    screen.notes(report.notes)
     if findings is not None:
         screen.print()
         for finding in findings:
@@ -58,7 +47,7 @@ def show(screen: Screen, report: HistoryReport, findings: Sequence[Finding] | No
 
 
 def findings_as_json(findings: Sequence[Finding]) -> dict[str, Any]:
-    """What ``--verify --json`` adds."""
+    """Return what ``--verify`` adds to the JSON."""
     return {"ok": not any(finding.fault for finding in findings), "findings": [asdict(f) for f in findings]}
 
 
@@ -86,45 +75,45 @@ def _facts(report: HistoryReport) -> list[tuple[str, str]]:
 
 
 def _updates(screen: Screen, report: HistoryReport) -> Text:
-    chosen = _spread([report.before, *report.updates], _MOST_ROWS + 1)
-    rows = [
-        [
-            f"{update.step:,}",
-            f"{update.epoch:.2f}",
-            f"{update.density:.4f}",
-            *((f"{count:,}" for count in (update.lost, update.gained, update.regrown)) if number else ("", "", "")),
-            f"{update.churn:.1%}" if number else "",
-            f"{update.explored:.1%}",
-            f"{update.initial:.1%}",
-        ]
-        for number, update in enumerate(chosen)
+    """Lay out some of the updates below the masks that the run began with, which no update led to."""
+
+    def changed(count: Callable[[UpdateReport], str]) -> Callable[[UpdateReport], str]:
+        return lambda update: "" if update is report.before else count(update)
+
+    columns: list[TableColumn[UpdateReport]] = [
+        TableColumn("step", lambda update: f"{update.step:,}", right=True),
+        TableColumn("epoch", lambda update: f"{update.epoch:.2f}", right=True),
+        TableColumn("density", lambda update: f"{update.density:.4f}", right=True),
+        TableColumn("lost", changed(lambda update: f"{update.lost:,}"), right=True),
+        TableColumn("gained", changed(lambda update: f"{update.gained:,}"), right=True),
+        TableColumn("regrown", changed(lambda update: f"{update.regrown:,}"), right=True),
+        TableColumn("churn", changed(lambda update: f"{update.churn:.1%}"), right=True),
+        TableColumn("explored", lambda update: f"{update.explored:.1%}", right=True),
+        TableColumn("initial", lambda update: f"{update.initial:.1%}", right=True),
     ]
-    return table(_UPDATES, rows, width=screen.columns)
+    return table(screen, columns, _spread([report.before, *report.updates], _MOST_ROWS + 1))
 
 
 def _spread(updates: Sequence[UpdateReport], most: int) -> list[UpdateReport]:
-    """The first, the last, and others evenly between."""
+    """Choose the first, the last, and others evenly between."""
     if len(updates) <= most:
         return list(updates)
     return [updates[round(number * (len(updates) - 1) / (most - 1))] for number in range(most)]
 
 
 def _layers(screen: Screen, report: HistoryReport) -> Text:
-    rows: list[list[str | Text]] = [
-        [
-            stem(layer.name),
-            f"{layer.parameters:,}",
-            f"{layer.first_density:.4f}",
-            f"{layer.density:.4f}",
-            bar(layer.density, _BAR, screen),
-            f"{layer.lost:,}",
-            f"{layer.gained:,}",
-            f"{layer.explored:.1%}",
-            f"{layer.initial:.1%}",
-        ]
-        for layer in report.layers
+    columns: list[TableColumn[LayerHistory]] = [
+        TableColumn("layer", lambda layer: stem(layer.name)),
+        TableColumn("weights", lambda layer: layer.parameters, right=True),
+        TableColumn("first", lambda layer: f"{layer.first_density:.4f}", right=True),
+        TableColumn("density", lambda layer: f"{layer.density:.4f}", right=True),
+        TableColumn("", lambda layer: Bar(layer.density)),
+        TableColumn("lost", lambda layer: layer.lost, right=True),
+        TableColumn("gained", lambda layer: layer.gained, right=True),
+        TableColumn("explored", lambda layer: f"{layer.explored:.1%}", right=True),
+        TableColumn("initial", lambda layer: f"{layer.initial:.1%}", right=True),
     ]
-    return table(_LAYERS, rows, width=None)
+    return table(screen, columns, report.layers)
 
 
 def _verdict(finding: Finding) -> Text:
@@ -133,51 +122,43 @@ def _verdict(finding: Finding) -> Text:
     return Text(f"{printable(finding.what)}: ").append(printable(finding.fault), style="bold red")
 
 
-@dataclass(frozen=True)
-class MomentView:
-    """The masks of the run in a folder after a step."""
-
-    run: Path
-    step: int
-    masks: Mapping[str, Tensor]
-
-    @property
-    def layers(self) -> list[tuple[str, tuple[int, ...], int, int]]:
-        """Name, shape, weights and active weights of each."""
-        return [(name, tuple(mask.shape), mask.numel(), int(mask.sum())) for name, mask in self.masks.items()]
-
-    def as_json(self) -> dict[str, Any]:
-        """What ``--at --json`` prints."""
-        parameters = sum(weights for _, _, weights, _ in self.layers)
-        active = sum(on for _, _, _, on in self.layers)
-        return {
-            "path": str(self.run),
-            "step": self.step,
-            "parameters": parameters,
-            "active": active,
-            "density": active / parameters if parameters else 1.0,
-            "layers": [
-                {"name": name, "shape": list(shape), "parameters": weights, "active": on, "density": on / weights}
-                for name, shape, weights, on in self.layers
-            ],
-        }
+def masks_as_json(run: Path, step: int, masks: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what ``--at STEP --json`` prints: the masks of ``run`` after ``step``, by layer and in all."""
+    parameters, active = size_of(masks), active_counts(masks)
+    return {
+        "path": str(run),
+        "step": step,
+        "parameters": parameters,
+        "active": sum(active.values()),
+        "density": density(masks),
+        "layers": [
+            {
+                "name": name,
+                "shape": list(mask.shape),
+                "parameters": mask.numel(),
+                "active": active[name],
+                "density": active[name] / mask.numel(),
+            }
+            for name, mask in masks.items()
+        ],
+    }
 
 
-def show_moment(screen: Screen, moment: MomentView) -> None:
-    """Writes the layers of the masks at one step."""
-    rows: list[list[str | Text]] = [
-        [stem(name), f"{weights:,}", f"{on:,}", f"{on / weights:.4f}", bar(on / weights, _BAR, screen)]
-        for name, _, weights, on in moment.layers
+def show_masks(screen: Screen, moment: Mapping[str, Any]) -> None:
+    """Write the layers of the masks at one step, from what ``masks_as_json`` returned."""
+    columns: list[TableColumn[Mapping[str, Any]]] = [
+        TableColumn("layer", lambda layer: stem(layer["name"]), total="total"),
+        TableColumn("weights", lambda layer: layer["parameters"], right=True, total=moment["parameters"]),
+        TableColumn("active", lambda layer: layer["active"], right=True, total=moment["active"]),
+        TableColumn("density", lambda layer: f"{layer['density']:.4f}", right=True, total=f"{moment['density']:.4f}"),
+        TableColumn("", lambda layer: Bar(layer["density"]), total=Bar(moment["density"])),
     ]
-    whole = moment.as_json()
-    total = ("total", f"{whole['parameters']:,}", f"{whole['active']:,}", f"{whole['density']:.4f}")
-    rows.append([*(Text(cell, style="bold") for cell in total), bar(whole["density"], _BAR, screen)])
-    screen.print(Text(printable(moment.run), style="bold").append(f"  step {moment.step:,}", style=f"not bold {FAINT}"))
-    screen.print(table(_MOMENT, rows, width=screen.columns))
+    screen.heading(moment["path"], f"step {moment['step']:,}")
+    screen.print(table(screen, columns, moment["layers"]))
 
 
 def write_masks(file: Path, masks: Mapping[str, Tensor]) -> None:
-    """Writes masks as bool tensors by the names of the weights.
+    """Write masks as bool tensors by the names of the weights.
 
     Raises:
         FileError: the file cannot be written.

@@ -124,8 +124,8 @@ def import_weights(
         classes=_classes(classes),
         in_channels=in_channels,
         image_size=image_size,
-        mean=_numbers("--mean", mean),
-        std=_numbers("--std", std),
+        mean=None if mean is None else options.numbers(mean, "--mean", "0.49,0.48,0.45"),
+        std=None if std is None else options.numbers(std, "--std", "0.25,0.24,0.26"),
         data=data if folder is None else None,
         directory=folder,
         mask_file=mask_file,
@@ -154,14 +154,3 @@ def _classes(text: str | None) -> int | tuple[str, ...] | None:
         return None
     # More digits than an impossible number has need not be read.
     return int(text[:10]) if text.isascii() and text.isdigit() else tuple(name.strip() for name in text.split(","))
-
-
-def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    from granet.errors import UsageError
-
-    if text is None:
-        return None
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError:
-        raise UsageError("not numbers", where=option, got=repr(text), expected="such as 0.49,0.48,0.45") from None

@@ -93,8 +93,7 @@ def plasticity(
     from granet.plasticity import experiment, grid
     from granet_cli.choices import check_network
     from granet_cli.pictures import check_plot
-    from granet_cli.plasticity import progress
-    from granet_cli.plasticity import view as shown
+    from granet_cli.plasticity import progress, view
     from granet_cli.plasticity.plot import draw
     from granet_cli.render import Screen, print_json, say
 
@@ -106,14 +105,20 @@ def plasticity(
         raise UsageError("there is nothing to overwrite", where="--overwrite", remedy="name the picture with --plot")
     place = training.resolve_device(device)
     settings = grid.GridSettings(epochs=epochs, scope=scope.value, drop_fraction=drop_fraction)
-    planned = grid.plan(runs, settings, shown.numbers(rates), shown.words(regeneration), workers=workers)
+    planned = grid.plan(
+        runs,
+        settings,
+        options.numbers(rates, "--rates", "0.2,0.5,0.9"),
+        [kind.strip() for kind in regeneration.split(",")],
+        workers=workers,
+    )
     check_network(planned.sources[0].outline, model)
     for remark in planned.remarks:
         say(remark)
-    say(shown.headline(planned))
+    say(view.headline(planned))
     if dry_run:
         if json:
-            print_json(shown.plan_as_json(planned))
+            print_json(view.plan_as_json(planned))
         return
     screen = Screen(stderr=True)  # so that the tables, alone on standard output, are the same after every stop
     try:
@@ -124,6 +129,6 @@ def plasticity(
         raise typer.Exit(130) from stopped
     if plot is not None:
         draw(plot, report)
-    print_json(report.as_json()) if json else shown.show(Screen(), report)
+    print_json(report.as_json()) if json else view.show(Screen(), report)
     if plot is not None:
         say(f"{plot}: plasticity over the training")

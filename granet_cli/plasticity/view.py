@@ -1,4 +1,4 @@
-"""A plasticity report for people: blocks of checkpoints by rates."""
+"""Results of the plasticity experiment on a terminal: tables of checkpoints by pruning rates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from granet_cli.render import FAINT, Column, Screen, table
+from granet_cli.render import FAINT, Screen
+from granet_cli.tables import TableColumn, means, table
 
 if TYPE_CHECKING:
     from granet.analysis.comparison import Statistic
@@ -19,30 +20,11 @@ KINDS = {
     "pruned": "as many regrown as were pruned",
     "swap": "swapped at the pruned density",
 }
-"""The kinds of regeneration in words."""
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """The numbers that ``text`` lists, separated by commas.
-
-    Raises:
-        UsageError: it does not.
-    """
-    from granet.errors import UsageError
-
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError:
-        raise UsageError("not numbers", where="--rates", got=repr(text), expected="such as 0.2,0.5,0.9") from None
-
-
-def words(text: str) -> tuple[str, ...]:
-    """The words that ``text`` lists, separated by commas."""
-    return tuple(word.strip() for word in text.split(","))
+"""What a table of each kind of regeneration is called."""
 
 
 def plan_as_json(grid: Grid) -> dict[str, Any]:
-    """What would be measured, as plain dictionaries, lists and numbers."""
+    """Return what ``--dry-run --json`` prints."""
     return {
         "runs": [str(run) for run in grid.runs],
         "epochs": grid.settings.epochs,
@@ -64,7 +46,7 @@ def plan_as_json(grid: Grid) -> dict[str, Any]:
 
 
 def headline(grid: Grid) -> str:
-    """One line that says what is going to be measured."""
+    """Return one line that says what is going to be measured."""
     jobs, sources, runs = grid.jobs, grid.sources, grid.runs
     where = f"{len(sources)} checkpoints of {len(runs)} run{'s' if len(runs) > 1 else ''}"
     rates = len({job.rate for job in jobs})
@@ -78,7 +60,7 @@ def headline(grid: Grid) -> str:
 
 
 def show(screen: Screen, report: Plasticity) -> None:
-    """Writes the tables."""
+    """Write plasticity and accuracy after pruning, a table for each kind of regeneration."""
     first = report.cells[0]
     seeds = f"{len(report.seeds)} seeds" if len(report.seeds) > 1 else f"seed {report.seeds[0]}"
     epochs = f"{first.epochs} epoch{'s' if first.epochs > 1 else ''}"
@@ -90,14 +72,14 @@ def show(screen: Screen, report: Plasticity) -> None:
         mine = [curve for curve in report.curves if curve.regeneration == kind]
         screen.print()
         screen.print(Text(f"plasticity in points, {KINDS[kind]}, by the share pruned", style="bold"))
-        screen.print(_fitting(screen, mine, lambda point: point.plasticity, _points))
+        screen.print(_block(screen, mine, lambda point: point.plasticity, _points))
     for kind in dict.fromkeys(curve.regeneration for curve in report.curves):
         if kind == "pruned":
             continue  # what grows is zero, and changes no answer before it is trained
         mine = [curve for curve in report.curves if curve.regeneration == kind]
         screen.print()
         screen.print(Text(f"accuracy right after pruning, {KINDS[kind]}", style="bold"))
-        screen.print(_fitting(screen, mine, lambda point: point.pruned, _shares))
+        screen.print(_block(screen, mine, lambda point: point.pruned, _share))
     remarks = ["LR: learning rate; before: accuracy of the checkpoint"]
     if len(report.seeds) > 1:
         remarks.append("±: sample standard deviation over seeds")
@@ -108,56 +90,35 @@ def show(screen: Screen, report: Plasticity) -> None:
         screen.print(Text(remark, style=FAINT))
 
 
-def _fitting(
+def _block(
     screen: Screen,
     curves: Sequence[RecoveryCurve],
     figure: Callable[[CurvePoint], Statistic | None],
-    written: Callable[[Sequence[Statistic | None]], list[str]],
+    form: Callable[[float], str],
 ) -> Text:
-    """The table with as much room between its columns as there is."""
-    roomy = _block(curves, figure, written, gap=2)
-    widest = max(line.cell_len for line in roomy.split())
-    return roomy if screen.columns is None or widest <= screen.columns else _block(curves, figure, written, gap=1)
-
-
-def _block(
-    curves: Sequence[RecoveryCurve],
-    figure: Callable[[CurvePoint], Statistic | None],
-    written: Callable[[Sequence[Statistic | None]], list[str]],
-    *,
-    gap: int,
-) -> Text:
+    """Lay out a row for each checkpoint and a column for each rate."""
     steps = {point.step: point for curve in curves for point in curve.points}
     moments = [steps[step] for step in sorted(steps)]
-    columns = [Column("epoch", right=True), Column("LR", right=True), Column("before", right=True)]
-    cells = [
-        [f"{moment.epoch:.4g}" for moment in moments],
-        [f"{moment.learning_rate:g}" for moment in moments],
-        _shares([moment.before for moment in moments]),
+    before = means([moment.before for moment in moments], _share, digits=1)
+    columns: list[TableColumn[int]] = [
+        TableColumn("epoch", lambda row: f"{moments[row].epoch:.4g}", right=True),
+        TableColumn("LR", lambda row: f"{moments[row].learning_rate:g}", right=True),
+        TableColumn("before", before.__getitem__, right=True),
     ]
     for curve in curves:
         points = {point.step: point for point in curve.points}
-        there = [points.get(moment.step) for moment in moments]
-        texts = written([None if point is None else figure(point) for point in there])
-        marks = ["*" if point is not None and point.diverged else "" for point in there]
-        columns.append(Column(f"{curve.rate:.4g}", right=True))
+        found = [points.get(moment.step) for moment in moments]
+        texts = means([None if point is None else figure(point) for point in found], form, digits=1)
+        marks = ["*" if point is not None and point.diverged else "" for point in found]
         width = max(map(len, marks))
-        cells.append([text + mark.ljust(width) for text, mark in zip(texts, marks, strict=True)])
-    return table(columns, list(zip(*cells, strict=True)), gap=gap, width=None)
+        cells = [text + mark.ljust(width) for text, mark in zip(texts, marks, strict=True)]
+        columns.append(TableColumn(f"{curve.rate:.4g}", cells.__getitem__, right=True))
+    return table(screen, columns, range(len(moments)))
 
 
-def _shares(statistics: Sequence[Statistic | None]) -> list[str]:
-    return _padded(statistics, lambda mean: f"{100 * mean:.1f}%")
+def _share(mean: float) -> str:
+    return f"{100 * mean:.1f}%"
 
 
-def _points(statistics: Sequence[Statistic | None]) -> list[str]:
-    return _padded(statistics, lambda mean: f"{100 * mean:+.1f}")
-
-
-def _padded(statistics: Sequence[Statistic | None], written: Callable[[float], str]) -> list[str]:
-    """Means and deviations, so padded that digits align when set to the right."""
-    behind = ["" if s is None or s.deviation is None else f" ± {100 * s.deviation:.1f}" for s in statistics]
-    width = max(map(len, behind), default=0)
-    return [
-        ("-" if s is None else written(s.mean)) + rest.ljust(width) for s, rest in zip(statistics, behind, strict=True)
-    ]
+def _points(mean: float) -> str:
+    return f"{100 * mean:+.1f}"
