@@ -46,10 +46,11 @@ def masks(data: bytes, drawn: Layers) -> Iterator[tuple[int, Layers]]:
     """The step and the masks, flat, at the beginning and after every update."""
     bodies = frames(data)
     header = json.loads(next(bodies))
+    changed = {1: changed_1, 2: changed_2}[header["version"][0]]
     step, present = header["step"], drawn
     if header["masks"] == "stored":
-        nothing = [[False] * prod(shape) for shape in header["shapes"]]
-        present = changed(Bytes(next(bodies)), nothing)
+        inactive = [[False] * prod(shape) for shape in header["shapes"]]
+        present = changed(Bytes(next(bodies)), inactive)
     assert checked(present) == header["check"]
     yield step, present
     for body in bodies:
@@ -68,7 +69,48 @@ def checked(present: Layers) -> int:
     return check
 
 
-def changed(source: Bytes, present: Layers) -> Layers:
+def changed_2(source: Bytes, present: Layers) -> Layers:
+    check, rest = source.take(4), source.take(len(source.data) - source.at)
+    after = [list(mask) for mask in present]
+    for active in (True, False):
+        among = [(layer, i) for layer, mask in enumerate(present) for i, bit in enumerate(mask) if bit is active]
+        encoding, stream = rest[0], zlib.decompressobj(wbits=-15)
+        data = stream.decompress(rest[1:])
+        rest = stream.unused_data
+        for index in (bits, bytes_, halves)[encoding](data):
+            layer, i = among[index]
+            after[layer][i] = not active
+    assert rest == b""
+    assert check == checked(after).to_bytes(4, "little")
+    return after
+
+
+def bits(data: bytes) -> list[int]:
+    return [8 * number + bit for number, byte in enumerate(data) for bit in range(8) if byte >> bit & 1]
+
+
+def bytes_(data: bytes) -> list[int]:
+    return gaps(list(data), 255)
+
+
+def halves(data: bytes) -> list[int]:
+    return gaps([half for byte in data for half in (byte & 15, byte >> 4)], 15)
+
+
+def gaps(codes: list[int], filler: int) -> list[int]:
+    found, at = [], 0
+    for code in codes:
+        at += code
+        if code < filler:
+            found.append(at)
+            at += 1
+    return found
+
+
+# Version 1
+
+
+def changed_1(source: Bytes, present: Layers) -> Layers:
     sizes = []
     for mask in present:
         lost, folded = source.number(), source.number()

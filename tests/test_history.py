@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -16,8 +18,9 @@ from safetensors.torch import load_file
 
 from granet.analysis.history import tell
 from granet.checkpoint import Checkpoint, load, load_outline, save
-from granet.errors import CheckpointError, Interrupted, UsageError
+from granet.errors import CheckpointError, FileError, Interrupted, UsageError
 from granet.history import format as log
+from granet.history.recorder import HistoryRecorder
 from granet.history.replay import Replay
 from granet.methods import METHODS
 from granet.recipe import Recipe
@@ -176,8 +179,38 @@ def test_a_run_of_an_older_granet_gets_a_history_from_where_it_goes_on(make: Mak
         replay.masks_at(5)
 
 
-@pytest.mark.parametrize(("place", "step"), [(40, None), (-30, 18)])
-def test_a_damaged_history_is_refused(place: int, step: int | None, finished: Path, make: Make, tmp_path: Path) -> None:
+def golden_recorder(folder: Path) -> HistoryRecorder:
+    """That of a run of version 1, stopped in its second epoch, of which ``folder`` is going to be a copy."""
+    shutil.copytree(Path(__file__).parent / "golden/v1/runs/snfs-stopped", folder)
+    last = load_outline(folder / "last.safetensors")
+    steps_per_epoch = last.progress["steps_per_epoch"]
+    return HistoryRecorder.resume(folder / HISTORY, last.step, last.masks, last.metrics, last.recipe, steps_per_epoch)
+
+
+def test_a_history_of_format_1_is_converted_when_its_run_is_resumed(tmp_path: Path) -> None:
+    golden_recorder(tmp_path / "run")
+    then = Replay.open(Path(__file__).parent / "golden/v1/runs/snfs-stopped")
+    now = Replay.open(tmp_path / "run")
+    assert (then.log.version, now.log.version) == (1, 2)
+    assert all(finding.fault is None for finding in now.verify())
+    for mine, theirs in zip(now.moments(), then.moments(), strict=True):
+        assert mine.step == theirs.step
+        assert all(np.array_equal(mine.after[name], mask) for name, mask in theirs.after.items())
+
+
+def test_a_conversion_that_fails_leaves_the_history_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(FileError, match="could not be written"):
+        golden_recorder(tmp_path / "run")
+    assert log.parse(history_of(tmp_path / "run"), "test").version == 1
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("place", [40, -30])
+def test_a_damaged_history_is_refused(place: int, make: Make, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with pytest.raises(Interrupted):
         train(make(), folder, CPU, stop=at_call(12))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from granet.errors import CheckpointError
-from granet.history import changes
+from granet.history import changes, version1
 from granet.history import format as log
 from granet.masks.codec import Mask
 from tests import independent_history
 
 Masks = dict[str, Mask]
+
+
+def deflate(data: bytes) -> bytes:
+    stream = zlib.compressobj(wbits=-15)
+    return stream.compress(data) + stream.flush()
 
 
 def random_masks(dice: np.random.Generator, sizes: list[int], density: float) -> Masks:
@@ -53,21 +60,19 @@ def test_changes_with_a_structure_come_back_too(gap: list[int]) -> None:
 
 
 @pytest.mark.parametrize("density", [0.02, 0.1, 0.3, 0.6, 0.95])
-@pytest.mark.parametrize("lost", [0.01, 0.1, 0.25, 0.38, 0.5, 0.62, 0.9])
-def test_a_change_costs_its_entropy(density: float, lost: float) -> None:
+@pytest.mark.parametrize("dropped", [0.01, 0.1, 0.25, 0.38, 0.5, 0.62, 0.9])
+def test_a_change_costs_about_its_entropy(density: float, dropped: float) -> None:
     dice = np.random.default_rng(0)
     before = random_masks(dice, [60_000, 9_000, 30_000], density)
-    after = moved(dice, before, lost, lost * density / (1 - density) if density < 0.5 else 0.1)
-    data = changes.encode(before, after)
-    numbers_and_check = 20
-    assert len(data) < 1.04 * changes.entropy_bits(data, before) / 8 + numbers_and_check
+    after = moved(dice, before, dropped, dropped * density / (1 - density) if density < 0.5 else 0.1)
+    subsets = [(np.count_nonzero(was & (before[n] != after[n])), np.count_nonzero(was))
+               for n in before for was in (before[n], ~before[n])]  # fmt: skip
+    assert len(changes.encode(before, after)) < 1.08 * changes.entropy_bits(subsets) / 8 + 100
 
 
-def test_the_entropy_is_that_of_the_two_subsets() -> None:
-    before = {"one": np.arange(10) < 4}
-    after = {"one": np.array([1, 0, 0, 1, 1, 0, 0, 0, 0, 0], np.bool_)}
-    expected = np.log2(6.0) + np.log2(6.0)  # 2 of the 4 active ones, 1 of the 6 others
-    assert changes.entropy_bits(changes.encode(before, after), before) == pytest.approx(expected)
+def test_the_entropy_counts_subsets_of_known_size() -> None:
+    expected = np.log2(6.0) + np.log2(10.0)  # 2 of 4, 3 of 5
+    assert changes.entropy_bits([(2, 4), (3, 5), (0, 7), (7, 7)]) == pytest.approx(expected)
 
 
 def history(*, stored: bool, updates: int = 4, sizes: tuple[int, ...] = (700, 24, 3)) -> tuple[bytes, list[Masks]]:
@@ -87,9 +92,9 @@ def history(*, stored: bool, updates: int = 4, sizes: tuple[int, ...] = (700, 24
 
 def replayed(data: bytes, drawn: Masks) -> list[Masks]:
     found = log.parse(data, "test")
-    states = [found.beginning.masks() if found.beginning.stored is not None else drawn]
+    states = [found.stored_masks() if found.stored else drawn]
     for entry in found.entries:
-        states.append(changes.decode(entry.change, states[-1]))
+        states.append(found.decode(entry.change, states[-1]))
     return states
 
 
@@ -98,7 +103,7 @@ def test_a_file_tells_all_masks(stored: bool) -> None:
     data, states = history(stored=stored)
     found = log.parse(data, "test")
     assert [entry.step for entry in found.entries] == [17, 27, 37, 47]
-    assert (found.beginning.step, found.torn, found.entries[-1].end) == (7, 0, len(data))
+    assert (found.version, found.start.step, found.incomplete_bytes, found.last.end) == (2, 7, 0, len(data))
     assert all(same(mine, theirs) for mine, theirs in zip(replayed(data, states[0]), states, strict=True))
 
 
@@ -114,7 +119,7 @@ def test_the_specification_is_enough_to_read_it(stored: bool) -> None:
 def test_a_file_cut_anywhere_is_what_was_before() -> None:
     data, _ = history(stored=True)
     ends = [entry.end for entry in log.parse(data, "test").entries]
-    start = log.parse(data, "test").start
+    start = log.parse(data, "test").start.end
     for cut in range(len(data)):
         if cut < start:
             with pytest.raises(CheckpointError, match=r"damaged|not a history"):
@@ -122,33 +127,91 @@ def test_a_file_cut_anywhere_is_what_was_before() -> None:
             continue
         found = log.parse(data[:cut], "test")
         assert [entry.end for entry in found.entries] == [end for end in ends if end <= cut]
-        assert found.torn == cut - max([start, *(end for end in ends if end <= cut)])
+        assert found.incomplete_bytes == cut - max([start, *(end for end in ends if end <= cut)])
 
 
 def test_a_flipped_bit_ends_the_history_there() -> None:
     data, _ = history(stored=False)
     found = log.parse(data, "test")
     dice = np.random.default_rng(0)
-    for place in dice.integers(found.start, len(data), 100):
+    for place in dice.integers(found.start.end, len(data), 100):
         broken = bytearray(data)
         broken[place] ^= 1 << int(dice.integers(8))
         whole = [entry for entry in found.entries if entry.end <= place]
         assert list(log.parse(bytes(broken), "test").entries) == whole
 
 
-def test_what_nobody_wrote_is_refused_and_never_believed() -> None:
-    """Whatever passes is a change that would have been written in another way, or is what was written."""
+def damaged(dice: np.random.Generator, sound: bytes) -> bytes:
+    """A change with some bytes replaced, removed or added."""
+    broken = bytearray(sound)
+    for _ in range(int(dice.integers(1, 4))):
+        broken[int(dice.integers(len(broken)))] = int(dice.integers(256))
+    return bytes(broken[: len(broken) - int(dice.integers(3))] + bytes(int(dice.integers(3))))
+
+
+def test_a_damaged_change_gives_an_error_and_never_other_masks() -> None:
     dice = np.random.default_rng(0)
     before = random_masks(dice, [500, 30], 0.3)
-    sound = changes.encode(before, moved(dice, before, 0.2, 0.1))
+    after = moved(dice, before, 0.2, 0.1)
+    sound = changes.encode(before, after)
+    refused = 0
+    for _ in range(300):
+        try:
+            assert same(changes.decode(damaged(dice, sound), before), after)
+        except ValueError:
+            refused += 1
+    assert refused > 290  # some bits at the end of deflate mean nothing
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (b"", "cut off"),
+        (b"\1" + deflate(b""), "cut off"),
+        (b"\3" + deflate(b"") + b"\1" + deflate(b""), "unknown encoding"),
+        (b"\1\xff\xff\xff" + deflate(b""), "not compressed data"),
+        (b"\1" + deflate(bytes(2**26)) + b"\1" + deflate(b""), "too long"),
+        (b"\1" + deflate(b"")[:-1], "too short"),
+        (b"\1" + deflate(b"") + b"\1" + deflate(b"\xff"), "past the end"),
+        (b"\1" + deflate(b"") + b"\1" + deflate(b""), "checksum"),
+        (b"\1" + deflate(b"") + b"\1" + deflate(b"") + b"\0", "bytes follow"),
+    ],
+)
+def test_what_is_no_change_is_refused_in_little_memory(sets: bytes, message: str) -> None:
+    before = {"one": np.zeros(200, np.bool_)}
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=message):
+        changes.decode(bytes(4) + sets, before)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+# Format 1, which is read but no longer written
+
+VERSION_1 = Path(__file__).parent / "golden/v1/runs/granet-rewound/round-01/history.bin"
+
+
+def test_the_specification_is_enough_to_read_format_1() -> None:
+    data = VERSION_1.read_bytes()
+    states = replayed(data, {})
+    told = list(independent_history.masks(data, []))
+    assert log.parse(data, "test").version == 1
+    assert [step for step, _ in told] == [70, 75, 90, 105, 120, 135]
+    for (_, theirs), mine in zip(told, states, strict=True):
+        assert theirs == [mask.tolist() for mask in mine.values()]
+
+
+def test_a_damaged_change_of_format_1_is_refused() -> None:
+    dice = np.random.default_rng(0)
+    data = VERSION_1.read_bytes()
+    before, sound = replayed(data, {})[0], log.parse(data, "test").entries[0].change
     for _ in range(150):
-        broken = bytearray(sound)
-        for _ in range(int(dice.integers(1, 4))):
-            broken[int(dice.integers(len(broken)))] = int(dice.integers(256))
-        broken = broken[: len(broken) - int(dice.integers(3))] + bytes(int(dice.integers(3)))
-        if bytes(broken) != sound:
+        if (broken := damaged(dice, sound)) != sound:
             with pytest.raises(ValueError, match=r"."):
-                changes.decode(bytes(broken), before)
+                version1.decode(broken, before)
+
+
+# The header
 
 
 def with_header(data: bytes, old: bytes, new: bytes) -> bytes:
@@ -161,7 +224,7 @@ def with_header(data: bytes, old: bytes, new: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'"version":[1,0]', b'"version":[2,0]', r"of a version that this granet cannot read; got version 2\.0"),
+        (b'"version":[2,0]', b'"version":[3,0]', r"of a version that this granet cannot read; got version 3\.0"),
         (b'"granet history"', b'"another thing!"', "not a history"),
         (b'"check"', b'"chuck"', "header field is missing"),
         (b'"layer0"', b'"layer1"', "different texts"),

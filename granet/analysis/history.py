@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from granet.history import changes
+from granet.history.changes import FlatMasks, entropy_bits
 from granet.history.replay import Replay
 
 Counts = NDArray[np.int64]
@@ -122,10 +122,7 @@ def tell(replay: Replay) -> HistoryReport:
     """
     tracker = _Tracker(replay)
     before = tracker.report(replay.begins_at, {}, {})
-    updates, entropy = [], 0.0
-    for entry, moment in zip(replay.log.entries, replay.moments(), strict=True):
-        entropy += changes.entropy_bits(entry.change, moment.before) / 8
-        updates.append(tracker.follow(moment.step, moment.before, moment.after))
+    updates = [tracker.follow(moment.step, moment.before, moment.after) for moment in replay.moments()]
     last = replay.last
     return HistoryReport(
         path=str(replay.folder),
@@ -141,7 +138,7 @@ def tell(replay: Replay) -> HistoryReport:
         begins_at=replay.begins_at,
         parameters=tracker.parameters,
         bytes=replay.log.size,
-        entropy_bytes=entropy,
+        entropy_bytes=tracker.entropy_bits / 8,
         before=before,
         updates=tuple(updates),
         layers=tracker.layers(before),
@@ -166,10 +163,11 @@ class _Tracker:
         self.lost, self.gained = dict.fromkeys(self.active, 0), dict.fromkeys(self.active, 0)
         self.parameters = sum(mask.size for mask in replay.initial.values())
         self.number = 0
+        self.entropy_bits = 0.0
         # Gained weights by the updates that they lasted.
         self.ended: Counts = np.zeros(len(replay.log.entries) + 1, np.int64)
 
-    def follow(self, step: int, before: changes.FlatMasks, after: changes.FlatMasks) -> UpdateReport:
+    def follow(self, step: int, before: FlatMasks, after: FlatMasks) -> UpdateReport:
         """Takes note of an update."""
         self.number += 1
         lost, gained, regrown = (dict.fromkeys(after, 0) for _ in range(3))
@@ -185,6 +183,8 @@ class _Tracker:
             regrown[name] = int(np.count_nonzero(self.explored[name][come]))
             self.explored[name][come] = True
             lost[name], gained[name] = gone.size, come.size
+            active = self.active[name]
+            self.entropy_bits += entropy_bits([(gone.size, active), (come.size, new.size - active)])
             self.active[name] += come.size - gone.size
             self.explored_counts[name] += come.size - regrown[name]
             self.lost[name] += gone.size

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from granet import flops
 from granet.allocation import total_budget
-from granet.history.subsets import Size, entropy_bits
+from granet.history.changes import entropy_bits
 from granet.masks import mapping
 from granet.methods import GMP, SNFS, GraNet
 from granet.methods.base import Method, Pruning, Snapshot, Swapping
@@ -274,7 +274,7 @@ def _history(
             active, others = round(count), between.sizes[name] - round(count)
             grown = min(round(counts.get(name, 0.0)), others)
             lost = min(max(round(count - after[name]), 0) + grown, active)
-            sizes += [Size(lost, active), Size(grown, others)]
+            sizes += [(lost, active), (grown, others)]
         bits += entropy_bits(sizes)
         before = after
     return bits

@@ -1,13 +1,5 @@
-"""The history of a run: every change of its masks, at about the cost of its entropy.
+"""The history of a run: every change of its masks, recorded while training and replayed without it.
 
-``entropy`` codes symbols of known probability, ``subsets`` subsets of known size, ``changes`` what an update did to the
-masks, ``format`` the file that holds all updates of a run. ``docs/history.md`` is the specification. What writes the
-file is ``granet.training.history_recorder``, what replays it ``granet.history.replay``.
+``changes`` encodes one update, ``format`` the file, ``recorder`` writes it and ``replay`` reads it. ``version1``
+decodes the updates of older files. The specification is ``docs/history.md``.
 """
-
-from __future__ import annotations
-
-from granet.history.changes import FlatMasks, flat
-from granet.history.format import Beginning, HistoryEntry, Log
-
-__all__ = ["Beginning", "FlatMasks", "HistoryEntry", "Log", "flat"]

@@ -1,121 +1,101 @@
-"""What an update did to the masks <-> bytes.
+"""What an update did to the masks <-> bytes (format 2; ``docs/history.md`` is the specification).
 
-For each layer two subsets are written: of the weights that were active those that are not any more, and of all others
-those that are now. Both are as long as their entropy, whatever the network's size. A checksum of the masks that result
-stands behind them, so that a replay is known to be right.
+Two sets are written: which of the active weights were dropped, and which of the others were grown. Each is a sparse
+mask over all layers in the smallest encoding of ``granet.masks.codec``, compressed, which costs about its entropy. A
+checksum of the resulting masks tells a reader that its replay is right.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from math import lgamma, log
 
 import numpy as np
 import torch
 
-from granet.history import subsets
-from granet.history.numbers import folded, read_number, unfolded, written
-from granet.history.subsets import Places, Size
-from granet.masks.codec import Bytes, Mask
+from granet.masks import codec
+from granet.masks.codec import Mask
 
 FlatMasks = Mapping[str, Mask]
-"""Masks by the name of the weight, bool [its size], on the CPU, in the order of the network."""
+"""Masks by parameter name, bool [size of the weight], on the CPU, in the order of the network."""
 
 CHECK_BYTES = 4
+_ENCODINGS = ("bitmask", "gaps8", "gaps4")
+"""By their number in the file."""
+_RAW_DEFLATE = -15
 
 
 def flat(masks: Mapping[str, torch.Tensor]) -> dict[str, Mask]:
-    """Masks of any shape and device as they are written. Those of the CPU are not copied."""
+    """Return masks as flat NumPy arrays in row-major order. Those on the CPU are not copied."""
     return {name: mask.detach().cpu().reshape(-1).numpy() for name, mask in masks.items()}
 
 
-def encode(before: FlatMasks, after: FlatMasks) -> bytes:
-    """The bytes that say how ``after`` came out of ``before``; both have the same layers."""
-    found: list[Places] = []
-    sizes: list[Size] = []
-    counts = bytearray()
-    check = 0
-    for name, old in before.items():
-        packed, new = np.packbits(old), np.packbits(after[name])
-        check = zlib.crc32(new.data, check)
-        lost, gained = _moved(packed, new)
-        active = int(np.bitwise_count(packed).sum(dtype=np.int64))
-        found += [lost, gained]
-        sizes += [Size(lost.size, active), Size(gained.size, old.size - active)]
-        counts += written(lost.size) + written(folded(gained.size - lost.size))
-    return bytes(counts) + subsets.encode(found, sizes) + check.to_bytes(CHECK_BYTES, "little")
-
-
-def decode(data: bytes, before: FlatMasks) -> dict[str, Mask]:
-    """The masks after the update. Layers in which nothing changed are those of ``before``, the others new.
-
-    Raises:
-        ValueError: bytes that ``encode`` would not have written for these masks.
-    """
-    sizes, cursor = _sizes(data, before)
-    end = len(data) - CHECK_BYTES
-    if end < cursor:
-        raise ValueError("the record is cut off")
-    found = iter(subsets.decode(data[cursor:end], sizes))
-    after: dict[str, Mask] = {}
-    check = 0
-    for name, old in before.items():
-        lost, gained = next(found), next(found)
-        after[name] = old
-        if lost.size or gained.size:
-            after[name] = old.copy()
-            after[name][np.flatnonzero(old)[lost]] = False
-            after[name][np.flatnonzero(~old)[gained]] = True
-        check = zlib.crc32(np.packbits(after[name]).data, check)
-    if data[end:] != check.to_bytes(CHECK_BYTES, "little"):
-        raise ValueError("the masks that result do not have their checksum")
-    return after
-
-
-def entropy_bits(data: bytes, before: FlatMasks) -> float:
-    """The entropy of a change: what its subsets would cost at the least, when nothing but their sizes is known.
-
-    Raises:
-        ValueError: as ``decode``.
-    """
-    return subsets.entropy_bits(_sizes(data, before)[0])
-
-
-def check_of(masks: FlatMasks) -> int:
-    """The checksum of masks: CRC-32 of their bits, the first of each byte the highest, layer by layer."""
+def checksum(masks: FlatMasks) -> int:
+    """Return the CRC-32 of all masks, layer by layer, each packed to bits with the first in the highest bit."""
     check = 0
     for mask in masks.values():
         check = zlib.crc32(np.packbits(mask).data, check)
     return check
 
 
-def _sizes(data: bytes, before: FlatMasks) -> tuple[list[Size], int]:
-    sizes: list[Size] = []
-    cursor = 0
-    for name, old in before.items():
-        active = int(np.count_nonzero(old))
-        lost, cursor = read_number(data, cursor)
-        more, cursor = read_number(data, cursor)
-        gained = lost + unfolded(more)
-        if not (0 <= lost <= active and 0 <= gained <= old.size - active):
-            raise ValueError(f"more changes than weights in {name}")
-        sizes += [Size(lost, active), Size(gained, old.size - active)]
-    return sizes, cursor
+def encode(before: FlatMasks, after: FlatMasks) -> bytes:
+    """Return the bytes of the change from ``before`` to ``after``, which have the same layers."""
+    dropped = [~after[name][old] for name, old in before.items()]
+    grown = [after[name][~old] for name, old in before.items()]
+    return checksum(after).to_bytes(CHECK_BYTES, "little") + _encode_set(dropped) + _encode_set(grown)
 
 
-def _moved(old: Bytes, new: Bytes) -> tuple[Places, Places]:
-    """Which of the active weights were lost and which of the others gained, by their number among these.
+def decode(data: bytes, before: FlatMasks) -> dict[str, Mask]:
+    """Return the masks after the change. A layer in which nothing changed is the array of ``before``, others are new.
 
-    Args:
-        old, new: packed masks; spare bits are 0.
+    Raises:
+        ValueError: ``data`` is not a change of these masks.
     """
-    different = np.flatnonzero(old != new)
-    bits = np.unpackbits(old[different] ^ new[different]).reshape(-1, 8)
-    row, bit = np.nonzero(bits)
-    positions = 8 * different[row] + bit
-    was = np.unpackbits(old[different]).reshape(-1, 8)[row, bit].view(np.bool_)
-    # The active weights before a position: those of all bytes before its own, and those before it in its byte.
-    ahead = np.cumsum(np.bitwise_count(old), dtype=np.int64)[different] - np.bitwise_count(old[different])
-    within = np.bitwise_count(old[different][row] & ~(np.uint8(255) >> bit.astype(np.uint8)))
-    actives = ahead[row] + within
-    return actives[was], (positions - actives)[~was]
+    active = [int(np.count_nonzero(old)) for old in before.values()]
+    inactive = [old.size - count for old, count in zip(before.values(), active, strict=True)]
+    dropped, rest = _decode_set(data[CHECK_BYTES:], active)
+    grown, rest = _decode_set(rest, inactive)
+    if rest:
+        raise ValueError("bytes follow the change")
+    after: dict[str, Mask] = {}
+    for (name, old), lost, gained in zip(before.items(), dropped, grown, strict=True):
+        after[name] = old
+        if lost.any() or gained.any():
+            after[name] = old.copy()
+            after[name][old], after[name][~old] = ~lost, gained
+    if checksum(after) != int.from_bytes(data[:CHECK_BYTES], "little"):
+        raise ValueError("the resulting masks do not match their checksum")
+    return after
+
+
+def entropy_bits(subsets: Iterable[tuple[int, int]]) -> float:
+    """Return the sum of log2 C(n, k) over subsets, each given as ``(k, n)``: k of n weights dropped or grown.
+
+    This is the cost of the subsets when nothing is known except their sizes.
+    """
+    return sum((lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)) / log(2) for k, n in subsets)
+
+
+def _encode_set(layers: Sequence[Mask]) -> bytes:
+    name, spelled = codec.encode(np.concatenate([np.zeros(0, np.bool_), *layers]))
+    deflate = zlib.compressobj(wbits=_RAW_DEFLATE, strategy=zlib.Z_RLE)
+    return bytes([_ENCODINGS.index(name)]) + deflate.compress(spelled.data) + deflate.flush()
+
+
+def _decode_set(data: bytes, sizes: Sequence[int]) -> tuple[list[Mask], bytes]:
+    """Return the set in each layer, and the bytes that follow it. Memory is bounded by ``sizes``."""
+    size = sum(sizes)
+    if not data or data[0] >= len(_ENCODINGS):
+        raise ValueError("the change is cut off, or of an unknown encoding")
+    inflate = zlib.decompressobj(wbits=_RAW_DEFLATE)
+    try:
+        spelled = inflate.decompress(data[1:], size + 1)  # every encoding has at most a byte an element
+    except zlib.error as error:
+        raise ValueError(f"not compressed data: {error}") from None
+    if not inflate.eof:
+        raise ValueError("the compressed data are too short or too long")
+    mask = codec.decode(_ENCODINGS[data[0]], np.frombuffer(spelled, np.uint8), size)
+    ends = accumulate(sizes)
+    return [mask[end - count : end] for count, end in zip(sizes, ends, strict=True)], inflate.unused_data

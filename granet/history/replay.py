@@ -1,4 +1,4 @@
-"""The masks of a run at any of its updates, replayed from its history without training."""
+"""Replay of a run's masks from its history, without training."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from granet import history
 from granet.checkpoint import Checkpoint, load_outline
 from granet.errors import CheckpointError, GranetError, UsageError
 from granet.files import mapped
-from granet.history import FlatMasks, Log, changes, flat
 from granet.history import format as log
+from granet.history.changes import FlatMasks, checksum, flat
+from granet.history.format import Log
 from granet.masks import mapping
 from granet.masks.codec import Mask
-from granet.recipe import build_method
+from granet.recipe import Recipe, build_method
 from granet.runs.find import BEST, HISTORY, LAST, REWIND, holds_run
 
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """The masks at an update: ``before`` it and ``after`` it, flat, in the order of the network."""
+    """The flat masks ``before`` and ``after`` an update, in the order of the network."""
 
     step: int
     before: FlatMasks
@@ -35,11 +35,11 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Whether the history agrees with one of the other files of the run.
+    """Result of comparing the history with another file of the run.
 
     Attributes:
-        what: the file, or what in it.
-        fault: how they differ; None when they do not.
+        what: the file, or the part of it.
+        fault: how they differ; None when they agree.
     """
 
     what: str
@@ -52,10 +52,10 @@ class Replay:
 
     Attributes:
         folder: of the run.
-        last: its newest checkpoint, without values; what lies past it in the history may happen once more.
+        last: its newest checkpoint, without values. A resumed run repeats what lies past it in the history.
         log: the file.
-        initial: the masks that the history begins with, flat.
-        notes: what its reader should know.
+        initial: the flat masks at the beginning.
+        notes: for the reader, such as that the run is not finished.
     """
 
     folder: Path
@@ -66,7 +66,7 @@ class Replay:
 
     @classmethod
     def open(cls, folder: Path) -> Replay:
-        """The history of the run in ``folder``.
+        """Open the history of the run in ``folder``.
 
         Raises:
             UsageError: there is no run, no checkpoint of it yet, or no history of it.
@@ -82,29 +82,21 @@ class Replay:
                 remedy="a run of an older granet keeps one from where it is resumed",
             )
         found = log.parse(mapped.read(path).tobytes(), str(path))
-        shapes = {name: tuple(mask.shape) for name, mask in last.masks.items()}
-        if found.beginning.shapes != shapes:
+        if found.shapes != mapping.shapes(last.masks):
             raise CheckpointError("the history is of another network than the checkpoint", where=path)
-        initial = _initial(found.beginning, last, path)
-        if changes.check_of(initial) != found.beginning.check:
-            raise CheckpointError(
-                "the masks that the recipe draws are not those that the history begins with",
-                where=path,
-                remedy="use the version of torch that the run was trained with",
-            )
-        known, notes = _up_to(found, last, path)
-        return cls(folder=folder, last=last, log=known, initial=initial, notes=notes)
+        initial = initial_masks(found, last.recipe, last.progress["steps_per_epoch"], path)
+        known = known_part(found, last.step, last.metrics, path)
+        return cls(folder=folder, last=last, log=known, initial=initial, notes=_notes(found, known, last))
 
     @property
     def begins_at(self) -> int:
-        """The step at which the history begins: that of the run, but for one that an older granet began."""
-        return self.log.beginning.step
+        """The step at which the history begins: that of the run, unless an older granet began the run."""
+        return self.log.start.step
 
     @property
     def whole(self) -> bool:
         """Whether the history begins where the run did."""
-        rewind = self.last.recipe.rewind
-        return self.begins_at == (0 if rewind is None else rewind.start)
+        return self.begins_at == _first_step(self.last.recipe)
 
     @property
     def finished(self) -> bool:
@@ -112,28 +104,18 @@ class Replay:
         return "test" in self.last.metrics
 
     def moments(self) -> Iterator[Moment]:
-        """The masks at every update, in order; they are not to be written to.
+        """Yield the masks at every update, in order. Do not write to them.
 
         Raises:
             CheckpointError: an update in the file is damaged.
         """
-        present = self.initial
-        for entry in self.log.entries:
-            try:
-                after = changes.decode(entry.change, present)
-            except ValueError as error:
-                where = self.folder / HISTORY
-                raise CheckpointError(
-                    "the history is damaged", where=where, got=f"at step {entry.step}: {error}"
-                ) from None
-            yield Moment(entry.step, present, after)
-            present = after
+        return moments(self.log, self.initial, self.folder / HISTORY)
 
     def masks_at(self, step: int) -> dict[str, Tensor]:
-        """The masks after ``step`` optimizer steps: bool, in their shapes.
+        """Return the masks after ``step`` optimizer steps: bool, in the shapes of the weights.
 
         Raises:
-            UsageError: before the history begins, or past the newest checkpoint.
+            UsageError: ``step`` is before the history begins, or past the newest checkpoint.
             CheckpointError: as ``moments``.
         """
         if not self.begins_at <= step <= self.last.step:
@@ -148,40 +130,35 @@ class Replay:
             if moment.step > step:
                 break
             present = moment.after
-        return {
-            name: torch.from_numpy(mask.copy()).view(self.log.beginning.shapes[name]) for name, mask in present.items()
-        }
+        return {name: torch.from_numpy(mask.copy()).view(self.log.shapes[name]) for name, mask in present.items()}
 
     def verify(self) -> list[Finding]:
-        """Replays everything and compares it with the metrics of the run and the masks of its checkpoints.
+        """Replay everything, and compare it with the metrics of the run and the masks of its checkpoints.
 
-        Every update carries a checksum of the masks that it led to, without which it is not replayed at all.
+        Every update carries a checksum of the resulting masks, so replaying is a check of its own.
 
         Raises:
             CheckpointError: as ``moments``, or a checkpoint is damaged.
         """
-        there = sorted(self._checkpoints(), key=lambda found: found[1].step)
+        checkpoints = sorted(self._checkpoints(), key=lambda found: found[1].step)
         findings: list[Finding] = []
-        waiting = iter([*there, (None, None)])
-        path, checkpoint = next(waiting)
+        faults: list[str] = []
+        present = self.initial
         explored = {name: mask.copy() for name, mask in self.initial.items()}
-        present, faults = self.initial, []
-        for moment, noted in zip(self.moments(), self._noted(), strict=True):
-            while checkpoint is not None and checkpoint.step < moment.step:
-                findings.append(self._compared(path, checkpoint, present, explored))
-                path, checkpoint = next(waiting)
+        noted = [update for update in updates_of(self.last.metrics) if update["step"] > self.begins_at]
+        for moment, update in zip(self.moments(), noted, strict=True):
+            while checkpoints and checkpoints[0][1].step < moment.step:
+                findings.append(self._compared(*checkpoints.pop(0), present, explored))
             present = moment.after
             for name, mask in present.items():
                 explored[name] |= mask
-            faults += self._disagreements(noted, present, explored)
-        while checkpoint is not None:
-            findings.append(self._compared(path, checkpoint, present, explored))
-            path, checkpoint = next(waiting)
-        told = f"{len(self.log.entries):,} updates and what the run noted of them"
-        return [Finding(what=told, fault=faults[0] if faults else None), *findings]
+            faults += self._disagreements(update, present, explored)
+        findings += [self._compared(path, checkpoint, present, explored) for path, checkpoint in checkpoints]
+        what = f"{len(self.log.entries):,} updates and what the run noted of them"
+        return [Finding(what=what, fault=faults[0] if faults else None), *findings]
 
     def _checkpoints(self) -> Iterator[tuple[Path, Checkpoint]]:
-        """The checkpoints of this run that the history reaches."""
+        """Yield the checkpoints of this run that the history covers."""
         yield self.folder / LAST, self.last
         for path in (self.folder / BEST, *sorted(self.folder.glob("step-*.safetensors"))):
             if path.exists():
@@ -189,21 +166,17 @@ class Replay:
                 if self.begins_at <= found.step <= self.last.step:
                     yield path, found
 
-    def _noted(self) -> list[Mapping[str, Any]]:
-        return [entry for entry in updates_of(self.last) if entry["step"] > self.begins_at]
-
     def _disagreements(self, noted: Mapping[str, Any], present: FlatMasks, explored: FlatMasks) -> list[str]:
-        pairs = [("density", share(present))]
+        replayed = {"density": _density(present)}
         if self.whole:
-            pairs.append(("exploration_rate", share(explored)))
+            replayed["exploration_rate"] = _density(explored)
         return [
-            f"{key} at step {noted['step']} is {mine}, and was noted as {noted.get(key)}"
-            for key, mine in pairs
-            if noted.get(key) != mine
+            f"{key} at step {noted['step']} is {value}, and was noted as {noted.get(key)}"
+            for key, value in replayed.items()
+            if noted.get(key) != value
         ]
 
-    def _compared(self, path: Path | None, checkpoint: Checkpoint, present: FlatMasks, explored: FlatMasks) -> Finding:
-        assert path is not None  # noqa: S101  it comes with its checkpoint
+    def _compared(self, path: Path, checkpoint: Checkpoint, present: FlatMasks, explored: FlatMasks) -> Finding:
         pairs = [("mask", flat(checkpoint.masks), present)]
         if self.whole:
             pairs.append(("explored set", flat(checkpoint.explored), explored))
@@ -216,17 +189,84 @@ class Replay:
         return Finding(what=f"{path.name}, step {checkpoint.step:,}", fault=faults[0] if faults else None)
 
 
-def share(flat_masks: FlatMasks) -> float:
-    """Active over all weights, as ``granet.masks.mapping.density`` has it; 1.0 when there are no masks."""
-    total = sum(mask.size for mask in flat_masks.values())
-    return sum(int(np.count_nonzero(mask)) for mask in flat_masks.values()) / total if total else 1.0
+def initial_masks(found: Log, recipe: Recipe, steps_per_epoch: int, path: Path) -> dict[str, Mask]:
+    """Return the flat masks at the beginning of a history, whose shapes are known to be those of a checkpoint.
+
+    Args:
+        found: the history.
+        recipe: of the run, from which masks that are not stored are drawn again.
+        steps_per_epoch: of the run.
+        path: of the history, for messages.
+
+    Raises:
+        CheckpointError: the stored masks are damaged, or the recipe draws different ones.
+    """
+    try:
+        if found.stored:
+            initial = found.stored_masks()
+        else:
+            budgets = build_method(recipe, steps_per_epoch).budgets(found.shapes)
+            sizes = {name: math.prod(shape) for name, shape in found.shapes.items()}
+            sparse = {name: shape for name, shape in found.shapes.items() if budgets[name] != sizes[name]}
+            drawn = flat(mapping.random(sparse, budgets, seed=recipe.seed))
+            initial = {name: drawn[name] if name in drawn else np.ones(n, np.bool_) for name, n in sizes.items()}
+    except (ValueError, GranetError) as error:
+        raise CheckpointError("the beginning of the history is damaged", where=path, got=error) from error
+    if checksum(initial) != found.check:
+        raise CheckpointError(
+            "the masks that the recipe draws are not those that the history begins with",
+            where=path,
+            remedy="use the version of torch that the run was trained with",
+        )
+    return initial
 
 
-def updates_of(checkpoint: Checkpoint) -> list[Mapping[str, Any]]:
-    """What a run noted of its updates; whatever is not such a note is left out."""
-    noted = checkpoint.metrics.get("updates")
+def known_part(found: Log, step: int, metrics: Mapping[str, Any], path: Path, *, remedy: str | None = None) -> Log:
+    """Return a history up to the ``step`` of a checkpoint with these ``metrics``.
+
+    Raises:
+        CheckpointError: it does not have exactly the updates that the checkpoint has seen.
+    """
+    known = found.until(step)
+    expected = [update["step"] for update in updates_of(metrics) if update["step"] > found.start.step]
+    if found.start.step > step or [entry.step for entry in known.entries] != expected:
+        raise CheckpointError(
+            "the history does not have the updates that the checkpoint has seen",
+            where=path,
+            got=f"{len(known.entries)} up to step {step}, from step {found.start.step} on",
+            expected=len(expected),
+            remedy=remedy,
+        )
+    return known
+
+
+def moments(found: Log, initial: FlatMasks, path: Path) -> Iterator[Moment]:
+    """Yield the masks at every update of a history; see ``Replay.moments``."""
+    present = initial
+    for entry in found.entries:
+        try:
+            after = found.decode(entry.change, present)
+        except ValueError as error:
+            raise CheckpointError("the history is damaged", where=path, got=f"at step {entry.step}: {error}") from None
+        yield Moment(entry.step, present, after)
+        present = after
+
+
+def updates_of(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what a run noted of its updates, without anything that is not such a note."""
+    noted = metrics.get("updates")
     entries = noted if isinstance(noted, list) else []
     return [entry for entry in entries if isinstance(entry, dict) and type(entry.get("step")) is int]
+
+
+def _density(masks: FlatMasks) -> float:
+    """Return active over all weights, as ``granet.masks.mapping.density`` does; 1.0 without masks."""
+    total = sum(mask.size for mask in masks.values())
+    return sum(int(np.count_nonzero(mask)) for mask in masks.values()) / total if total else 1.0
+
+
+def _first_step(recipe: Recipe) -> int:
+    return 0 if recipe.rewind is None else recipe.rewind.start
 
 
 def _newest(folder: Path) -> Checkpoint:
@@ -252,57 +292,19 @@ def _newest(folder: Path) -> Checkpoint:
     return last
 
 
-def _initial(beginning: history.Beginning, last: Checkpoint, path: Path) -> dict[str, Mask]:
-    """The masks that the history begins with; their shapes are those of the checkpoint."""
-    try:
-        if beginning.stored is not None:
-            return beginning.masks()
-        method = build_method(last.recipe, last.progress["steps_per_epoch"])
-        budgets = method.budgets(beginning.shapes)
-        full = {n: np.ones(budgets[n], np.bool_) for n, s in beginning.shapes.items() if budgets[n] == math.prod(s)}
-        sparse = {name: shape for name, shape in beginning.shapes.items() if name not in full}
-        drawn = flat(mapping.random(sparse, budgets, seed=last.recipe.seed))
-        return {name: full[name] if name in full else drawn[name] for name in beginning.shapes}
-    except (ValueError, GranetError) as error:
-        raise CheckpointError("the beginning of the history is damaged", where=path, got=error) from error
-
-
-def _up_to(found: Log, last: Checkpoint, path: Path) -> tuple[Log, tuple[str, ...]]:
-    """The log up to the checkpoint, and notes on what is missing of it.
-
-    Raises:
-        CheckpointError: it does not have the updates that the checkpoint has seen.
-    """
-    entries = tuple(entry for entry in found.entries if entry.step <= last.step)
-    expected = [update["step"] for update in updates_of(last) if update["step"] > found.beginning.step]
-    if found.beginning.step > last.step or [entry.step for entry in entries] != expected:
-        raise CheckpointError(
-            "the history does not have the updates that the checkpoint has seen",
-            where=path,
-            got=f"{len(entries)} up to step {last.step}, from step {found.beginning.step} on",
-            expected=len(expected),
-        )
+def _notes(found: Log, known: Log, last: Checkpoint) -> tuple[str, ...]:
     notes = []
-    total = last.progress["total_steps"]
     if "test" not in last.metrics:
+        total = last.progress["total_steps"]
         notes.append(f"the run is not finished: its newest checkpoint stands at step {last.step:,} of {total:,}")
-    past = len(found.entries) - len(entries)
-    if past or found.torn:
+    later = len(found.entries) - len(known.entries)
+    if later or found.incomplete_bytes:
         notes.append(
-            f"what lies past that checkpoint is not shown: {past} update{'s' * (past != 1)}"
-            + (", and one that is being written or was cut short" if found.torn else "")
+            f"what lies past that checkpoint is not shown: {later} update{'s' * (later != 1)}"
+            + (", and one that is being written or was cut short" if found.incomplete_bytes else "")
         )
-    rewind = last.recipe.rewind
-    start = 0 if rewind is None else rewind.start
-    if found.beginning.step > start:
+    if found.start.step > _first_step(last.recipe):
         notes.append(
-            f"the history begins at step {found.beginning.step:,}: an older granet trained until then, and kept none"
+            f"the history begins at step {found.start.step:,}: an older granet trained until then, and kept none"
         )
-    known = Log(
-        beginning=found.beginning,
-        entries=entries,
-        start=found.start,
-        size=entries[-1].end if entries else found.start,
-        chain=found.chain[: len(entries) + 1],
-    )
-    return known, tuple(notes)
+    return tuple(notes)

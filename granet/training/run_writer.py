@@ -7,11 +7,11 @@ from typing import Any
 
 from granet import checkpoint
 from granet.checkpoint import Checkpoint
+from granet.history.recorder import HistoryRecorder
 from granet.runs.folder import RunFolder
 from granet.runs.retention import Retention
 from granet.topology import TopologyUpdate
 from granet.training.checkpoint_thread import Saver
-from granet.training.history_recorder import HistoryRecorder
 from granet.training.run import Run
 
 
@@ -48,7 +48,12 @@ class Written(Records):
         self._folder = folder
         self._saver = Saver(run.device)
         self._retention = Retention.of(run.recipe, run.pipeline.steps_per_epoch)
-        self._history = HistoryRecorder.of(folder.history, run, begun=begun)
+        masks, path = run.sparsifier.masks, folder.history
+        if begun:
+            per_epoch = run.pipeline.steps_per_epoch
+            self._history = HistoryRecorder.resume(path, run.step, masks, run.metrics, run.recipe, per_epoch)
+        else:
+            self._history = HistoryRecorder.begin(path, run.step, masks, drawn=run.recipe.rewind is None)
 
     def update(self, update: TopologyUpdate) -> None:
         """Notes a change of the masks."""
