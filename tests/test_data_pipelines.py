@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from granet.data import AUGMENTATIONS, images, make_pipeline, open_dataset
-from granet.data.normalise import Normalise
-from granet.data.shared_batches import Places
+from granet.data.pipeline import Normalise
+from granet.data.shared_batches import SharedBatches
 from granet.errors import DataError, UnknownNameError, UsageError
 from tests.synthetic import arrays_dataset, write_image_folder
 
@@ -172,7 +172,7 @@ def test_normalising_a_stream_leaves_other_processors_to_the_workers():
     """Threads that torch calls upon wait for their next turn with their processors busy."""
     script = """if __name__ == "__main__":
     import os, torch
-    from granet.data.normalise import Normalise
+    from granet.data.pipeline import Normalise
     pixels = torch.zeros(16, 3, 64, 64, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
     torch.set_num_threads(2)
     before = len(os.listdir("/proc/self/task"))
@@ -204,7 +204,7 @@ def test_an_image_is_read_whole_where_the_system_gives_less_than_asked(tmp_path,
 
 def test_too_little_shared_memory_for_the_batches_of_workers_is_an_error():
     with pytest.raises(DataError, match=r"no memory for the batches of the workers.*fewer workers or smaller batches"):
-        Places(1, 1, (1 << 20, 1 << 14, 1 << 14, 3))
+        SharedBatches(1, 1, (1 << 20, 1 << 14, 1 << 14, 3))
 
 
 def test_workers_of_two_pipelines_keep_apart(folder):

@@ -1,8 +1,8 @@
-"""The pipeline for data that lives on the device: whole batches are gathered, augmented and normalised there."""
+"""Batches of images that live on the device, gathered and augmented there as a whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -10,64 +10,48 @@ from torch import Tensor
 
 from granet.data.augment import Augmentation, CropWindows, apply, draw
 from granet.data.dataset import Arrays, Dataset
-from granet.data.normalise import Normalise
-from granet.data.order import training_order
-from granet.data.ranks import ALONE, Ranks
 from granet.randomness import generator
 
 
-class ResidentPipeline:
-    """Batches of a dataset whose splits are all :class:`Arrays`.
+class ResidentImages:
+    """The images of a dataset whose splits are all :class:`Arrays`; see :class:`granet.data.pipeline.BatchImages`.
 
-    Per step there are two small copies to the device, the draws of the augmentation, and no work per example.
+    A step costs a small copy to the device, the draws of the augmentation, and no work per example.
+
+    Args:
+        dataset: whose images; a split moves to the device when it is first wanted.
+        device: where the batches are wanted.
+        seed, augment: what is drawn, keyed by (seed, "augment", epoch, step).
+        batch_size: examples per training step, of all ranks together.
+        share: the part of each training batch that this rank computes.
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        *,
-        batch_size: int,
-        device: torch.device,
-        seed: int,
-        augment: Augmentation,
-        ranks: Ranks = ALONE,
+        self, dataset: Dataset, device: torch.device, *, seed: int, augment: Augmentation, batch_size: int, share: slice
     ) -> None:
-        self._dataset, self._batch_size, self._device = dataset, batch_size, device
+        self._dataset, self._device = dataset, device
         self._seed, self._augment = seed, augment
-        self._ranks, self._share = ranks, ranks.share(batch_size)
-        self._normalise = Normalise(dataset.mean, dataset.std, device)
-        self._on_device: dict[str, Arrays] = {}
-        self.train_examples = len(dataset.train)
-        self.steps_per_epoch = self.train_examples // batch_size
+        self._batch_size, self._share = batch_size, share
+        self._on_device: dict[str, Tensor] = {}
 
-    def batches(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :class:`granet.data.pipeline.Pipeline`; draws are keyed by (seed, "augment", epoch, step)."""
-        order = training_order(self.train_examples, self._batch_size, seed=self._seed, epoch=epoch, start=start)
-        return self._batches(order.to(self._device), epoch, start)
+    def training(self, order: Tensor, epoch: int, start: int) -> Iterator[Tensor]:
+        """Yield augmented batches of the training split."""
+        return self._training(order.to(self._device), epoch, start)
 
-    def _batches(self, order: Tensor, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        train, size = self._split("train"), self._dataset.image_size
+    def _training(self, order: Tensor, epoch: int, start: int) -> Iterator[Tensor]:
+        images, size = self._images("train"), self._dataset.image_size
         for step, batch in enumerate(order, start):
-            # Drawn for the whole batch, whatever part of it is ours: all ranks together see what a single one would.
-            draws = draw(self._augment, generator(self._seed, "augment", epoch, step), len(batch), size, size)
-            chosen = batch
-            if self._ranks.size > 1:
-                draws, chosen = CropWindows(draws.boxes[self._share], draws.flips[self._share]), batch[self._share]
-            images = apply(self._augment, train.images.index_select(0, chosen), draws)
-            yield self._normalise(images), train.labels.index_select(0, chosen)
+            # Drawn for the batch of all ranks together, so that they see what a single process would.
+            draws = draw(self._augment, generator(self._seed, "augment", epoch, step), self._batch_size, size, size)
+            draws = CropWindows(draws.boxes[self._share], draws.flips[self._share])
+            yield apply(self._augment, images.index_select(0, batch), draws)
 
-    def evaluation(self, split: str, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :class:`granet.data.pipeline.Pipeline`."""
-        examples = self._split(split)
-        for number, start in enumerate(range(0, len(examples), batch_size)):
-            if not self._ranks.deals(number):
-                continue
-            part = slice(start, start + batch_size)
-            yield self._normalise(examples.images[part]), examples.labels[part]
+    def evaluation(self, split: str, parts: Sequence[range]) -> Iterator[Tensor]:
+        """Yield the examples of each part of a split, without augmentation."""
+        images = self._images(split)
+        return (images[part.start : part.stop] for part in parts)
 
-    def _split(self, name: str) -> Arrays:
-        """A split on the device; it moves there when it is first wanted."""
-        if name not in self._on_device:
-            examples = cast(Arrays, self._dataset.split(name))
-            self._on_device[name] = Arrays(examples.images.to(self._device), examples.labels.to(self._device))
-        return self._on_device[name]
+    def _images(self, split: str) -> Tensor:
+        if split not in self._on_device:
+            self._on_device[split] = cast(Arrays, self._dataset.split(split)).images.to(self._device)
+        return self._on_device[split]

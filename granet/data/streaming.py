@@ -1,11 +1,11 @@
-"""The pipeline for data that stays on disk: worker processes decode and augment, the device normalises.
+"""Batches of images that stay on disk: worker processes decode and augment them.
 
 Workers are started from a fork server, not forked from this process: this process may hold a CUDA context and
 has threads, neither of which survives a fork, and Python warns of it from 3.12 on. The server imports torch
 once, and every worker after that takes a fraction of a second. Windows has no fork server and spawns.
 
-Batches cross from process to process as bytes, a quarter of the floats that they become on the device, in memory
-that both sides have mapped from the start: what is sent is where a batch lies.
+Batches cross from process to process as bytes, a quarter of the floats that they become on the device, in shared
+memory: only their place in it is sent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import forkserver, resource_tracker
@@ -33,10 +33,7 @@ from torch.utils.data import Dataset as TorchDataset
 from granet.data.augment import Augmentation, rolls
 from granet.data.dataset import Dataset, Stored
 from granet.data.images import ImageReader, fill, fill_window, whole_view, window_view
-from granet.data.normalise import Normalise
-from granet.data.order import training_order
-from granet.data.ranks import ALONE, Ranks
-from granet.data.shared_batches import PREFETCH, Places
+from granet.data.shared_batches import PREFETCH, SharedBatches
 from granet.errors import DataError
 from granet.randomness import key
 
@@ -46,14 +43,14 @@ KEPT = 4
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """A batch to be made: which examples, and the epoch whose draws augment them, or None for evaluation."""
+    """A batch to make: which examples, and the epoch whose draws augment them, or None for evaluation."""
 
     indices: list[int]
     epoch: int | None
 
 
 class ImageDecoder(TorchDataset["Tensor | DataError"]):
-    """Makes the images of the batch that is requested, uint8 [B, 3, S, S]; it is copied to every worker.
+    """Decode the images of the batch that is requested, uint8 [B, 3, S, S]; it is copied to every worker.
 
     Draws are keyed by (seed, "augment", epoch, index), so it does not matter which worker makes them.
 
@@ -61,25 +58,25 @@ class ImageDecoder(TorchDataset["Tensor | DataError"]):
         stored: where the images are.
         image_size: S.
         augment, seed: what is drawn.
-        places: what workers write into, if there are any.
+        shared: the memory that workers write into, if there are any.
     """
 
     def __init__(
-        self, stored: Stored, image_size: int, *, augment: Augmentation, seed: int, places: Places | None = None
+        self, stored: Stored, image_size: int, *, augment: Augmentation, seed: int, shared: SharedBatches | None = None
     ) -> None:
         self._reader: ImageReader = stored.reader()
         self._image_size, self._augment, self._seed = image_size, augment, seed
-        self._places = places
+        self._shared = shared
         self._turn = 0
 
     def __getitem__(self, request: BatchRequest) -> Tensor | DataError:
         worker, count = get_worker_info(), len(request.indices)
-        if worker is None or self._places is None:
+        if worker is None or self._shared is None:
             pixels = torch.empty(count, self._image_size, self._image_size, 3, dtype=torch.uint8)
             batch = pixels.permute(0, 3, 1, 2)
         else:
             self._turn += 1
-            pixels, batch = self._places.place(worker.id, self._turn, count)
+            pixels, batch = self._shared.slot(worker.id, self._turn, count)
         # The error is handed over as a value: raised here, it would reach the user with a worker's traceback in it.
         try:
             self._fill(pixels.numpy(), request)
@@ -92,82 +89,69 @@ class ImageDecoder(TorchDataset["Tensor | DataError"]):
         if request.epoch is None or self._augment == "none":
             fill(pixels, (whole_view(image, side) for image in images))
             return
-        # All draws come first: between images torch would find its code gone from the caches, ten times as slow.
+        # All draws come first: between images, with torch's code gone from the caches, they take ten times as long.
         drawn = rolls(self._augment, [key(self._seed, "augment", request.epoch, index) for index in request.indices])
         if self._augment == "resized-crop-flip":
             views = zip(images, drawn, strict=True)
             fill(pixels, (window_view(image, roll.window(image.height, image.width), side) for image, roll in views))
             return
-        for place, image, roll in zip(pixels, images, drawn, strict=True):
-            fill_window(place, whole_view(image, side), roll.window(side, side))
+        for target, image, roll in zip(pixels, images, drawn, strict=True):
+            fill_window(target, whole_view(image, side), roll.window(side, side))
 
 
-class StreamingPipeline:
-    """Batches of a dataset whose splits all stay on disk."""
+class StreamingImages:
+    """The images of a dataset whose splits all stay on disk; see :class:`granet.data.pipeline.BatchImages`.
+
+    Args:
+        dataset: whose images.
+        device: where the batches are wanted.
+        seed, augment: what is drawn, keyed by (seed, "augment", epoch, index).
+        batch_size: examples per training step, of all ranks together.
+        share: the part of each training batch that this rank computes.
+        workers: processes that decode, 0 for none but this one. Those of training are kept for the whole run.
+    """
 
     def __init__(
         self,
         dataset: Dataset,
-        *,
-        batch_size: int,
         device: torch.device,
+        *,
         seed: int,
         augment: Augmentation,
+        batch_size: int,
+        share: slice,
         workers: int,
-        ranks: Ranks = ALONE,
     ) -> None:
-        self._dataset, self._batch_size, self._device = dataset, batch_size, device
+        self._dataset, self._device = dataset, device
         self._seed, self._augment, self._workers = seed, augment, workers
-        self._ranks, self._share = ranks, ranks.share(batch_size)
-        self._normalise = Normalise(dataset.mean, dataset.std, device)
-        # The workers of training are kept for the whole run; what they do next is written into this list.
+        self._batch_size, self._share = batch_size, share
         self._schedule: list[BatchRequest] = []
+        """What the workers of training do next."""
         self._turn = 0
-        self.train_examples = len(dataset.train)
-        self.steps_per_epoch = self.train_examples // batch_size
         if workers:
             _start_method()  # the server of the workers imports torch while the network is made
 
     @cached_property
     def _training(self) -> DataLoader[Tensor | DataError]:
         """Made when first wanted: memory for its batches is taken then."""
-        share = len(range(self._batch_size)[self._share])
-        return self._loader(
-            "train",
-            self._schedule,
-            self._workers,
-            batch_size=share,
-            batches=self.steps_per_epoch,
-            persistent=self._workers > 0,
-        )
+        batches, size = len(self._dataset.train) // self._batch_size, len(range(self._batch_size)[self._share])
+        return self._loader("train", self._schedule, self._workers, batch_size=size, batches=batches, persistent=True)
 
-    def batches(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :class:`granet.data.pipeline.Pipeline`; draws are keyed by (seed, "augment", epoch, index).
-
-        All iterators share the workers, so an iterator ends for good (RuntimeError) where a later one begins.
-        """
-        order = training_order(self.train_examples, self._batch_size, seed=self._seed, epoch=epoch, start=start)
-        return self._batches(order[:, self._share], epoch)
-
-    def _batches(self, order: Tensor, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def training(self, order: Tensor, epoch: int, start: int) -> Iterator[Tensor]:  # noqa: ARG002
+        """Yield augmented batches of the training split; an iterator ends (RuntimeError) once a later one has begun."""
         self._schedule[:] = [BatchRequest(indices, epoch) for indices in order.tolist()]
         self._turn = turn = self._turn + 1
-        labels = self._dataset.train.labels[order].to(self._device)
-        for images, answers in zip(move(receive(self._training), self._device), labels, strict=True):
-            yield self._normalise(images), answers
+        for images in move(receive(self._training), self._device):
+            yield images
             if self._turn != turn:
                 raise RuntimeError("the workers have gone on to another iterator of batches()")
 
-    def evaluation(self, split: str, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :class:`granet.data.pipeline.Pipeline`; each call has workers of its own."""
-        labels = self._dataset.split(split).labels
-        parts = [range(len(labels))[start : start + batch_size] for start in range(0, len(labels), batch_size)]
-        parts = parts[self._ranks.rank :: self._ranks.size]
+    def evaluation(self, split: str, parts: Sequence[range]) -> Iterator[Tensor]:
+        """Yield the examples of each part of a split, without augmentation; each call has workers of its own."""
         requests, workers = [BatchRequest(list(part), None) for part in parts], min(self._workers, len(parts))
-        loader = self._loader(split, requests, workers, batch_size=batch_size, batches=len(parts), persistent=False)
-        labels = labels.to(self._device)
-        for images, part in zip(move(receive(loader), self._device), parts, strict=True):
-            yield self._normalise(images), labels[part.start : part.stop]
+        size = max(map(len, parts), default=0)
+        loader = self._loader(split, requests, workers, batch_size=size, batches=len(parts), persistent=False)
+        return move(receive(loader), self._device)
 
     def _loader(
         self,
@@ -180,16 +164,16 @@ class StreamingPipeline:
         persistent: bool,
     ) -> DataLoader[Tensor | DataError]:
         stored, side = cast(Stored, self._dataset.split(split)), self._dataset.image_size
-        places = Places(workers, batches, (batch_size, side, side, 3)) if workers else None
+        shared = SharedBatches(workers, batches, (batch_size, side, side, 3)) if workers else None
         return DataLoader(
-            ImageDecoder(stored, side, augment=self._augment, seed=self._seed, places=places),
+            ImageDecoder(stored, side, augment=self._augment, seed=self._seed, shared=shared),
             batch_size=None,
             sampler=schedule,
             num_workers=workers,
             prefetch_factor=PREFETCH if workers else None,
             collate_fn=_unchanged,
             pin_memory=self._device.type == "cuda",
-            persistent_workers=persistent,
+            persistent_workers=persistent and workers > 0,
             multiprocessing_context=_start_method() if workers else None,
             worker_init_fn=_prepare_worker,
             # Unused, but without one the loader would draw from the caller's global generator.
@@ -198,7 +182,7 @@ class StreamingPipeline:
 
 
 def receive(loader: DataLoader[Tensor | DataError]) -> Iterator[Tensor]:
-    """What the workers deliver; what went wrong there is raised here.
+    """Yield what the workers deliver, and raise here the errors that they send.
 
     Raises:
         DataError: an image cannot be read, or a worker is gone.
@@ -210,7 +194,7 @@ def receive(loader: DataLoader[Tensor | DataError]) -> Iterator[Tensor]:
                 raise batch
             yield batch
     except (RuntimeError, EOFError, OSError) as error:
-        # What a worker raised says so, and is a bug. Anything else means that a worker no longer answers.
+        # An exception raised in a worker says so, and is a bug. Anything else means that a worker no longer answers.
         if loader.num_workers == 0 or "in DataLoader worker process" in str(error):
             raise
         raise DataError(
@@ -225,7 +209,7 @@ def receive(loader: DataLoader[Tensor | DataError]) -> Iterator[Tensor]:
 
 
 def move(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """The same batches on ``device``. On CUDA each is on its way, on a stream of its own, while the last computes."""
+    """Yield the batches on ``device``. On CUDA each is copied, on a stream of its own, while the last one computes."""
     if device.type != "cuda":
         for images in batches:
             yield images.to(device)
@@ -237,14 +221,14 @@ def move(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
             copy = images.to(device, non_blocking=True)
         following = copy, copying.record_event()
         if underway is not None:
-            yield _arrived(*underway)
+            yield _synchronised(*underway)
         underway = following
     if underway is not None:
-        yield _arrived(*underway)
+        yield _synchronised(*underway)
 
 
-def _arrived(batch: Tensor, copied: torch.cuda.Event) -> Tensor:
-    """The batch, for use by the current stream, which waits for the copy; the processor does not."""
+def _synchronised(batch: Tensor, copied: torch.cuda.Event) -> Tensor:
+    """Return the batch for use by the current stream, which waits for the copy; the processor does not."""
     stream = torch.cuda.current_stream(batch.device)
     stream.wait_event(copied)
     # The memory belongs to the copying stream, which must not reuse it before the current one is done with it.
@@ -274,14 +258,14 @@ def _unchanged(batch: Any) -> Any:
 def _prepare_worker(_worker: int) -> None:
     trainer = multiprocessing.parent_process()
     if trainer is not None:
-        # A trainer that is killed cannot tell its workers to end, and their own parent, the server, lives on with them.
+        # A trainer that is killed cannot end its workers, and their own parent, the fork server, does not die with it.
         threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()
     if "PILLOW_BLOCKS_MAX" not in os.environ:
-        # The next image goes where the last one was. Given back to the system, its pages would have to come from there
-        # again, which for photographs takes a twentieth of a worker's time.
+        # The next image reuses the memory of the last. Returning it to the system and asking again would take a
+        # twentieth of a worker's time with photographs.
         Image.core.set_blocks_max(KEPT)  # type: ignore[attr-defined]
-    # Ctrl-C reaches every process of the terminal; the one that trains decides when to stop, and may want
-    # batches until then.
+    # Ctrl-C reaches every process of the terminal; the one that trains decides when to stop, and may need batches
+    # until then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
