@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from granet.allocation import erk, uniform
 from granet.checkpoint import Checkpoint, Network
+from granet.data.catalog import IMAGENET_MEAN, IMAGENET_STD
 from granet.layers.maskable import maskable
 from granet.masks import mapping
 from granet.models import build
@@ -57,8 +58,8 @@ def sparse(model: nn.Module, density: float, *, allocation: str = "erk", trainin
             in_channels=3,
             classes=tuple(f"class {n}" for n in range(1000 if training else 2)),
             image_size=224,
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
         ),
         progress={"steps_per_epoch": 4954, "epoch_loss": 1.25, "epoch_correct": 1234, "epoch_examples": 76800},
         metrics={"epochs": [{"epoch": n, "loss": 1.0 / (n + 3)} for n in range(24 if training else 0)], "updates": []},

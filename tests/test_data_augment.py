@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -20,7 +21,7 @@ from granet.data.augment import (
     roll,
     rolls,
 )
-from granet.data.images import fill_window, stack, window_view
+from granet.data.images import fill, fill_window, window_view
 from granet.randomness import generator
 
 seeds = st.integers(0, 10_000)
@@ -28,6 +29,12 @@ seeds = st.integers(0, 10_000)
 
 def pillow_images(images: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) for image in images]
+
+
+def stack(images: list[Image.Image], size: int) -> torch.Tensor:
+    pixels = np.empty((len(images), size, size, 3), np.uint8)
+    fill(pixels, images)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 def noise(count: int, size: int, seed: int) -> torch.Tensor:

@@ -136,7 +136,7 @@ def add_sixteen_bits(root):
         (truncate_an_image, r"class-0/3.png: cannot be read as an image"),
         (link_a_file_outside, r"class-0/link.png: a link that leads out of the data directory"),
         (link_a_split_outside, r"test: a link that leads out of the data directory"),
-        (add_sixteen_bits, r"deep.png: images of this kind are not supported"),
+        (add_sixteen_bits, r"deep.png: images of this pixel format are not supported"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_named(tmp_path, spoil, message):

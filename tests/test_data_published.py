@@ -15,9 +15,8 @@ import torch
 
 from granet.data import open_dataset
 from granet.data.cifar import CIFAR10, CifarSet, read_cifar
-from granet.data.download import DownloadSource
 from granet.data.mnist import IdxSet, read_idx
-from granet.data.published import PublishedFile
+from granet.data.published import DownloadSource, PublishedFile
 from granet.errors import DataError
 
 PUBLISHER = "https://publisher.example/"
@@ -208,7 +207,7 @@ def publisher(monkeypatch):
             raise urllib.error.URLError("no route to host")
         return io.BytesIO(site[url])
 
-    monkeypatch.setattr("granet.data.download.urlopen", answer)
+    monkeypatch.setattr("granet.data.published.urlopen", answer)
     return site
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from granet.data import Arrays, Members, make_pipeline, open_dataset, shard_images
+from granet.data import Arrays, ShardImages, make_pipeline, open_dataset, shard_images
 from granet.errors import DataError
 from scripts.pack_shards import pack
 from tests.shards import END, archive, by_tarfile, examples, header, picture, raw, sealed, write_shards
@@ -88,7 +88,7 @@ def test_shards_have_the_classes_and_splits_of_the_folder(both):
 
 def test_three_splits_are_what_they_say(tmp_path):
     data = open_shards(shards(tmp_path, validation_0=examples([0, 1, 2, 2])), residency="streaming", image_size=8)
-    assert isinstance(data.train, Members)
+    assert isinstance(data.train, ShardImages)
     assert (len(data.train), len(data.validation), len(data.test)) == (24, 4, 3)
 
 
@@ -203,7 +203,7 @@ def test_a_damaged_image_is_named_with_its_shard(tmp_path):
 def test_a_shard_that_changes_under_way_is_refused(tmp_path):
     data = open_shards(shards(tmp_path), residency="streaming", image_size=8)
     (tmp_path / "test-0.tar").write_bytes(archive(examples([2, 1, 0], 5)))
-    with pytest.raises(DataError, match=r"test-0\.tar: the shard is not what it was"):
+    with pytest.raises(DataError, match=r"test-0\.tar: the shard has changed"):
         list(data.test.reader().images([0]))
 
 
@@ -344,7 +344,7 @@ def test_an_unknown_class_is_answered_with_the_nearest(tmp_path):
     (tmp_path / "classes.txt").write_text("airplane\nbird\n")
     made = examples(["airplane", "bird"] * 3)
     write_shards(tmp_path, train_0=made, test_0=examples(["airplan"]))
-    assert "test-0.tar, member '0000.png': a label that is no class; got 'airplan'" in refusal(tmp_path)
+    assert "test-0.tar, member '0000.png': a label that is not a class; got 'airplan'" in refusal(tmp_path)
     assert "Did you mean 'airplane'?" in refusal(tmp_path)
 
 
@@ -354,7 +354,7 @@ def test_an_unknown_class_is_answered_with_the_nearest(tmp_path):
         ("train-2.tar.gz", "a compressed archive, in which no image can be reached by itself"),
         ("train-2.tgz", "a compressed archive"),
         ("trian-0.tar", "not a shard of a split"),
-        ("train-01.tar", "two shards of one number; got train-01.tar and train-1.tar"),
+        ("train-01.tar", "two shards with the same number; got train-01.tar and train-1.tar"),
         ("other-train-2.tar", "the shards of a split belong to two sets; got train-0.tar and other-train-2.tar"),
         ("train-2-of-3.tar", "the shards of a split belong to two sets"),
     ],
@@ -409,5 +409,7 @@ def test_whatever_is_broken_in_a_shard_is_refused_or_harmless(tmp_path):
 def test_the_index_of_many_examples_is_small(tmp_path):
     data = open_shards(shards(tmp_path), residency="streaming", image_size=8)
     count = 20_000
-    many = Members(data.train.shards, data.train.places.repeat(count // 20, 0)[:count], torch.zeros(count).long())
+    many = ShardImages(
+        data.train.shards, data.train.locations.repeat(count // 20, 0)[:count], torch.zeros(count).long()
+    )
     assert len(pickle.dumps(many.reader())) < 25 * count

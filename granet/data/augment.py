@@ -1,8 +1,8 @@
-"""Random crops and flips: what is drawn, and how it is done to a whole batch at once.
+"""Random crops and flips: the draws, and their application to a whole batch at once.
 
-Every augmentation looks at an image through a window, perhaps in a mirror, so that one value describes them all.
-What is drawn and what is done are kept apart: the draws are made on the CPU from a keyed generator, one call for
-a whole batch, and are therefore the same on every device.
+Every augmentation shows a window of an image, perhaps mirrored, so that one value describes them all. Drawing and
+applying are separate: the draws are made on the CPU from a keyed generator, one call for a whole batch, and are
+therefore the same on every device.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Augmentation = Literal["none", "crop", "crop-flip", "resized-crop-flip"]
 AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
 
 PADDING = 4
-"""How many pixels "crop" adds on every side. They are black, because they are added before normalisation, which
-is the order of torchvision's transforms and of He et al. (arXiv 1512.03385, section 4.2)."""
+"""Pixels that "crop" adds on every side. They are black, because they are added before normalisation, in the order
+of torchvision's transforms and of He et al. (arXiv 1512.03385, section 4.2)."""
 
 AREA = (0.08, 1.0)
 ASPECT = (3 / 4, 4 / 3)
@@ -35,7 +35,7 @@ its width over its height, and how often to draw before the largest central wind
 
 @dataclass(frozen=True, eq=False)
 class CropWindows:
-    """What was drawn for a batch.
+    """The windows drawn for a batch.
 
     Args:
         boxes: int64 [B, 4], top, left, height and width in pixels of the image; a box may reach into the padding.
@@ -47,7 +47,7 @@ class CropWindows:
 
 
 class CropWindow(NamedTuple):
-    """What was drawn for a single image, as plain numbers."""
+    """The window drawn for a single image, in pixels, as plain numbers."""
 
     top: int
     left: int
@@ -57,7 +57,7 @@ class CropWindow(NamedTuple):
 
 
 class Roll(NamedTuple):
-    """What is drawn for a single image whose size is not known yet, as plain numbers.
+    """The draws for a single image whose size is not known yet, as plain numbers.
 
     Args:
         shapes: for a resized crop, area and aspect of each attempt; else empty.
@@ -70,7 +70,7 @@ class Roll(NamedTuple):
     flip: bool
 
     def window(self, height: int, width: int) -> CropWindow:
-        """The window for an image of ``height`` x ``width`` pixels; no tensors, so that it is cheap between images.
+        """Return the window for an image of ``height`` x ``width`` pixels; no tensors, which are slow between images.
 
         Every operation is rounded to single precision, as those of tensors are. Rounding twice, from the double
         precision of Python's numbers, comes to the same for a product, a quotient and a root.
@@ -78,12 +78,12 @@ class Roll(NamedTuple):
         if not self.shapes:
             top, left = self.position
             return CropWindow(int(top), int(left), height, width, self.flip)
-        for share, aspect in self.shapes:
-            area = _single(_single(height * width) * share)
+        for area_share, aspect in self.shapes:
+            area = _single(_single(height * width) * area_share)
             tall, wide = round(_root(_single(area / aspect))), round(_root(_single(area * aspect)))
             if 0 < tall <= height and 0 < wide <= width:
                 free = (height - tall, width - wide)
-                top, left = (int(_single(at * (room + 1))) for at, room in zip(self.position, free, strict=True))
+                top, left = (int(_single(share * (room + 1))) for share, room in zip(self.position, free, strict=True))
                 return CropWindow(top, left, tall, wide, self.flip)
         tall, wide = _largest(height, width)
         return CropWindow((height - tall) // 2, (width - wide) // 2, tall, wide, self.flip)
@@ -93,12 +93,12 @@ def draw(augmentation: Augmentation, generator: torch.Generator, count: int, hei
     """Draw windows for ``count`` images of ``height`` x ``width`` pixels, on the CPU.
 
     "crop" has the image's own size and starts up to ``PADDING`` pixels before or after the image does, uniformly;
-    "resized-crop" is a part of the image, to be brought back to size; "flip" mirrors with probability 1/2.
+    "resized-crop" is a part of the image, to be resized to its size; "flip" mirrors with probability 1/2.
     """
     if augmentation == "resized-crop-flip":
         boxes = _random_parts(generator, count, height, width)
     else:
-        reach = 0 if augmentation == "none" else PADDING
+        reach = _reach(augmentation)
         starts = torch.randint(-reach, reach + 1, (count, 2), generator=generator)
         boxes = torch.cat([starts, torch.tensor([[height, width]]).expand(count, 2)], dim=1)
     if augmentation.endswith("flip"):
@@ -109,25 +109,25 @@ def draw(augmentation: Augmentation, generator: torch.Generator, count: int, hei
 
 
 def roll(augmentation: Augmentation, generator: torch.Generator) -> Roll:
-    """Draw for one image: its ``window`` for a size is what :func:`draw` gives for a count of one and that size."""
+    """Draw for one image. Its ``window`` for a size is that of :func:`draw` for a count of one and that size."""
     shapes: tuple[tuple[float, float], ...] = ()
     if augmentation == "resized-crop-flip":
         areas, aspects = _attempts(generator, 1)
         shapes = tuple(zip(areas[0].tolist(), aspects[0].tolist(), strict=True))
         top, left = torch.rand(2, generator=generator).tolist()
     else:
-        reach = 0 if augmentation == "none" else PADDING
+        reach = _reach(augmentation)
         top, left = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
     flip = augmentation.endswith("flip") and bool(torch.randint(0, 2, (1,), generator=generator))
     return Roll(shapes, (top, left), flip)
 
 
 def rolls(augmentation: Augmentation, seeds: Sequence[int]) -> list[Roll]:
-    """What :func:`roll` draws from a generator of each seed; for small images, for which its time counts."""
+    """Return what :func:`roll` draws from a generator of each seed, faster, which matters for small images."""
     source = torch.Generator()
     if augmentation == "resized-crop-flip":
         return [roll(augmentation, source.manual_seed(seed)) for seed in seeds]
-    reach = 0 if augmentation == "none" else PADDING
+    reach = _reach(augmentation)
     starts, flips = torch.empty(len(seeds), 2, dtype=torch.int64), torch.zeros(len(seeds), dtype=torch.int64)
     mirrored = augmentation.endswith("flip")
     for seed, start, flip in zip(seeds, starts.unbind(), flips[:, None], strict=True):
@@ -139,8 +139,13 @@ def rolls(augmentation: Augmentation, seeds: Sequence[int]) -> list[Roll]:
     return [Roll((), (top, left), bool(flip)) for (top, left), flip in drawn]
 
 
+def _reach(augmentation: Augmentation) -> int:
+    """Return how many pixels beyond the image a window may start."""
+    return 0 if augmentation == "none" else PADDING
+
+
 def _random_parts(generator: torch.Generator, count: int, height: int, width: int) -> Tensor:
-    """Boxes of random area and aspect within the image; int64 [count, 4]."""
+    """Draw boxes of random area and aspect within the image; int64 [count, 4]."""
     shares, aspect = _attempts(generator, count)
     area = height * width * shares
     heights, widths = (area / aspect).sqrt().round().long(), (area * aspect).sqrt().round().long()
@@ -157,14 +162,14 @@ def _random_parts(generator: torch.Generator, count: int, height: int, width: in
 
 
 def _attempts(generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
-    """Share of the area, and width over height; float32 [count, ATTEMPTS]."""
+    """Draw shares of the area, and widths over heights; float32 [count, ATTEMPTS] each."""
     shares = torch.empty(count, ATTEMPTS).uniform_(*AREA, generator=generator)
     low, high = (math.log(aspect) for aspect in ASPECT)
     return shares, torch.empty(count, ATTEMPTS).uniform_(low, high, generator=generator).exp_()
 
 
 def _largest(height: int, width: int) -> tuple[int, int]:
-    """The box for an image so long that no attempt fits: the whole of its shorter side, within the aspects."""
+    """Return height and width of the box for an image so long that no attempt fits: all of its shorter side."""
     return min(height, round(width / ASPECT[0])), min(width, round(height * ASPECT[1]))
 
 
@@ -172,7 +177,7 @@ _SINGLE = struct.Struct("f")
 
 
 def _single(number: float) -> float:
-    """The nearest number of single precision."""
+    """Round to single precision."""
     nearest: float = _SINGLE.unpack(_SINGLE.pack(number))[0]
     return nearest
 
@@ -182,7 +187,7 @@ def _root(number: float) -> float:
 
 
 def apply(augmentation: Augmentation, images: Tensor, windows: CropWindows) -> Tensor:
-    """What a batch of equally large square images looks like through ``windows``.
+    """Crop, resize and mirror a batch of equally large square images as ``windows`` say.
 
     Args:
         augmentation: the one that ``windows`` were drawn for.
@@ -204,14 +209,14 @@ def apply(augmentation: Augmentation, images: Tensor, windows: CropWindows) -> T
 
 
 def _moved(drawn: Tensor, device: torch.device) -> Tensor:
-    """``drawn`` on ``device``; from pinned memory, since a copy from any other may wait for the work queued there."""
+    """Copy ``drawn`` to ``device``, from pinned memory: a copy from any other may wait for the work queued there."""
     return (drawn.pin_memory() if device.type == "cuda" else drawn).to(device, non_blocking=True)
 
 
 def crop_views(images: Tensor, boxes: Tensor) -> Tensor:
-    """What is in ``boxes``, int64 [B, 4] on the device of ``images``, which all have the size of an image.
+    """Crop images to ``boxes``, int64 [B, 4] on the device of ``images``, which all have the size of an image.
 
-    A view of all crops there are, of which one per image is copied.
+    One crop per image is copied from a view of all possible crops.
     """
     size = images.shape[-1]
     crops = F.pad(images, (PADDING,) * 4).unfold(2, size, 1).unfold(3, size, 1)
@@ -220,7 +225,7 @@ def crop_views(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def crop_rows(images: Tensor, boxes: Tensor) -> Tensor:
-    """The same on a CPU, three times as fast: NumPy copies each row of a crop as one item of so many bytes."""
+    """Crop as :func:`crop_views`, on a CPU three times as fast: NumPy copies each row of a crop as one item."""
     channels, size = images.shape[1], images.shape[-1]
     wide = size + 2 * PADDING
     padded = F.pad(images, (PADDING,) * 4).contiguous().numpy()
@@ -238,8 +243,8 @@ def _mirror(images: Tensor, flips: Tensor) -> Tensor:
 
 
 def _resize(images: Tensor, boxes: Tensor) -> Tensor:
-    # A window is never larger than the image it is brought back to, so plain bilinear interpolation is enough; as
-    # when Pillow resizes a cut-out, nothing beyond its outermost pixels is looked at.
+    # A window is never larger than the image that it is resized to, so plain bilinear interpolation is enough; as
+    # when Pillow resizes a crop, pixels beyond its edges have no influence.
     size = images.shape[-1]
     pixels = torch.arange(size, device=images.device) + 0.5
     top, left, height, width = boxes.float().T[:, :, None]

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-from granet.data.cifar import CIFAR10, CIFAR100, CifarSet, read_cifar
-from granet.data.dataset import Arrays, Dataset
-from granet.data.folder import open_folder
-from granet.data.mnist import CLOTHES, DIGITS, EMBEDDED, EMBEDDED_DIRECTORY, FASHION_MNIST, MNIST, IdxSet, read_idx
-from granet.data.shards import open_shards
-from granet.data.split import hold_out
-from granet.errors import UnknownNameError, UsageError
+from granet.data.cifar import CIFAR10, CIFAR100, read_cifar
+from granet.data.dataset import Arrays, Dataset, Stored, hold_out
+from granet.data.folder import FOLDER_SPLITS, scan_folder
+from granet.data.images import common_side, load_all
+from granet.data.mnist import CLOTHES, DIGITS, EMBEDDED, EMBEDDED_DIRECTORY, FASHION_MNIST, MNIST, read_idx
+from granet.data.shards import scan_shards
+from granet.errors import DataError, UnknownNameError, UsageError
 
 Residency = Literal["auto", "resident", "streaming"]
 
 RESIDENCIES: tuple[Residency, ...] = get_args(Residency)
 
+RESIDENT_BYTES = 1 << 30
+"""Decoded pixels that residency "auto" keeps in memory at most."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRequest:
-    """What :func:`open_dataset` was asked for; the fields are its arguments."""
+    """The arguments of :func:`open_dataset`."""
 
     name: str
     directory: Path | None
@@ -33,7 +41,7 @@ class DatasetRequest:
     residency: Residency
 
     def needed_directory(self) -> Path:
-        """The directory, for a dataset that cannot do without.
+        """Return the directory, for a dataset that needs one.
 
         Raises:
             UsageError: none was given.
@@ -52,7 +60,7 @@ class DatasetEntry:
     Args:
         name: what recipes call it.
         description: one line for people.
-        open: makes the dataset.
+        open: opens the dataset.
     """
 
     name: str
@@ -60,21 +68,36 @@ class DatasetEntry:
     open: Callable[[DatasetRequest], Dataset]
 
 
+class PublishedReader(Protocol):
+    """Reads the training and the test examples of a published set."""
+
+    def __call__(self, directory: Path, *, download: bool) -> tuple[Arrays, Arrays]:
+        """Read the files in ``directory``; ``download`` fetches those that are missing."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class PublishedSet:
-    """A dataset of a fixed size that is always held in memory; calling it opens it."""
+    """A dataset of a fixed size that is always in memory; calling it opens it.
+
+    Args:
+        classes, image_size, mean, std: as :class:`Dataset` has them.
+        read: reads the files.
+        embedded: the directory of a set that comes with the package.
+    """
 
     classes: tuple[str, ...]
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    read: Callable[[DatasetRequest], tuple[Arrays, Arrays]]
+    read: PublishedReader
+    embedded: Path | None = None
 
     def __call__(self, request: DatasetRequest) -> Dataset:
-        """Read it, and hold out a validation split."""
+        """Read the set, and hold out a validation split."""
         if request.residency == "streaming":
             raise UsageError(
-                f"dataset {request.name} is held in memory and cannot be streamed", remedy='leave residency at "auto"'
+                f"dataset {request.name} is kept in memory and cannot be streamed", remedy='leave residency at "auto"'
             )
         if request.image_size not in (None, self.image_size):
             raise UsageError(
@@ -83,7 +106,13 @@ class PublishedSet:
                 expected=self.image_size,
                 remedy="leave image_size out",
             )
-        published, test = self.read(request)
+        if self.embedded is not None and request.directory is not None:
+            raise UsageError(
+                f"dataset {request.name} comes with the package and has no data directory",
+                got=request.directory,
+                remedy="leave the directory out, or name another dataset",
+            )
+        published, test = self.read(self.embedded or request.needed_directory(), download=request.download)
         train, validation = hold_out(published, request.validation, classes=self.classes, seed=request.seed)
         return Dataset(
             name=request.name,
@@ -98,63 +127,92 @@ class PublishedSet:
         )
 
 
-def _idx(files: IdxSet) -> Callable[[DatasetRequest], tuple[Arrays, Arrays]]:
-    return lambda request: read_idx(files, request.needed_directory(), download=request.download)
+@dataclass(frozen=True, kw_only=True)
+class OwnImages:
+    """Images that the user brings, in RGB, with ImageNet's mean and standard deviation; calling it opens them.
 
+        train and test          validation is held out of train
+        train and val           likewise, and val is the test split: ImageNet has no other public labels
+        train, val and test     each is what it says, and nothing is held out
 
-def _cifar(files: CifarSet) -> Callable[[DatasetRequest], tuple[Arrays, Arrays]]:
-    return lambda request: read_cifar(files, request.needed_directory(), download=request.download)
+    Args:
+        scan: finds the images in a folder: examples by :data:`FOLDER_SPLITS`, and the classes.
+        container: what holds the images, for messages.
+    """
 
+    scan: Callable[[Path], tuple[Mapping[str, Stored], tuple[str, ...]]]
+    container: str
 
-def _embedded(request: DatasetRequest) -> tuple[Arrays, Arrays]:
-    if request.directory is not None:
-        raise UsageError(
-            f"dataset {request.name} comes with the package and has no data directory",
-            got=request.directory,
-            remedy="leave the directory out, or name another dataset",
-        )
-    return read_idx(EMBEDDED, EMBEDDED_DIRECTORY)
-
-
-class _Opener(Protocol):
-    def __call__(
-        self, name: str, directory: Path, *, validation: float, seed: int, image_size: int | None, residency: str
-    ) -> Dataset: ...
-
-
-def _own(opener: _Opener, what: str) -> Callable[[DatasetRequest], Dataset]:
-    """Opens images of the user's own, which nobody has published."""
-
-    def open_own(request: DatasetRequest) -> Dataset:
+    def __call__(self, request: DatasetRequest) -> Dataset:
+        """Find the images, decode them if they stay in memory, and hold out a validation split if there is none."""
         if request.download:
-            raise UsageError(f"{what} cannot be downloaded", remedy="leave the download out")
-        return opener(
-            request.name,
-            request.needed_directory(),
-            validation=request.validation,
-            seed=request.seed,
-            image_size=request.image_size,
-            residency=request.residency,
+            raise UsageError(f"{self.container} cannot be downloaded", remedy="leave the download out")
+        directory = request.needed_directory()
+        if not directory.is_dir():
+            raise DataError("no such folder", where=directory, remedy=f"name the folder that is {self.container}")
+        stored, classes = self.scan(directory.absolute())
+        side, resident = _size_and_residency(stored, request)
+        splits: Mapping[str, Arrays] | Mapping[str, Stored] = stored
+        if resident:
+            splits = {split: Arrays(load_all(part.reader(), side), part.labels) for split, part in stored.items()}
+        if len(splits) == len(FOLDER_SPLITS):
+            train, validation = splits["train"], splits["val"]
+        else:
+            train, validation = hold_out(splits["train"], request.validation, classes=classes, seed=request.seed)
+        return Dataset(
+            name=request.name,
+            classes=classes,
+            channels=3,
+            image_size=side,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            train=train,
+            validation=validation,
+            test=splits["test"] if "test" in splits else splits["val"],
         )
 
-    return open_own
+
+def _size_and_residency(stored: Mapping[str, Stored], request: DatasetRequest) -> tuple[int, bool]:
+    """Return the size that networks see, and whether to decode all images now."""
+    size, residency = request.image_size, request.residency
+    # With a given size and thousands of folders' worth of images, there is no need to look into any of them.
+    look = residency != "streaming" or size is None
+    own = common_side(chain.from_iterable(part.reader().sizes() for part in stored.values())) if look else None
+    side = size or own
+    if side is None:
+        raise DataError(
+            "the images differ in size or are not square, so the size to train at has to be given",
+            where=request.directory,
+            remedy="set image_size, for instance to 224",
+        )
+    fits = own == side and sum(map(len, stored.values())) * 3 * side * side <= RESIDENT_BYTES
+    return side, residency == "resident" or (residency == "auto" and fits)
 
 
 _ENTRIES = (
     DatasetEntry(
         "fashion-mnist-subset",
         "12,000 of Fashion-MNIST's images, 28 x 28 grey, 10 classes; comes with the package",
-        PublishedSet(classes=CLOTHES, image_size=28, mean=(0.2860,), std=(0.3530,), read=_embedded),
+        PublishedSet(
+            classes=CLOTHES,
+            image_size=28,
+            mean=(0.2860,),
+            std=(0.3530,),
+            read=partial(read_idx, EMBEDDED),
+            embedded=EMBEDDED_DIRECTORY,
+        ),
     ),
     DatasetEntry(
         "mnist",
         "70,000 handwritten digits, 28 x 28 grey, 10 classes; idx files, gzipped or not",
-        PublishedSet(classes=DIGITS, image_size=28, mean=(0.1307,), std=(0.3081,), read=_idx(MNIST)),
+        PublishedSet(classes=DIGITS, image_size=28, mean=(0.1307,), std=(0.3081,), read=partial(read_idx, MNIST)),
     ),
     DatasetEntry(
         "fashion-mnist",
         "70,000 articles of clothing, 28 x 28 grey, 10 classes; idx files, gzipped or not",
-        PublishedSet(classes=CLOTHES, image_size=28, mean=(0.2860,), std=(0.3530,), read=_idx(FASHION_MNIST)),
+        PublishedSet(
+            classes=CLOTHES, image_size=28, mean=(0.2860,), std=(0.3530,), read=partial(read_idx, FASHION_MNIST)
+        ),
     ),
     DatasetEntry(
         "cifar10",
@@ -164,7 +222,7 @@ _ENTRIES = (
             image_size=32,
             mean=(0.4914, 0.4822, 0.4465),
             std=(0.2470, 0.2435, 0.2616),
-            read=_cifar(CIFAR10),
+            read=partial(read_cifar, CIFAR10),
         ),
     ),
     DatasetEntry(
@@ -175,18 +233,18 @@ _ENTRIES = (
             image_size=32,
             mean=(0.5071, 0.4865, 0.4409),
             std=(0.2673, 0.2564, 0.2762),
-            read=_cifar(CIFAR100),
+            read=partial(read_cifar, CIFAR100),
         ),
     ),
     DatasetEntry(
         "image-folder",
         "your own images, or ImageNet: train/CLASS/* with test/CLASS/*, val/CLASS/* or both",
-        _own(open_folder, "an image folder"),
+        OwnImages(scan=scan_folder, container="an image folder"),
     ),
     DatasetEntry(
         "tar-shards",
         "the same as WebDataset shards: train-000000.tar and so on with test-*.tar, val-*.tar or both",
-        _own(open_shards, "a folder of tar shards"),
+        OwnImages(scan=scan_shards, container="a folder of tar shards"),
     ),
 )
 
@@ -194,7 +252,7 @@ DATASETS: Mapping[str, DatasetEntry] = {entry.name: entry for entry in _ENTRIES}
 """By name. Means and standard deviations are those of all pixels of the training images, the usual constants."""
 
 SIZED: frozenset[str] = frozenset({"image-folder", "tar-shards"})
-"""Those whose images have no size of their own, so that ``image_size`` can be set."""
+"""Datasets whose images may have any size, so that ``image_size`` can be set."""
 
 
 def open_dataset(
@@ -213,16 +271,18 @@ def open_dataset(
         name: a key of ``DATASETS``.
         directory: where its files are; not for data that comes with the package.
         validation: the fraction of the training data to hold out for validation, in (0, 1), class by class. An image
-            folder, or shards, with ``val`` besides ``test`` bring their own, and this fraction has no part then.
+            folder, or shards, with both ``val`` and ``test`` bring their own, and this fraction is not used.
         seed: keys which examples are held out.
-        image_size: for those of ``SIZED``, height and width in pixels that networks see; None for the images' own.
+        image_size: for those of ``SIZED``, height and width in pixels that networks see; None for the images' own, if
+            they share one.
         download: fetch published files that are missing into ``directory``.
-        residency: "resident" in memory, "streaming" from disk (those of ``SIZED`` only), or "auto": in memory,
-            except images of those that are large or of different sizes.
+        residency: "resident" decodes everything now, each image as evaluation sees it; "streaming" (those of
+            ``SIZED`` only) nothing; "auto" decodes images that have the size in question and fit in
+            ``RESIDENT_BYTES``.
 
     Raises:
-        UnknownNameError: no such dataset or residency.
-        UsageError: an argument out of range, or one that this dataset has no use for.
+        UnknownNameError: there is no such dataset or residency.
+        UsageError: an argument is out of range, or this dataset does not take it.
         DataError: the data is missing, damaged or inconsistent.
     """
     if name not in DATASETS:

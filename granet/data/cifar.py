@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 in the publisher's binary version (Krizhevsky 2009, Learning Multiple Layers of Features).
 
-The more common "python version" is a set of pickles, and reading a pickle runs whatever it says; it is not read
-here. The binary version holds the same images: records of one label byte (CIFAR-100: coarse, then fine) and
-3,072 pixels, red plane, green plane, blue plane.
+The more common "python version" is a set of pickles, and a pickle may run any code when it is read; it is refused.
+The binary version holds the same images: records of one label byte (CIFAR-100: coarse, then fine) and 3,072 pixels,
+red plane, green plane, blue plane.
 
 An archive is checked by its published MD5 and read in memory; nothing is unpacked to disk. Unpacked CIFAR-10
 files are checked by MD5 too. For the two files of CIFAR-100 the publisher gives no checksum, so those are
@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from granet.data.dataset import Arrays
-from granet.data.download import DownloadSource
-from granet.data.published import PublishedFile, check_md5, check_size, locate, read, take
+from granet.data.published import DownloadSource, PublishedFile, check_md5, check_size, locate, read, read_stream
 from granet.errors import DataError
 
 SIDE = 32
@@ -53,7 +52,7 @@ class CifarSet:
 
 
 def read_cifar(files: CifarSet, directory: Path, *, download: bool = False) -> tuple[Arrays, Arrays]:
-    """The training and the test examples of a set; images are uint8 [N, 3, 32, 32].
+    """Return the training and the test examples of a set; images are uint8 [N, 3, 32, 32].
 
     Args:
         files: which set.
@@ -66,9 +65,9 @@ def read_cifar(files: CifarSet, directory: Path, *, download: bool = False) -> t
     """
     parts = (*files.train, files.test)
     archive = directory / files.archive.name
-    for place in (directory / files.folder, directory):
-        if any((place / part.name).is_file() for part in parts):
-            contents = {part.name: read(locate([part.name], place), part) for part in parts}
+    for found in (directory / files.folder, directory):
+        if any((found / part.name).is_file() for part in parts):
+            contents = {part.name: read(locate([part.name], found), part) for part in parts}
             break
     else:
         pickled = next((name for name in files.pickled if (directory / name).exists()), None)
@@ -79,16 +78,16 @@ def read_cifar(files: CifarSet, directory: Path, *, download: bool = False) -> t
                 expected=f"the binary version, {files.archive.name}",
                 remedy=f"get it from {files.archive.url}, or allow its download",
             )
-        place = locate([files.archive.name], directory, source=files.archive, download=download)
-        contents = _read_archive(place, files)
+        found = locate([files.archive.name], directory, source=files.archive, download=download)
+        contents = _read_archive(found, files)
     return (
-        _examples([contents[part.name] for part in files.train], files, where=f"{place}, training files"),
-        _examples([contents[files.test.name]], files, where=f"{place}, {files.test.name}"),
+        _examples([contents[part.name] for part in files.train], files, where=f"{found}, training files"),
+        _examples([contents[files.test.name]], files, where=f"{found}, {files.test.name}"),
     )
 
 
 def _read_archive(path: Path, files: CifarSet) -> dict[str, Tensor]:
-    """The contents of the set's files by name, from the archive at ``path``."""
+    """Return the contents of the set's files by name, from the archive at ``path``."""
     wanted = {f"{files.folder}/{part.name}": part for part in (*files.train, files.test)}
     contents: dict[str, Tensor] = {}
     try:
@@ -102,7 +101,7 @@ def _read_archive(path: Path, files: CifarSet) -> dict[str, Tensor]:
                 part = wanted.get(member.name)
                 stream = archive.extractfile(member) if part is not None and member.isreg() else None
                 if part is not None and stream is not None:
-                    contents[part.name] = take(cast(BinaryIO, stream), part, where=f"{path}, {member.name}")
+                    contents[part.name] = read_stream(cast(BinaryIO, stream), part, where=f"{path}, {member.name}")
     except (OSError, EOFError, tarfile.TarError) as error:
         raise DataError("cannot be read", where=path, got=error, remedy="get the archive again") from error
     missing = [name for name, part in wanted.items() if part.name not in contents]
@@ -112,7 +111,7 @@ def _read_archive(path: Path, files: CifarSet) -> dict[str, Tensor]:
 
 
 def _examples(contents: list[Tensor], files: CifarSet, *, where: str) -> Arrays:
-    """Records as images and labels, after checking the labels."""
+    """Split records into images and labels, and check the labels."""
     records = torch.cat(contents).view(-1, files.label_bytes + PIXELS)
     labels = records[:, files.label_bytes - 1].long()
     counts = labels.bincount(minlength=len(files.classes))

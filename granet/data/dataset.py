@@ -1,4 +1,4 @@
-"""What a dataset is: three splits of labelled images, held in memory or named on disk."""
+"""A dataset: three splits of labelled images, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from granet.data.images import PathReader
-from granet.data.shard_images import Members
+from granet.data.shard_images import ShardImages
 from granet.errors import DataError, UnknownNameError
+from granet.randomness import generator
 
 Split = Literal["train", "validation", "test"]
 
@@ -20,7 +21,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """Labelled images held in memory.
+    """Labelled images in memory.
 
     Args:
         images: uint8 [N, C, H, W], 0..255, RGB order where C is 3.
@@ -34,7 +35,7 @@ class Arrays:
         shape = tuple(self.images.shape)
         if self.images.dtype != torch.uint8 or len(shape) != 4 or len(self.images) != len(self.labels):
             raise DataError(
-                "images and labels do not go together",
+                "there must be one label for each image",
                 got=f"{self.images.dtype} images {list(shape)} with {len(self.labels)} labels",
                 expected="uint8 images [N, C, H, W] with N labels",
             )
@@ -43,7 +44,7 @@ class Arrays:
         return len(self.labels)
 
     def select(self, indices: Tensor) -> Arrays:
-        """The examples at ``indices`` (int64), in that order, as a copy."""
+        """Return the examples at ``indices`` (int64), in that order, as a copy."""
         return Arrays(self.images[indices], self.labels[indices])
 
 
@@ -62,7 +63,7 @@ class Files:
     def __post_init__(self) -> None:
         if len(self.paths) != len(self.labels):
             raise DataError(
-                "files and labels do not go together",
+                "there must be one label for each file",
                 got=f"{len(self.paths)} files with {len(self.labels)} labels",
             )
 
@@ -70,29 +71,29 @@ class Files:
         return len(self.labels)
 
     def select(self, indices: Tensor) -> Files:
-        """The examples at ``indices`` (int64), in that order."""
+        """Return the examples at ``indices`` (int64), in that order."""
         return Files(tuple(self.paths[index] for index in indices.tolist()), self.labels[indices])
 
     def reader(self) -> PathReader:
-        """What reads the images."""
+        """Return a reader of the images."""
         return PathReader(self.paths)
 
 
-Stored = Files | Members
-"""What stays on disk: files by their paths, or members of archives."""
+Stored = Files | ShardImages
+"""Images that stay on disk: files by their paths, or members of archives."""
 
 Examples = Arrays | Stored
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
-    """Everything about a dataset that training and a checkpoint need to know.
+    """A dataset, with all that training and a checkpoint need to know of it.
 
     Args:
         name: the catalog name it was opened by.
         classes: class names; a label is an index into them.
         channels: 1 or 3.
-        image_size: height and width, in pixels, of the square images that a network gets to see.
+        image_size: height and width, in pixels, of the square images that a network sees.
         mean, std: per channel, of pixels scaled to 0..1; a pixel enters a network as ``(x / 255 - mean) / std``.
         train, validation, test: the splits, either all in memory or all on disk. They share no example.
 
@@ -142,16 +143,42 @@ class Dataset:
             )
 
     def split(self, name: str) -> Examples:
-        """The examples of ``"train"``, ``"validation"`` or ``"test"``.
+        """Return the examples of ``"train"``, ``"validation"`` or ``"test"``.
 
         Raises:
             UnknownNameError: there is no such split.
         """
-        match name:
-            case "train":
-                return self.train
-            case "validation":
-                return self.validation
-            case "test":
-                return self.test
-        raise UnknownNameError("split", name, SPLITS)
+        if name not in SPLITS:
+            raise UnknownNameError("split", name, SPLITS)
+        examples: Examples = getattr(self, name)
+        return examples
+
+
+def hold_out(examples: Examples, fraction: float, *, classes: tuple[str, ...], seed: int) -> tuple[Examples, Examples]:
+    """Split ``examples`` into a training and a validation part.
+
+    Stratified: of each class's n examples ``round(fraction * n)`` are held out, though at least one. Which ones
+    depends on nothing but ``seed`` and the labels. Both parts keep the order of ``examples``.
+
+    Args:
+        examples: the training data as published.
+        fraction: the share to hold out, in (0, 1).
+        classes: class names, for the error message.
+        seed: keys the draw.
+
+    Raises:
+        DataError: a class would have no example in one of the two parts.
+    """
+    held_out = torch.zeros(len(examples), dtype=torch.bool)
+    for label, name in enumerate(classes):
+        members = torch.nonzero(examples.labels == label).flatten()
+        count = max(1, round(fraction * len(members)))
+        if count >= len(members):
+            raise DataError(
+                f"class {name!r} has too few training images to hold some out for validation",
+                got=f"{len(members)} images and a validation fraction of {fraction:g}",
+                remedy="add images, or ask for a smaller validation fraction",
+            )
+        shuffled = torch.randperm(len(members), generator=generator(seed, "validation", label))
+        held_out[members[shuffled[:count]]] = True
+    return examples.select(torch.nonzero(~held_out).flatten()), examples.select(torch.nonzero(held_out).flatten())

@@ -1,8 +1,4 @@
-"""Image folders: ``train/CLASS/*`` beside ``test/CLASS/*``, ``val/CLASS/*`` or both. ImageNet comes this way too.
-
-    train and test          validation is held out of train
-    train and val           val is the test split, as ImageNet's has no public labels but these; held out likewise
-    train, val and test     each is what it says, and nothing is held out
+"""Image folders: ``train/CLASS/*`` with ``test/CLASS/*``, ``val/CLASS/*`` or both. ImageNet comes this way too.
 
 Class names are the names of the folders, labels their alphabetical order. Hidden entries are skipped, links that
 lead out of the data directory are refused, and everything else in a class folder has to be an image.
@@ -16,36 +12,24 @@ from pathlib import Path
 
 import torch
 
-from granet.data.dataset import Dataset, Files
-from granet.data.image_dataset import LAYOUTS, dataset_of
+from granet.data.dataset import Files
 from granet.errors import DataError
 
+FOLDER_SPLITS = ("train", "val", "test")
+"""What splits are called on disk."""
 
-def open_folder(
-    name: str, directory: Path, *, validation: float, seed: int, image_size: int | None, residency: str
-) -> Dataset:
-    """The dataset in an image folder, in RGB, with ImageNet's mean and standard deviation.
 
-    Args:
-        name: what to call it.
-        directory: the folder with ``train`` and the others in it.
-        validation: the share of ``train`` to hold out, where there are not all three folders.
-        seed: keys what is held out.
-        image_size: height and width in pixels that networks see; None for the images' own, if they share one.
-        residency: "resident" decodes everything now, each image as evaluation sees it; "streaming" nothing; "auto"
-            decodes if all images have that size and fit in ``RESIDENT_BYTES``.
+def scan_folder(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
+    """Return the images of each split in the folder at ``root``, by its name on disk, and the classes.
 
     Raises:
-        DataError: a folder is missing or empty, the splits differ in their classes, an image cannot be read.
+        DataError: a folder is missing or empty, or the splits differ in their classes.
     """
-    root = directory.absolute()
-    if not root.is_dir():
-        raise DataError("no such folder", where=directory, remedy="name the folder that holds train")
-    splits = [split for split in LAYOUTS if (root / split).is_dir()]
+    splits = [split for split in FOLDER_SPLITS if (root / split).is_dir()]
     if "train" not in splits or len(splits) == 1:
         raise DataError(
             "not an image folder",
-            where=directory,
+            where=root,
             got=f"folders {', '.join(splits)}" if splits else "none of its folders",
             expected="train/CLASS/* and test/CLASS/* or val/CLASS/*",
             remedy='for tar shards, set data.name to "tar-shards"'
@@ -53,21 +37,11 @@ def open_folder(
             else "name the folder that holds train",
         )
     classes = _class_names(root, "train")
-    files = {split: _scan(root, split, classes) for split in splits}
-    return dataset_of(
-        name,
-        directory,
-        files,
-        classes,
-        validation=validation,
-        seed=seed,
-        image_size=image_size,
-        residency=residency,
-    )
+    return {split: _scan(root, split, classes) for split in splits}, classes
 
 
 def _class_names(root: Path, split: str) -> tuple[str, ...]:
-    """The class folders of a split, by name."""
+    """Return the names of the class folders of a split, sorted."""
     check_within(root / split, root)
     found = entries(root / split, root)
     for entry in found:
@@ -84,7 +58,7 @@ def _class_names(root: Path, split: str) -> tuple[str, ...]:
 
 
 def _scan(root: Path, split: str, classes: tuple[str, ...]) -> Files:
-    """The image files of a split, class by class, by name."""
+    """Return the image files of a split, class by class, sorted by name."""
     names = _class_names(root, split)
     if names != classes:
         name = min(set(names) ^ set(classes))
@@ -111,7 +85,7 @@ def _scan(root: Path, split: str, classes: tuple[str, ...]) -> Files:
 
 
 def entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
-    """What is in ``folder``, by name, less what is hidden."""
+    """Return what is in ``folder`` and not hidden, sorted by name."""
     try:
         with os.scandir(folder) as found:
             entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=attrgetter("name"))
@@ -124,7 +98,7 @@ def entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
 
 
 def check_within(path: Path, root: Path) -> None:
-    """Raises DataError when a link leads out of the data directory."""
+    """Raise DataError if a link leads out of the data directory."""
     if not path.resolve().is_relative_to(root.resolve()):
         raise DataError(
             "a link that leads out of the data directory",

@@ -1,13 +1,13 @@
-"""Image files as pixels: Pillow decodes, and an unreadable file is an error that names it."""
+"""Image files as pixels, decoded by Pillow, and the views of them that training and evaluation see."""
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,44 +19,56 @@ from granet.data.augment import CropWindow
 from granet.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
-"""What an image may be. Pillow knows more, among them EPS, which it hands to another program to run."""
+"""Formats that are read. Pillow knows more, among them EPS, which it passes to another program."""
 
 WHOLE = 224 / 256
-"""The share of its shorter side that evaluation sees of an image that has to be resized; the custom for ImageNet."""
+"""The share of the shorter side that the central crop of evaluation keeps; the convention for ImageNet."""
 
 _SLENDER = 16
-"""How many times as long as wide an image may be before its ends are cut off. A line of pixels, enlarged until it is
-as wide as a network wants it, would take all memory."""
+"""The largest ratio of an image's sides before its ends are cut off: a line of pixels, resized by its shorter side,
+would take all memory."""
 
 _SMALL = 1 << 17
-"""Bytes of a file that are read at once."""
+"""Files of up to this many bytes are read in one call."""
 
 Where = Callable[[], object]
-"""What to call an image in a message; asked for only when there is one."""
+"""Return what to call an image in a message; called only when there is one."""
 
 
-class ImageReader(Protocol):
+class ImageReader(ABC):
     """Reads the images of a split from disk; small enough to be copied to every worker process."""
 
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    @abstractmethod
+    def source(self, index: int) -> tuple[str | BytesIO, Where]:
+        """Return the path or the bytes of an image file, and what to call it in a message.
+
+        Raises:
+            DataError: it cannot be read; it is named.
+        """
+
     def images(self, indices: Sequence[int]) -> Iterator[Image.Image]:
-        """The images there, in RGB, each decoded when it is asked for.
+        """Yield images in RGB, each decoded when it is asked for.
 
         Raises:
             DataError: one cannot be read; it is named.
         """
-        ...
+        return (_decoded(*self.source(index)) for index in indices)
 
     def sizes(self) -> Iterator[tuple[int, int]]:
-        """Width and height of each image, from its header.
+        """Yield width and height of each image, from its header.
 
         Raises:
             DataError: one cannot be read; it is named.
         """
-        ...
+        return (_size(*self.source(index)) for index in range(len(self)))
 
 
-class PathReader:
-    """Reads image files by their paths, see :class:`ImageReader`.
+class PathReader(ImageReader):
+    """Reads image files by their paths.
 
     Paths are one array of bytes rather than a list of objects, which for ImageNet would cost each worker hundreds
     of megabytes.
@@ -65,23 +77,20 @@ class PathReader:
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = np.array([os.fsencode(path) for path in paths])
 
-    def images(self, indices: Sequence[int]) -> Iterator[Image.Image]:
-        """The images there, each decoded when it is asked for."""
-        paths = self._paths[np.asarray(indices, np.int64)].tolist()
-        return (load(os.fsdecode(path)) for path in paths)
+    def __len__(self) -> int:
+        return len(self._paths)
 
-    def sizes(self) -> Iterator[tuple[int, int]]:
-        """Width and height of each image, from its header."""
-        for encoded in self._paths:
-            path = os.fsdecode(encoded)
-            yield _size(path, lambda path=path: Path(path))  # type: ignore[misc]
+    def source(self, index: int) -> tuple[str, Where]:
+        """Return the path."""
+        path = os.fsdecode(self._paths[index])
+        return path, lambda: Path(path)
 
 
 def _unreadable(error: Exception, where: object) -> DataError:
     return DataError(
         "cannot be read as an image",
         where=where,
-        # Pillow would tell of the object in memory that it was given.
+        # Pillow's own message names the object in memory that it was given.
         got="no image, or one of another kind" if isinstance(error, UnidentifiedImageError) else error,
         expected=f"a sound {', '.join(FORMATS)} file",
         remedy="replace or remove it",
@@ -97,7 +106,7 @@ def _size(source: str | BytesIO, where: Where) -> tuple[int, int]:
 
 
 def load(path: Path | str) -> Image.Image:
-    """The image in ``path``, decoded, in RGB.
+    """Return the image in ``path``, decoded, in RGB.
 
     Pillow's limit on the number of pixels is left as it is, so a decompression bomb is an error too.
 
@@ -107,17 +116,12 @@ def load(path: Path | str) -> Image.Image:
     return _decoded(os.fspath(path), lambda: Path(path))
 
 
-def decode(data: bytes, where: Where) -> Image.Image:
-    """The image in the bytes of a file, as :func:`load`."""
-    return _decoded(BytesIO(data), where)
-
-
 def _decoded(source: str | BytesIO, where: Where) -> Image.Image:
     try:
         with Image.open(_at_once(source) if isinstance(source, str) else source, formats=FORMATS) as image:
             if image.mode.startswith(("I", "F")):
                 raise DataError(
-                    "images of this kind are not supported",
+                    "images of this pixel format are not supported",
                     where=where(),
                     got=f"mode {image.mode}",
                     expected="8 bits per channel",
@@ -134,27 +138,18 @@ def _decoded(source: str | BytesIO, where: Where) -> Image.Image:
 
 
 def _at_once(path: str) -> str | BytesIO:
-    """A small file's bytes, read in one go, which for the smallest is a tenth of all their time; or the path."""
+    """Return a small file's bytes, read in one call, which saves a tenth of the smallest ones' time; or the path."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
         data = os.read(descriptor, _SMALL)
-        # That is not all of a larger file, nor need it be where the system has been interrupted.
+        # A larger file has more, and so may a small one when the system call was interrupted.
         return BytesIO(data) if not os.read(descriptor, 1) else path
     finally:
         os.close(descriptor)
 
 
-def size_of(data: bytes, where: Where) -> tuple[int, int]:
-    """Width and height of the image in the bytes of a file, from its header.
-
-    Raises:
-        DataError: it is not an image.
-    """
-    return _size(BytesIO(data), where)
-
-
 def common_side(sizes: Iterable[tuple[int, int]]) -> int | None:
-    """The height and width of images of these sizes if they are all square and equally large, else None.
+    """Return the height and width of images of these sizes if they are all square and equally large, else None.
 
     Stops at the first image that differs.
     """
@@ -167,7 +162,7 @@ def common_side(sizes: Iterable[tuple[int, int]]) -> int | None:
 
 
 def whole_view(image: Image.Image, side: int) -> Image.Image:
-    """What evaluation sees: an image of that size as it is; any other resized, and its central square.
+    """Return what evaluation sees: an image of that size as it is; any other resized, and its central square.
 
     The shorter side becomes ``side / WHOLE`` pixels, by bilinear interpolation; 256 for 224. Sizes and positions are
     rounded as torchvision's ``Resize`` and ``CenterCrop`` do, with which results on ImageNet are published.
@@ -175,7 +170,7 @@ def whole_view(image: Image.Image, side: int) -> Image.Image:
     if image.size == (side, side):
         return image
     longest = _SLENDER * min(image.size)
-    if max(image.size) > longest:  # the middle is all that is seen, and the whole would be enlarged beyond all bounds
+    if max(image.size) > longest:
         image = _middle(image, min(image.width, longest), min(image.height, longest))
     target, shorter = round(side / WHOLE), min(image.size)
     width, height = (target * length // shorter for length in image.size)
@@ -188,7 +183,7 @@ def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def window_view(image: Image.Image, window: CropWindow, side: int) -> Image.Image:
-    """What training sees: the image through the window, black beyond its edges, ``side`` pixels square."""
+    """Return what training sees: the image through the window, black beyond its edges, ``side`` pixels square."""
     top, left, height, width, flip = window
     seen = image.crop((left, top, left + width, top + height))
     if seen.size != (side, side):
@@ -197,20 +192,20 @@ def window_view(image: Image.Image, window: CropWindow, side: int) -> Image.Imag
 
 
 def fill(pixels: NDArray[np.uint8], images: Iterable[Image.Image]) -> None:
-    """Writes RGB images, each as soon as it comes, into ``pixels`` [N, H, W, 3], which has their sizes."""
-    for place, image in zip(pixels, images, strict=True):
-        place[:] = np.frombuffer(image.tobytes(), np.uint8).reshape(place.shape)
+    """Write RGB images, each as soon as it comes, into ``pixels`` [N, H, W, 3], which has their sizes."""
+    for target, image in zip(pixels, images, strict=True):
+        target[:] = np.frombuffer(image.tobytes(), np.uint8).reshape(target.shape)
 
 
 def fill_window(pixels: NDArray[np.uint8], image: Image.Image, window: CropWindow) -> None:
-    """Writes what :func:`window_view` shows of an RGB image through a window of its own size into ``pixels`` [S, S, 3].
+    """Write the :func:`window_view` of an RGB image, through a window of the image's size, into ``pixels`` [S, S, 3].
 
-    Pixels are copied once, to where the window has them, rather than cut out first.
+    Pixels are copied once, to their place in the window, rather than cut out first.
     """
     side, top, left = len(pixels), window.top, window.left
     if window.flip:
         image, left = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), -left
-    top, left = (max(-side, min(shift, side)) for shift in (top, left))  # nothing is seen from there on
+    top, left = (max(-side, min(shift, side)) for shift in (top, left))  # beyond that nothing is seen
     whole = np.ndarray((side, 3 * side), np.uint8, image.tobytes())
     seen = pixels.reshape(side, 3 * side)
     rows, columns = slice(max(-top, 0), side - max(top, 0)), slice(3 * max(-left, 0), 3 * (side - max(left, 0)))
@@ -221,26 +216,20 @@ def fill_window(pixels: NDArray[np.uint8], image: Image.Image, window: CropWindo
         seen[:, slice(-3 * left) if left < 0 else slice(3 * (side - left), 3 * side)] = 0
 
 
-def stack(images: Sequence[Image.Image], side: int) -> Tensor:
-    """RGB images of ``side`` pixels square as uint8 [N, 3, side, side]; memory is channels last, as Pillow's is."""
-    pixels = np.empty((len(images), side, side, 3), np.uint8)
-    fill(pixels, images)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
-
-
-def load_all(reader: ImageReader, count: int, side: int) -> Tensor:
-    """All ``count`` images as evaluation sees them: uint8 [N, 3, side, side], contiguous.
+def load_all(reader: ImageReader, side: int) -> Tensor:
+    """Return all images as evaluation sees them: uint8 [N, 3, side, side], contiguous.
 
     Raises:
-        DataError: as :func:`load`; of several bad files the first is named.
+        DataError: an image cannot be read; of several the first is named.
     """
+    count = len(reader)
     pixels = np.empty((count, side, side, 3), dtype=np.uint8)
 
     def decode(start: int) -> None:
         part = range(count)[start : start + 256]
         fill(pixels[part.start : part.stop], (whole_view(image, side) for image in reader.images(part)))
 
-    # Pillow lets go of the interpreter while it decodes, so threads are enough.
+    # Pillow releases the interpreter lock while it decodes, so threads are enough.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for _ in pool.map(decode, range(0, count, 256)):
             pass

@@ -1,7 +1,7 @@
-"""Which part of the work a rank has: processes that train one network together, numbered from 0.
+"""The part of each batch that a rank computes. Ranks are processes that train one network together, numbered from 0.
 
-Nothing here communicates. Which images a rank sees is a function of its number, so that all ranks together see what
-one process would see.
+Nothing here communicates: a rank's images are a function of its number, so that all ranks together see what one
+process would see.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from granet.errors import UsageError
 
 @dataclass(frozen=True)
 class Ranks:
-    """Rank ``rank`` of ``size``.
+    """Rank ``rank`` of ``size`` ranks.
 
     Raises:
         UsageError: there is no such rank.
@@ -27,10 +27,10 @@ class Ranks:
             raise UsageError("no such rank", got=self.rank, expected=f"0 to {self.size - 1}, of {self.size} ranks")
 
     def share(self, batch_size: int) -> slice:
-        """The part of a batch, of all ranks together, that this one computes: equal and contiguous parts, by rank.
+        """Return the part of a batch of all ranks that this one computes: equal, contiguous parts, in order of rank.
 
         Raises:
-            UsageError: the batch cannot be divided so.
+            UsageError: the batch cannot be divided into equal parts.
         """
         if batch_size % self.size:
             raise UsageError(
@@ -38,13 +38,13 @@ class Ranks:
                 where="training.batch_size",
                 got=f"{batch_size} images for {self.size} ranks",
                 expected=f"a multiple of {self.size}",
-                remedy=f"choose {_fitting(batch_size, self.size)}, or another number of processes",
+                remedy=f"choose {_multiples(batch_size, self.size)}, or another number of processes",
             )
         part = batch_size // self.size
         return slice(self.rank * part, (self.rank + 1) * part)
 
     def check(self, batch_size: int, parts: int) -> None:
-        """Raises UsageError for a batch whose share cannot be computed in ``parts`` equal parts on several ranks."""
+        """Raise UsageError if, on several ranks, the share of a batch cannot be divided into ``parts`` equal parts."""
         self.share(batch_size)
         if self.size > 1 and batch_size % (self.size * parts):
             raise UsageError(
@@ -52,22 +52,18 @@ class Ranks:
                 where="training.accumulate",
                 got=f"{batch_size // self.size} images of {batch_size} in {parts} parts",
                 expected=f"a batch of a multiple of {self.size * parts}",
-                remedy=f"choose training.batch_size {_fitting(batch_size, self.size * parts)}, or fewer parts",
+                remedy=f"choose training.batch_size {_multiples(batch_size, self.size * parts)}, or fewer parts",
             )
 
-    def deals(self, index: int) -> bool:
-        """Whether batch ``index`` of an evaluation is this rank's; each is exactly one rank's."""
-        return index % self.size == self.rank
-
     def rounds(self, batches: int) -> int:
-        """How many batches of an evaluation of ``batches`` the busiest rank has."""
+        """Return how many of the ``batches`` of an evaluation the busiest rank computes."""
         return -(-batches // self.size)
 
 
 ALONE = Ranks()
 
 
-def _fitting(number: int, divisor: int) -> str:
-    """The multiples of ``divisor`` next to ``number``, in words."""
+def _multiples(number: int, divisor: int) -> str:
+    """Return the multiples of ``divisor`` next to ``number``, as text."""
     below = number // divisor * divisor
     return f"{below} or {below + divisor}" if below else str(divisor)

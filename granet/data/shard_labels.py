@@ -1,4 +1,4 @@
-"""Labels of examples in archives: read from what stands beside an image, and turned into indices of classes."""
+"""Labels of examples in archives: parsed from their members, and turned into indices of classes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from pathlib import Path
 
 from granet.errors import DataError, nearest
 
-MAX_CLS = 1024
-"""Bytes of a .cls member."""
-
-MAX_JSON = 1 << 20
-"""Bytes of a .json member."""
+MAX_LABEL_BYTES = {"cls": 1024, "json": 1 << 20}
+"""Members that give a label, the preferred one first, and their largest size."""
 
 MAX_CLASSES_FILE = 1 << 24
 """Bytes of classes.txt."""
@@ -25,24 +22,17 @@ Label = int | str
 """A number, or the name of a class."""
 
 
-def from_cls(data: bytes) -> Label:
-    """The label that a .cls member gives: a whole number, or the name of a class.
+def parse_label(extension: str, data: bytes) -> Label:
+    """Return the label in a member: the text of a .cls, or what a .json has under "label".
 
     Raises:
-        ValueError: neither; the message says what is there.
+        ValueError: it is neither a whole number nor a name; the message says what is there.
     """
-    try:
-        return _meant(data.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError(repr(data[:40])) from None
-
-
-def from_json(data: bytes) -> Label:
-    """The label that a .json member gives under "label".
-
-    Raises:
-        ValueError: it is not an object with a number or a name there; the message says what is there.
-    """
+    if extension == "cls":
+        try:
+            return _number_or_name(data.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise ValueError(repr(data[:40])) from None
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -51,21 +41,25 @@ def from_json(data: bytes) -> Label:
         raise ValueError('JSON without "label"')
     label = value["label"]
     if isinstance(label, str):
-        return _meant(label)
+        return _number_or_name(label)
     if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < 2**53:
         raise ValueError(f'"label": {str(type(label).__name__ if isinstance(label, int) else label)[:60]}')
     return label
 
 
-def _meant(text: str) -> Label:
+def _number_or_name(text: str) -> Label:
     text = text.strip()
-    if not text or len(text) > MAX_CLASS_NAME or not text.isprintable():
+    if not _is_class_name(text):
         raise ValueError(repr(text[:40]))
     return int(text) if text.isdecimal() and len(text) <= 15 else text
 
 
+def _is_class_name(text: str) -> bool:
+    return 0 < len(text) <= MAX_CLASS_NAME and text.isprintable()
+
+
 def read_classes(path: Path) -> tuple[str, ...]:
-    """The names in classes.txt: one a line, the first for label 0.
+    """Return the names in classes.txt: one a line, the first for label 0.
 
     Raises:
         DataError: not such a file, a line that is no name, or a name that comes twice or looks like another's number.
@@ -78,13 +72,15 @@ def read_classes(path: Path) -> tuple[str, ...]:
         raise DataError("cannot be read", where=path, got=error, expected="UTF-8 text") from error
     if len(data) > MAX_CLASSES_FILE or not lines:
         raise DataError("not a list of classes", where=path, got=f"{len(data)} bytes", expected="one name a line")
-    seen: dict[str, int] = {}
+    line_numbers: dict[str, int] = {}
     for number, line in enumerate(lines):
         where, name = f"{path}, line {number + 1}", line.strip()
-        if not name or len(name) > MAX_CLASS_NAME or not name.isprintable():
+        if not _is_class_name(name):
             raise DataError("not the name of a class", where=where, got=repr(name[:40]), expected="one name a line")
-        if name in seen:
-            raise DataError("the same class twice", where=where, got=repr(name), expected=f"only in line {seen[name]}")
+        if name in line_numbers:
+            raise DataError(
+                "the same class twice", where=where, got=repr(name), expected=f"only in line {line_numbers[name]}"
+            )
         if name.isdecimal() and name != str(number):
             raise DataError(
                 "a class whose name is the number of another",
@@ -93,12 +89,12 @@ def read_classes(path: Path) -> tuple[str, ...]:
                 expected=f"{number}, or a name that is no number",
                 remedy="a label that is a number means the line, from 0",
             )
-        seen[name] = number + 1
-    return tuple(seen)
+        line_numbers[name] = number + 1
+    return tuple(line_numbers)
 
 
 def derive_classes(labels: Iterable[Label], examples: int, *, where: object) -> tuple[str, ...]:
-    """The classes that the labels of the training images make: all numbers up to the largest, or all names in order.
+    """Return the classes that the training labels make up: all numbers up to the largest, or all names in order.
 
     Args:
         labels: those that occur.
@@ -125,8 +121,8 @@ def derive_classes(labels: Iterable[Label], examples: int, *, where: object) -> 
     return tuple(str(number) for number in range(largest + 1))
 
 
-def indices(labels: Sequence[Label], classes: Sequence[str], where: Callable[[int], object]) -> list[int]:
-    """The labels as indices into ``classes``.
+def label_indices(labels: Sequence[Label], classes: Sequence[str], where: Callable[[int], object]) -> list[int]:
+    """Return labels as indices into ``classes``.
 
     Args:
         labels: of examples.
@@ -134,21 +130,18 @@ def indices(labels: Sequence[Label], classes: Sequence[str], where: Callable[[in
         where: what to call the example at a position, for messages.
 
     Raises:
-        DataError: a number out of range, or a name that is none of them.
+        DataError: a number is out of range, or a name is none of the classes.
     """
     numbers: dict[Label, int] = {name: number for number, name in enumerate(classes)}
     numbers |= {number: number for number in range(len(classes))}
-    result = []
     for position, label in enumerate(labels):
-        number = numbers.get(label)
-        if number is None:
+        if label not in numbers:
             close = nearest(label, classes) if isinstance(label, str) else None
             raise DataError(
-                "a label out of range" if isinstance(label, int) else "a label that is no class",
+                "a label out of range" if isinstance(label, int) else "a label that is not a class",
                 where=where(position),
                 got=repr(label),
                 expected=f"a number from 0 to {len(classes) - 1}" if isinstance(label, int) else "one of the classes",
                 remedy=f"did you mean {close!r}?" if close else f"correct it, or the classes in {CLASSES_FILE}",
             )
-        result.append(number)
-    return result
+    return [numbers[label] for label in labels]

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from granet.data import DATASETS, open_dataset
-from granet.data.catalog import PublishedSet
-from granet.data.image_dataset import IMAGENET_MEAN, IMAGENET_STD
+from granet.data.catalog import IMAGENET_MEAN, IMAGENET_STD, PublishedSet
 from granet.errors import UnknownNameError, UsageError
 from granet.importing.reading import listed
 from granet.recipe import Recipe

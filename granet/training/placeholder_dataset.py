@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 
 from granet.data import DATASETS, Dataset, Files
-from granet.data.catalog import PublishedSet
+from granet.data.catalog import IMAGENET_MEAN, IMAGENET_STD, PublishedSet
 from granet.errors import UsageError
 from granet.recipe import Recipe
 
 TRAINING_IMAGES: Mapping[str, int] = {"mnist": 60_000, "fashion-mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}
 """The training images of published datasets, before a validation split is held out."""
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _IMAGENET_SIZE = 224
 
 
@@ -62,7 +61,7 @@ def stand_in(recipe: Recipe, images: PlaceholderImages) -> Dataset:
         return Files((Path("nowhere"),) * number, torch.zeros(number, dtype=torch.int64))
 
     size = published.image_size if published else recipe.data.image_size or _IMAGENET_SIZE
-    mean, std = (published.mean, published.std) if published else (_IMAGENET_MEAN, _IMAGENET_STD)
+    mean, std = (published.mean, published.std) if published else (IMAGENET_MEAN, IMAGENET_STD)
     return Dataset(
         name=name,
         classes=published.classes if published else tuple(str(label) for label in range(classes)),

@@ -94,11 +94,11 @@ def of_data(dataset: Dataset) -> Facts:
                     for path, label, size in zip(examples.paths, labels, sizes, strict=True)
                 }
         else:
-            which = examples.places[:, 0]
+            which = examples.locations[:, 0]
             numbers = np.asarray(labels)
             for number, shard in enumerate(examples.shards):
                 mine = which == number
-                members = _hash(examples.places[mine][:, 1:]) + _hash(numbers[mine])
+                members = _hash(examples.locations[mine][:, 1:]) + _hash(numbers[mine])
                 facts[f"{split}, {Path(shard.path).name}"] = f"{shard.size} bytes, members {members[:12]}"
     return facts
 
