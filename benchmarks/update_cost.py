@@ -21,7 +21,7 @@ from benchmarks.measure import Measurement, heading, report, save, synchronize
 from benchmarks.sized import Weights
 from granet.allocation import total_budget
 from granet.methods import GraNet
-from granet.methods.base import Snapshot
+from granet.methods.snapshot import Snapshot
 
 CONTROL = "sorting every tensor"
 LIMIT = "<= 0.10"

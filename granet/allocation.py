@@ -15,6 +15,8 @@ from granet.errors import UsageError
 
 Shapes = Mapping[str, Sequence[int]]
 Allocation = Literal["erk", "er", "uniform"]
+Scope = Literal["network", "layer"]
+"""Among what weights compete: all of the network, or those of their layer."""
 
 
 def total_budget(shapes: Shapes, density: float) -> int:
@@ -39,6 +41,13 @@ def total_budget(shapes: Shapes, density: float) -> int:
 def sizes(shapes: Shapes) -> dict[str, int]:
     """The number of weights of each layer."""
     return {name: math.prod(shape) for name, shape in shapes.items()}
+
+
+def scoped_budget(
+    scope: Scope, total: int, ideal: Mapping[str, float], *, lower: Mapping[str, int], upper: Mapping[str, int]
+) -> int | dict[str, int]:
+    """Return a budget of ``total``: one number for the whole network, or one for each layer; see ``apportion``."""
+    return total if scope == "network" else apportion(ideal, total, lower=lower, upper=upper)
 
 
 def uniform(shapes: Shapes, density: float) -> dict[str, int]:

@@ -11,71 +11,63 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import Tensor
-
 from granet.errors import UsageError
 from granet.masks.mapping import Masks, active, density
 from granet.masks.packed import PackedMasks
-from granet.masks.selection import best_each, best_of_all
-
-Tensors = Mapping[str, Tensor]
-Counts = Mapping[str, int]
+from granet.masks.selection import Counts, Tensors, best
 
 
-def prune_to(weights: Tensors, masks: Masks, keep: int) -> Masks:
-    """Keeps the ``keep`` active weights that are largest in magnitude over all layers together.
-
-    No layer is emptied: where the magnitudes alone would do that, the layer's largest weight stays and the
-    smallest of those chosen elsewhere goes instead.
+def prune_to(weights: Tensors, masks: Masks, keep: int | Counts) -> Masks:
+    """Keep the active weights that are largest in magnitude.
 
     Args:
         weights: floating point, at least for every name in ``masks``.
         masks: what is active now.
-        keep: active weights afterwards, from the number of layers to the number active now.
+        keep: active weights afterwards. A number is that of the whole network, in which all weights compete: from the
+            number of layers to the number active now. A mapping has the number of each layer, whose weights compete
+            among themselves.
 
     Returns:
-        Masks within ``masks`` with exactly ``keep`` active weights.
+        Masks within ``masks`` with exactly that many active weights. With one number for the network no layer is
+        emptied: where the magnitudes alone would do that, the layer's largest weight stays and the smallest of those
+        chosen elsewhere goes instead.
 
     Raises:
         UsageError: ``keep`` out of range, or a weight that is NaN.
     """
     present = PackedMasks.of(masks)
+    if isinstance(keep, Mapping):
+        return _like(masks, best(weights, present, keep))
     before = present.counts
     layers, available = sum(count > 0 for count in before.values()), sum(before.values())
     if not layers <= keep <= available:
         raise UsageError(
             "cannot keep that many", got=keep, expected=f"{layers} (one a layer) to {available} (active now)"
         )
-    pruned = best_of_all(weights, present, keep)
+    pruned = best(weights, present, keep)
     if any(before[name] and not count for name, count in pruned.counts.items()):
         # The largest active weight of each layer is set aside; all others compete for what is left of the budget.
-        largest = best_each(weights, present, {name: min(count, 1) for name, count in before.items()})
-        pruned = largest.union(best_of_all(weights, present.without(largest), keep - layers))
+        largest = best(weights, present, {name: min(count, 1) for name, count in before.items()})
+        pruned = largest.union(best(weights, present.without(largest), keep - layers))
     return _like(masks, pruned)
 
 
-def prune_each(weights: Tensors, masks: Masks, budgets: Counts) -> Masks:
-    """Keeps the ``budgets[name]`` active weights that are largest in magnitude in each layer by itself."""
-    return _like(masks, best_each(weights, PackedMasks.of(masks), budgets))
-
-
 def drop(weights: Tensors, masks: Masks, counts: Counts) -> Masks:
-    """Drops the ``counts[name]`` active weights that are smallest in magnitude in each layer."""
-    budgets = {name: count - counts[name] for name, count in active(masks).items()}
-    return prune_each(weights, masks, budgets)
+    """Drop the ``counts[name]`` active weights that are smallest in magnitude in each layer."""
+    return prune_to(weights, masks, {name: count - counts[name] for name, count in active(masks).items()})
 
 
 def grow(scores: Tensors, masks: Masks, counts: Counts) -> Masks:
-    """Activates the ``counts[name]`` inactive weights that have the largest score, in magnitude, in each layer."""
+    """Activate the ``counts[name]`` inactive weights that have the largest score, in magnitude, in each layer."""
     present = PackedMasks.of(masks)
-    grown = best_each(scores, present, counts, inactive=True)
+    grown = best(scores, present, counts, inactive=True)
     grown.bits |= present.bits
     grown.counts = {name: count + counts[name] for name, count in present.counts.items()}
     return _like(masks, grown)
 
 
 def swap(weights: Tensors, gradients: Tensors, masks: Masks, counts: Counts) -> Masks:
-    """Drops the smallest weights of each layer and grows as many where the gradient is largest.
+    """Drop the smallest weights of each layer and grow as many where the gradient is largest.
 
     Those just dropped can be grown again, and then have not changed at all. Growth never picks a position that
     is still active, also when all gradients are zero.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from granet.data import DATASETS, SIZED
 from granet.errors import UsageError, nearest
+from granet.methods.registry import confirm, is_own
 from granet.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -73,8 +74,10 @@ def gather(
     """Puts flags (those that are None were not given) and ``section.key=value`` assignments together.
 
     Raises:
-        UsageError: an assignment without "=", or a setting given twice.
+        UsageError: an assignment without "=", a setting given twice, or a method of the user's that is not there.
     """
+    if method is not None and is_own(method):
+        confirm(method)  # who names it on the command line wants it to run
     settings = {key: value for key, value in flags.items() if value is not None}
     elsewhere = {"method.name": method, "training.epochs": epochs}
     for assignment in assignments:

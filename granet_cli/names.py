@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-METHODS = ("granet", "granet-uniform", "rigl", "rigl-itop", "set", "snfs", "gmp", "gmp-uniform", "static", "dense")
 MODELS = (
     "lenet-300-100",
     "resnet8",
@@ -27,10 +27,24 @@ COMPUTES = ("fp32", "fp16")
 
 
 def recipes() -> list[str]:
-    """The recipes that come with granet, from the names of their files."""
+    """Return the recipes that come with granet, from the names of their files."""
+    return sorted(path.stem for path in _files("recipes/*.toml"))
+
+
+def methods() -> list[str]:
+    """Return the methods that come with granet, from the lines of their files that register them."""
+    return sorted(
+        name for path in _files("methods/*.py") for name in _REGISTRATION.findall(path.read_text(encoding="utf-8"))
+    )
+
+
+_REGISTRATION = re.compile(r'^@register\("([^"]+)"\)$', flags=re.MULTILINE)
+
+
+def _files(pattern: str) -> list[Path]:
     spec = find_spec("granet")  # finds the package without running it
     folders = (spec.submodule_search_locations if spec else None) or []
-    return sorted(path.stem for folder in folders for path in Path(folder, "recipes").glob("*.toml"))
+    return [path for folder in folders for path in Path(folder).glob(pattern)]
 
 
 def _starting(incomplete: str, names: Iterable[str]) -> list[str]:
@@ -55,7 +69,11 @@ def complete_recipe(incomplete: str) -> list[str]:
     return completion(recipes(), "*.toml")(incomplete)
 
 
-complete_method = completion(METHODS)
+
+
+def complete_method(incomplete: str) -> list[str]:
+    """Methods."""
+    return _starting(incomplete, methods())
 complete_model = completion((*MODELS, "torchvision:", "timm:"))
 complete_data = completion(DATASETS, "*/")
 complete_device = completion(("auto", "cpu", "cuda"))

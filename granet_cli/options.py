@@ -89,6 +89,15 @@ Confirmed = Annotated[
         metavar="NAME",
     ),
 ]
+ConfirmedMethod = Annotated[
+    str | None,
+    option(
+        "Confirms a method of your own, package.module:Class. Its code gives its settings and masks, and a file alone "
+        "does not decide which.",
+        "--method",
+        metavar="NAME",
+    ),
+]
 
 Recipe = Annotated[
     str | None,
@@ -103,7 +112,8 @@ Recipe = Annotated[
 Method = Annotated[
     str | None,
     option(
-        "Another method (granet list methods); settings that both have are kept.",
+        "Another method (granet list methods), or package.module:Class for your own; settings that both have are kept. "
+        "A method of your own that a recipe or a run names has to be confirmed here.",
         "--method",
         metavar="NAME",
         panel=_WHAT,

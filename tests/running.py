@@ -27,7 +27,8 @@ from granet.methods import (
     RigLITOP,
     Static,
 )
-from granet.methods.base import Method, Snapshot
+from granet.methods.base import Method
+from granet.methods.snapshot import Snapshot
 from granet.topology import TopologyUpdate
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -103,7 +103,7 @@ def test_the_version_is_that_of_the_package(granet: Granet) -> None:
 
 
 def test_names_for_completion_are_those_of_the_registries() -> None:
-    assert tuple(METHODS) == names.METHODS
+    assert list(METHODS) == names.methods()
     assert tuple(CATALOG) == names.MODELS
     assert tuple(DATASETS) == names.DATASETS
     assert names.SPLITS == SPLITS

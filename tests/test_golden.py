@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from granet import allocation, schedules
 from granet.methods import RigLITOP
-from granet.methods.base import Snapshot
+from granet.methods.snapshot import Snapshot
 from granet.topology import TopologyUpdate, prune_to, swap
 
 RUNS = ["granet", "granet-from-dense", "gmp", "rigl-itop"]

@@ -29,7 +29,11 @@ from granet.methods import (
     RigLITOP,
     Static,
 )
-from granet.methods.base import Method, Pruning, Snapshot, Swapping
+from granet.methods.base import Method
+from granet.methods.pruning import Pruning
+from granet.methods.settings import settings_of
+from granet.methods.snapshot import Snapshot
+from granet.methods.swapping import Swapping
 from granet.topology import TopologyUpdate
 
 EXAMPLES = settings(max_examples=25, deadline=None, derandomize=True)
@@ -82,13 +86,26 @@ every_changing_method = pytest.mark.parametrize("method", CHANGING.values(), ids
 
 
 def test_the_catalog_has_ten_methods_each_with_a_one_line_summary() -> None:
-    assert list(METHODS) == [
+    assert sorted(METHODS) == list(METHODS)
+    assert set(METHODS) == {
         *("granet", "granet-uniform", "rigl", "rigl-itop", "set", "snfs"),
         *("gmp", "gmp-uniform", "static", "dense"),
-    ]
+    }
     for method in METHODS.values():
         assert method.__doc__
         assert method.__doc__.splitlines()[0].endswith(".")
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_every_setting_of_every_method_is_explained_and_can_be_written_in_a_recipe(method: type[Method]) -> None:
+    for setting in settings_of(method).values():
+        assert setting.description
+        assert not setting.description.endswith(".")
+        assert setting.kind is not None
+
+
+def test_every_registered_method_is_tested_here() -> None:
+    assert {type(method) for method in CHANGING.values()} | {Static, Dense} == set(METHODS.values())
 
 
 def test_methods_are_values() -> None:

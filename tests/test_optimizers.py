@@ -16,7 +16,8 @@ from granet.methods import (
     GraNet,
     RigL,
 )
-from granet.methods.base import Method, Snapshot
+from granet.methods.base import Method
+from granet.methods.snapshot import Snapshot
 from granet.recipe import Recipe
 from granet.topology import TopologyUpdate
 from granet.training.run import build_optimizer

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from granet import Sparsifier, allocation, flops
+from granet import Sparsifier, allocation
 from granet.analysis.plan_warnings import Caution, cautions
 from granet.analysis.trajectory import Course, foresee
 from granet.errors import UsageError
+from granet.layers import flops
 from granet.methods import GMP, RigL, Static
 from granet.methods.base import Method
 from granet.models import outline

@@ -19,7 +19,7 @@ from granet.masks import kernels, layout, selection
 from granet.masks import mapping as masking
 from granet.masks.layout import Layout
 from granet.masks.packed import PackedMasks
-from granet.masks.selection import best_each, best_of_all, largest, top_k
+from granet.masks.selection import best, largest, top_k
 
 EXAMPLES = settings(max_examples=80, deadline=None, derandomize=True)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -218,7 +218,7 @@ def test_the_best_of_all_layers(values: Callable[[Tensor], Tensor], last: bool) 
     scores, masks = layers(values, last=last)
     total = sum(int(m.sum()) for m in masks.values())
     for k in (0, 1, total // 10, total // 2, total - 1, total):
-        assert best_of_all(scores, PackedMasks.of(masks), k) == ranked(scores, masks, k)
+        assert best(scores, PackedMasks.of(masks), k) == ranked(scores, masks, k)
 
 
 @pytest.mark.parametrize("inactive", [False, True])
@@ -229,7 +229,7 @@ def test_the_best_of_each_layer(values: Callable[[Tensor], Tensor], last: bool, 
     eligible = {name: ~m if inactive else m for name, m in masks.items()}
     for share in (0.0, 0.2, 0.7, 1.0):
         budgets = {name: round(share * int(m.sum())) for name, m in eligible.items()}
-        found = best_each(scores, PackedMasks.of(masks), budgets, inactive=inactive)
+        found = best(scores, PackedMasks.of(masks), budgets, inactive=inactive)
         for name, k in budgets.items():
             assert torch.equal(found[name], ranked(scores, {name: eligible[name]}, k)[name]), name
 
@@ -238,7 +238,7 @@ def test_scores_may_lie_in_memory_unlike_their_masks() -> None:
     scores, masks = layers(lambda x: x.mul(3).round(), last=False)
     turned = {name: score.T.contiguous().T if score.dim() == 2 else score for name, score in scores.items()}
     turned["large"] = scores["large"].to(memory_format=torch.channels_last)
-    assert best_of_all(turned, PackedMasks.of(masks), 20_000) == ranked(scores, masks, 20_000)
+    assert best(turned, PackedMasks.of(masks), 20_000) == ranked(scores, masks, 20_000)
 
 
 @pytest.mark.parametrize("values", COARSE)
@@ -252,7 +252,7 @@ def test_the_result_does_not_hang_on_the_bracket(
     bracket = tuple(torch.tensor(bound) for bound in guess)
     monkeypatch.setattr(selection._Contest, "_bracket", lambda self, budget: bracket)
     for k in (0, 1, 3_000, 30_000):
-        assert best_of_all(scores, PackedMasks.of(masks), k) == ranked(scores, masks, k)
+        assert best(scores, PackedMasks.of(masks), k) == ranked(scores, masks, k)
 
 
 def test_a_bracket_is_narrow() -> None:
@@ -272,7 +272,7 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            found.append(best_of_all(scores, PackedMasks.of(masks), 20_000))
+            found.append(best(scores, PackedMasks.of(masks), 20_000))
     finally:
         torch.set_num_threads(before)
     assert found[0] == found[1] == ranked(scores, masks, 20_000)
@@ -283,8 +283,8 @@ def test_nan_is_named_by_its_layer_in_large_ones_too() -> None:
     scores["other"][39_999] = NAN
     masks["other"][39_999] = True
     for choose in (
-        lambda: best_of_all(scores, PackedMasks.of(masks), 1_000),
-        lambda: best_each(scores, PackedMasks.of(masks), dict.fromkeys(SIZES, 1)),
+        lambda: best(scores, PackedMasks.of(masks), 1_000),
+        lambda: best(scores, PackedMasks.of(masks), dict.fromkeys(SIZES, 1)),
     ):
         with pytest.raises(UsageError, match="other: scores contain NaN"):
             choose()
@@ -292,7 +292,7 @@ def test_nan_is_named_by_its_layer_in_large_ones_too() -> None:
     scores["other"][39_999] = 0.0
     expected = ranked(scores, masks, 1_000)
     scores["other"][39_999] = NAN
-    assert best_of_all(scores, PackedMasks.of(masks), 1_000) == expected
+    assert best(scores, PackedMasks.of(masks), 1_000) == expected
 
 
 class Launches(TorchDispatchMode):
@@ -321,8 +321,8 @@ def test_many_small_layers_take_as_many_launches_as_few(monkeypatch: pytest.Monk
         scores = {f"layer{n}": torch.randn(40, 30) for n in range(count)}
         masks = PackedMasks.of({name: torch.rand(40, 30) < 0.5 for name in scores})
         with Launches() as mode:
-            best_of_all(scores, masks, 5_000)
-            best_each(scores, masks, dict.fromkeys(scores, 100), inactive=True)
+            best(scores, masks, 5_000)
+            best(scores, masks, dict.fromkeys(scores, 100), inactive=True)
         return mode.total
 
     assert launches(160) == launches(40) < 150

@@ -22,7 +22,8 @@ from granet.methods import (
     RigL,
     Static,
 )
-from granet.methods.base import Method, Snapshot
+from granet.methods.base import Method
+from granet.methods.snapshot import Snapshot
 from granet.topology import TopologyUpdate
 from tests.running import (
     MASKED,

@@ -13,7 +13,7 @@ from torch import Tensor
 from granet.errors import UsageError
 from granet.masks.mapping import active, density
 from granet.masks.packed import PackedMasks
-from granet.topology import TopologyUpdate, drop, grow, prune_each, prune_to, swap
+from granet.topology import TopologyUpdate, drop, grow, prune_to, swap
 
 EXAMPLES = settings(max_examples=80, deadline=None, derandomize=True)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -147,11 +147,11 @@ def test_weights_of_different_types_are_compared_by_value() -> None:
     assert same(prune_to(weights, masks, 2), {"a": mask("01"), "b": mask("01")})
 
 
-def test_prune_each_and_drop_go_by_layer() -> None:
+def test_layers_with_budgets_of_their_own_are_pruned_and_dropped_by_themselves() -> None:
     weights = {"a": torch.tensor([1.0, -8, 3, 4]), "b": torch.tensor([-50.0, 20, 70, 60])}
     masks = {"a": mask("1111"), "b": mask("1101")}
     expected = {"a": mask("0101"), "b": mask("1001")}
-    assert same(prune_each(weights, masks, {"a": 2, "b": 2}), expected)
+    assert same(prune_to(weights, masks, {"a": 2, "b": 2}), expected)
     assert same(drop(weights, masks, {"a": 2, "b": 1}), expected)
 
 
@@ -231,7 +231,7 @@ def test_what_comes_back_is_of_the_kind_that_was_given() -> None:
     counts = {"a": 3, "b": 0}
     for change in (
         lambda present: prune_to(weights, present, 20),
-        lambda present: prune_each(weights, present, {"a": 5, "b": 7}),
+        lambda present: prune_to(weights, present, {"a": 5, "b": 7}),
         lambda present: drop(weights, present, counts),
         lambda present: grow(weights, present, counts),
         lambda present: swap(weights, weights, present, counts),

@@ -13,7 +13,7 @@ from granet.masks import kernels
 from granet.masks.layout import Layout, flat
 from granet.masks.packed import PackedMasks
 from granet.masks.random_scores import UniformScores
-from granet.masks.selection import best_each
+from granet.masks.selection import best
 
 EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True)
 PUBLISHED = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
@@ -77,7 +77,7 @@ def test_what_is_selected_by_them_is_what_is_selected_by_a_tensor(inactive: bool
     masks = {name: torch.rand(tensor.shape, generator=generator) < 0.5 for name, tensor in like.items()}
     eligible = PackedMasks.of(masks, Layout.of(like))
     budgets = {"small": 100, "large": 20_000, "conv": 1}
-    chosen = best_each(scores, eligible, budgets, inactive=inactive)
-    held = best_each({name: tensor.clone() for name, tensor in scores.items()}, eligible, budgets, inactive=inactive)
+    chosen = best(scores, eligible, budgets, inactive=inactive)
+    held = best({name: tensor.clone() for name, tensor in scores.items()}, eligible, budgets, inactive=inactive)
     assert chosen == held
     assert chosen.counts == budgets

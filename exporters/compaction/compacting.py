@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from exporters.compaction import proof
 from exporters.compaction.report import Compacted, LayerChange
 from exporters.compaction.surgery import named_tensors, shrink
-from granet import flops
 from granet.coupling.plan import RemovalPlan, plan
 from granet.coupling.tracing import trace
 from granet.errors import ModelError, UsageError
+from granet.layers import flops
 from granet.layers.maskable import unwrap
 
 

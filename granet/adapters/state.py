@@ -74,7 +74,7 @@ def unpack_into(
 
 def _settings(sparsifier: Sparsifier) -> dict[str, Any]:
     method = sparsifier.method
-    chosen = {field.name: getattr(method, field.name) for field in fields(method)}
+    chosen = {field.name: getattr(method, field.name) for field in fields(method) if field.init}
     settings = {"method": type(method).__name__, **chosen, "seed": sparsifier.seed}
     return {**settings, "total_steps": sparsifier.total_steps}
 
@@ -82,6 +82,8 @@ def _settings(sparsifier: Sparsifier) -> dict[str, Any]:
 def check_settings(sparsifier: Sparsifier, saved: Mapping[str, Any], where: str) -> None:
     """Raises UsageError when a state was saved with other settings than this sparsifier has."""
     mine = json.loads(json.dumps(_settings(sparsifier)))
+    # A state of an older granet lacks the settings that its methods did not have yet.
+    saved = {field.name: field.default for field in fields(sparsifier.method) if field.name in mine} | dict(saved)
     different = [name for name in {**saved, **mine} if saved.get(name) != mine.get(name)]
     if different:
         raise UsageError(

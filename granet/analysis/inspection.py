@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from granet import flops
 from granet.errors import GranetError, ModelError
+from granet.layers import flops
 from granet.masks import mapping
 from granet.models import build, is_factory, outline
 from granet.runs.lineage import ancestors

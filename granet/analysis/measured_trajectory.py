@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from granet import flops
 from granet.analysis.history import HistoryReport, UpdateReport
 from granet.analysis.trajectory import Course, Stage
+from granet.layers import flops
 from granet.methods.base import Method
 
 

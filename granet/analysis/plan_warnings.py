@@ -8,7 +8,9 @@ from itertools import chain, pairwise
 from math import prod
 
 from granet.analysis.trajectory import Course
-from granet.methods.base import Method, Pruning, Swapping
+from granet.methods.base import Method
+from granet.methods.pruning import Pruning
+from granet.methods.swapping import Swapping
 
 FEWEST_PRUNES = 5
 """Fewer prunes than this take away much at once."""

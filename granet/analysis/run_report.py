@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from granet import flops
 from granet.analysis import run_summary as outcome
 from granet.analysis.history import HistoryReport
 from granet.analysis.history import tell as tell_history
@@ -28,6 +27,7 @@ from granet.analysis.trajectory import Course
 from granet.checkpoint import Checkpoint, content_hash
 from granet.errors import CheckpointError, FileError, GranetError
 from granet.history.replay import Replay
+from granet.layers import flops
 from granet.masks import mapping
 from granet.recipe import build_method
 from granet.runs import metrics, sessions
@@ -262,9 +262,9 @@ def _course(
     try:
         size = made_of.image_size
         costs = flops.layers(rebuild(state.last, factory), (made_of.in_channels, size, size))
+        method = build_method(recipe, steps_per_epoch)
     except GranetError:
         return None, ()  # the inspection has the reason
-    method = build_method(recipe, steps_per_epoch)
     shapes = mapping.shapes(state.last.masks)
     course = taken(past, shapes, costs, method, batch_size=recipe.training.batch_size)
     if not state.finished:

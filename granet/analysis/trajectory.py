@@ -16,12 +16,15 @@ from math import prod
 import torch
 from torch import Tensor
 
-from granet import flops
 from granet.allocation import total_budget
 from granet.history.changes import entropy_bits
+from granet.layers import flops
 from granet.masks import mapping
-from granet.methods import GMP, SNFS, GraNet
-from granet.methods.base import Method, Pruning, Snapshot, Swapping
+from granet.methods import SNFS
+from granet.methods.base import Method
+from granet.methods.pruning import Pruning
+from granet.methods.swapping import Swapping
+from granet.methods.update import initial_masks, update_topology
 
 _STAGES = 12
 """Prunes that are carried out to see where they lead; between them layers follow the density."""
@@ -136,7 +139,7 @@ def foresee(
 
 
 def _estimated(method: Method) -> str:
-    if isinstance(method, GraNet | GMP):
+    if isinstance(method, Pruning) and method.scope == "network":
         return "by the magnitudes of the initial weights: training decides which layers are pruned most"
     if isinstance(method, SNFS):
         return "as at the start: momenta decide how the layers share what they are given"
@@ -152,14 +155,15 @@ def _stages(
     seed: int,
 ) -> tuple[Stage, ...]:
     """Carries out some of the prunes, of untrained weights and without swapping."""
-    present: mapping.Masks = mapping.random(shapes, method.budgets(shapes), seed=seed)
-    present = {name: mask.to(weights[name].device) for name, mask in present.items()}
+    drawn = initial_masks(method, shapes, seed=seed)
+    present: mapping.Masks = {name: mask.to(weights[name].device) for name, mask in drawn.items()}
     stages = [_stage(0, present)]
     # A swap that cannot rank its gradients is left out, and none would change what a layer has.
     unknown = {name: torch.full((1,), torch.nan) for name in list(shapes)[:1]}
     momenta = {n: torch.zeros_like(w) for n, w in weights.items()} if method.momentum_decay is not None else {}
     for step in _spread(prunes):
-        at = Snapshot(
+        update = update_topology(
+            method,
             step=step,
             total_steps=total_steps,
             weights={name: weight.detach() for name, weight in weights.items()},
@@ -168,7 +172,7 @@ def _stages(
             masks=present,
             seed=seed,
         )
-        present = method.update(at).masks
+        present = update.masks
         stages.append(_stage(step, present))
     return tuple(stages)
 

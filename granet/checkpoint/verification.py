@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from granet.checkpoint.reader import File
 from granet.errors import CheckpointError, GranetError
 from granet.files import mapped
+from granet.methods.registry import is_known
 from granet.recipe import Recipe, build_method
 
 # The bits that are all 1 in what is not finite, and in nothing else: the exponent, or in E4M3 all but the sign.
@@ -162,6 +163,8 @@ def _check_recipe(file: File, failures: list[VerificationFailure]) -> list[str]:
             return ["no budget to check: there are no masks"]
         if type(steps_per_epoch) is not int or steps_per_epoch < 1:
             return ["the budget was not checked: the file does not say how many steps an epoch has"]
+        if not is_known(recipe.method.name):
+            return [f"the budget was not checked: method {recipe.method.name} is code that was not confirmed"]
         method = build_method(recipe, steps_per_epoch)
         if not method.settled(header.step, recipe.total_steps(steps_per_epoch)):
             return ["the budget was not checked: the method has not reached its final density yet"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,8 @@ from granet.history.changes import FlatMasks, checksum, flat
 from granet.history.format import Log
 from granet.masks import mapping
 from granet.masks.codec import Mask
+from granet.methods import update
+from granet.methods.registry import method_class
 from granet.recipe import Recipe, build_method
 from granet.runs.find import BEST, HISTORY, LAST, REWIND, holds_run
 
@@ -200,16 +201,16 @@ def initial_masks(found: Log, recipe: Recipe, steps_per_epoch: int, path: Path) 
 
     Raises:
         CheckpointError: the stored masks are damaged, or the recipe draws different ones.
+        UsageError: masks that only a method of the user's can draw, which was not confirmed.
     """
+    if not found.stored:
+        method_class(recipe.method.name)  # a method of the user's that was not confirmed is no damage
     try:
         if found.stored:
             initial = found.stored_masks()
         else:
-            budgets = build_method(recipe, steps_per_epoch).budgets(found.shapes)
-            sizes = {name: math.prod(shape) for name, shape in found.shapes.items()}
-            sparse = {name: shape for name, shape in found.shapes.items() if budgets[name] != sizes[name]}
-            drawn = flat(mapping.random(sparse, budgets, seed=recipe.seed))
-            initial = {name: drawn[name] if name in drawn else np.ones(n, np.bool_) for name, n in sizes.items()}
+            method = build_method(recipe, steps_per_epoch)
+            initial = flat(update.initial_masks(method, found.shapes, seed=recipe.seed))
     except (ValueError, GranetError) as error:
         raise CheckpointError("the beginning of the history is damaged", where=path, got=error) from error
     if checksum(initial) != found.check:

@@ -62,7 +62,7 @@ def random(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """Masks with exactly ``budgets[name]`` active weights at positions drawn uniformly.
+    """Draw masks with exactly ``budgets[name]`` active weights at uniformly random positions.
 
     Drawn on the CPU and keyed by (seed, layer): the same on every rank and device, and independent of which
     other layers there are.
@@ -72,10 +72,14 @@ def random(
     """
     masks = {}
     for name, shape in shapes.items():
-        scores = torch.rand(torch.Size(shape).numel(), generator=generator(seed, "mask", name))
-        if not 0 <= budgets[name] <= scores.numel():
-            raise UsageError("budget out of range", where=name, got=budgets[name], expected=f"0 to {scores.numel()}")
-        masks[name] = top_k(scores, budgets[name]).view(*shape).to(device)
+        weights = prod(shape)
+        if not 0 <= budgets[name] <= weights:
+            raise UsageError("budget out of range", where=name, got=budgets[name], expected=f"0 to {weights}")
+        if budgets[name] == weights:
+            masks[name] = torch.ones(*shape, dtype=torch.bool, device=device)
+        else:
+            scores = torch.rand(weights, generator=generator(seed, "mask", name))
+            masks[name] = top_k(scores, budgets[name]).view(*shape).to(device)
     return masks
 
 

@@ -55,7 +55,7 @@ class UniformScores(Mapping[str, Tensor]):
         self._keys, self._like = keys, like
 
     def flattened(self, layout: Layout) -> dict[str, UniformEntries]:
-        """As ``storage.flattened``, for every layer of ``layout``."""
+        """As ``layout.flattened``, for every layer of ``layout``."""
         return {
             name: UniformEntries(self._keys[name], place, self._like[name].device) for name, place in layout.items()
         }

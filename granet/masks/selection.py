@@ -56,61 +56,49 @@ def top_k(scores: Tensor, k: int, eligible: Tensor | None = None, *, where: str 
         allowed = PackedMasks.all(Layout.of({name: entries}), entries.device)
     else:
         allowed = PackedMasks.of({name: eligible.reshape(-1)})
-    chosen = best_each({name: entries}, allowed, {name: k}, signed=True)
+    chosen = best({name: entries}, allowed, {name: k}, signed=True)
     return chosen[name].view(scores.shape)
 
 
-def best_each(
-    scores: Tensors, eligible: PackedMasks, budgets: Counts, *, inactive: bool = False, signed: bool = False
+def best(
+    scores: Tensors, eligible: PackedMasks, budget: int | Counts, *, inactive: bool = False, signed: bool = False
 ) -> PackedMasks:
-    """The ``budgets[name]`` scores of each layer that are largest in magnitude among the eligible ones.
+    """Return masks of the scores that are largest in magnitude among the eligible ones.
 
     Args:
         scores: floating point, for every layer of ``eligible``.
         eligible: which may be chosen.
-        budgets: how many to choose of each layer.
+        budget: how many to choose. A number is for all layers, whose scores then compete with each other; a mapping
+            has the number of each layer, whose scores compete among themselves.
         inactive: choose among those that are not in ``eligible`` instead.
         signed: rank by the scores themselves, not by their magnitude.
-
-    Raises:
-        UsageError: a budget out of range, or NaN among the eligible.
-    """
-    chosen = eligible.cleared()
-    small: list[str] = []
-    for name, place in eligible.layout.items():
-        available = place.size - eligible.counts[name] if inactive else eligible.counts[name]
-        if not 0 <= budgets[name] <= available:
-            raise UsageError(
-                "cannot select that many",
-                where=name or None,
-                got=budgets[name],
-                expected=f"0 to {available}, the number of eligible positions",
-            )
-        if place.size <= _SMALL:
-            small.append(name)
-        else:
-            _Contest(scores, eligible.only([name]), inactive=inactive, signed=signed).settle(budgets[name], chosen)
-    _Contest(scores, eligible.only(small), inactive=inactive, signed=signed).settle_each(budgets, chosen)
-    chosen.counts = {name: budgets[name] for name in eligible}
-    return chosen
-
-
-def best_of_all(scores: Tensors, eligible: PackedMasks, budget: int) -> PackedMasks:
-    """The ``budget`` scores that are largest in magnitude among the eligible ones of all layers together.
-
-    Args:
-        scores: floating point, for every layer of ``eligible``.
-        eligible: which may be chosen.
-        budget: how many to choose, from 0 to the number that are eligible.
 
     Returns:
         Masks with that many active. Among equal scores earlier layers win, and within a layer the lowest flat index.
 
     Raises:
-        UsageError: NaN among the eligible.
+        UsageError: a budget of a layer out of range, or NaN among the eligible.
     """
     chosen = eligible.cleared()
-    _Contest(scores, eligible).settle(budget, chosen)
+    if not isinstance(budget, Mapping):
+        _Contest(scores, eligible, inactive=inactive, signed=signed).settle(budget, chosen)
+        return chosen
+    small: list[str] = []
+    for name, place in eligible.layout.items():
+        available = place.size - eligible.counts[name] if inactive else eligible.counts[name]
+        if not 0 <= budget[name] <= available:
+            raise UsageError(
+                "cannot select that many",
+                where=name or None,
+                got=budget[name],
+                expected=f"0 to {available}, the number of eligible positions",
+            )
+        if place.size <= _SMALL:
+            small.append(name)
+        else:
+            _Contest(scores, eligible.only([name]), inactive=inactive, signed=signed).settle(budget[name], chosen)
+    _Contest(scores, eligible.only(small), inactive=inactive, signed=signed).settle_each(budget, chosen)
+    chosen.counts = {name: budget[name] for name in eligible}
     return chosen
 
 
@@ -265,7 +253,7 @@ class _Contest:
         return self._rank(piece.gather(self.entries), passing=True), eligible
 
     def _rank(self, scores: Tensor, *, passing: bool = False) -> Tensor:
-        """What is compared; ``passing`` as of ``vectorised.magnitudes``."""
+        """What is compared; ``passing`` as of ``kernels.magnitudes``."""
         scores = scores.to(self.dtype)
         return scores if self.signed else kernels.magnitudes(scores, passing=passing)
 

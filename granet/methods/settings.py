@@ -1,67 +1,156 @@
-"""What the settings of methods can be."""
+"""How a method declares its settings: explanation, range and kind of value, all on the field.
+
+    density: float = setting("Density at the end", above=0, at_most=1)
+    interval: Steps = setting("Steps between updates", at_least=1, default=1000)
+    decay: Decay = setting("How the drop fraction falls", default="cosine")
+
+The annotation gives the kind of value: ``float``, ``int``, ``bool``, ``str``, a ``Literal`` of names, or ``Steps``,
+which recipes write as a duration ("80ep" or "1000it"). ``X | None`` may be left out. Recipes and error messages read
+everything from here; nothing has to be listed elsewhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from granet.allocation import Allocation
 from granet.errors import UnknownNameError, UsageError
 
 Decay = Literal["cosine", "linear", "constant"]
 Growth = Literal["gradient", "momentum", "random"]
-Check = tuple[Callable[[object], bool], str]
+Steps = Annotated[int, "optimizer steps"]
+"""A number of optimizer steps; recipes write it as a duration."""
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def setting(
+    description: str,
+    *,
+    default: Any = MISSING,
+    choices: Iterable[str] = (),
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """Declare a field of a method as a setting; without a default it is required.
+
+    A subclass that only has another default writes just that: ``interval: Steps = 1500``.
+
+    Args:
+        description: one line, for people.
+        default: its value when it is left out.
+        choices: the names it can have; a ``Literal`` annotation says that by itself.
+        above, at_least, below, at_most: the range of a number.
+    """
+    limits = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    about = {"description": description, "choices": tuple(choices), "limits": given}
+    return field(default=default, metadata=about)
 
 
-def _within(low: float, high: float, *, open_low: bool = False, open_high: bool = False) -> Callable[[object], bool]:
-    def check(value: object) -> bool:
-        number = _number(value)
-        if number is None:
+def fixed(value: Any) -> Any:
+    """Declare a field that this method does not leave to choose, such as a setting of its base class."""
+    return field(default=value, init=False, repr=False)
+
+
+@dataclass(frozen=True)
+class MethodSetting:
+    """One setting of a method, read from its field.
+
+    Attributes:
+        name: of the field, and in recipes.
+        kind: type of the value: float, int, bool, str or ``Steps``; None when it cannot be written in a recipe.
+        choices: the names it can have; empty when it is not a choice.
+        optional: whether None is a value.
+        default: MISSING when the setting is required.
+        description: one line.
+        limits: ``above``, ``at_least``, ``below`` and ``at_most``, those that apply.
+    """
+
+    name: str
+    kind: Any
+    choices: tuple[str, ...]
+    optional: bool
+    default: Any
+    description: str
+    limits: Mapping[str, float]
+
+    @property
+    def required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is MISSING
+
+    @property
+    def expected(self) -> str:
+        """What values are allowed, such as "a number above 0 and at most 1"."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.kind in (bool, str):
+            return "true or false" if self.kind is bool else "text"
+        limits = self.limits
+        if self.kind is Steps:
+            return f"a whole number of steps, {limits.get('at_least', 0)} or more"
+        closed = "at_least" in limits and len(limits) > 1  # written as a range: from 0 to below 1
+        words = {"at_least": "from" if closed else "of at least", "above": "above"}
+        words |= {"at_most": "to" if closed else "at most", "below": "to below" if closed else "below"}
+        rules = (f"{words[name]} {limits[name]:g}" for name in words if name in limits)
+        number = "a whole number" if self.kind is int else "a number"
+        return " ".join([number, (" " if closed else " and ").join(rules)]).strip()
+
+    def takes(self, value: object) -> bool:
+        """Whether ``value`` is of the kind that this setting takes, in its range or not."""
+        if value is None:
+            return self.optional
+        if self.kind in (bool, str):
+            return isinstance(value, self.kind)
+        number = isinstance(value, int | float if self.kind is float else int) and not isinstance(value, bool)
+        return number or self.kind is None
+
+    def check(self, value: Any, *, where: str) -> None:
+        """Raise UsageError when ``value`` is not one that this setting can have."""
+        if self.choices and value is not None and value not in self.choices:
+            raise UnknownNameError(self.name, str(value), self.choices, where=where)
+        if not self.takes(value) or (value is not None and not self._in_range(value)):
+            raise UsageError(f"{self.name} out of range", where=where, got=repr(value), expected=self.expected)
+
+    def _in_range(self, value: Any) -> bool:
+        if isinstance(value, float) and not math.isfinite(value):
             return False
-        return (low < number if open_low else low <= number) and (number < high if open_high else number <= high)
-
-    return check
-
-
-def _steps(least: int) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+        limits = {"at_least": 0, **self.limits} if self.kind is Steps else self.limits
+        return all(_HOLDS[name](value, limit) for name, limit in limits.items())
 
 
-_RULES: Mapping[str, Check] = {
-    "density": (_within(0, 1, open_low=True), "a number above 0 and at most 1"),
-    "initial_density": (_within(0, 1, open_low=True), "a number above 0 and at most 1"),
-    "drop_fraction": (_within(0, 1, open_low=True), "a number above 0 and at most 1"),
-    "final_drop_fraction": (_within(0, 1), "a number from 0 to 1"),
-    "classifier_density": (_within(0, 1), "a number from 0 to 1"),
-    "momentum": (_within(0, 1, open_high=True), "a number from 0 to below 1"),
-    "start": (_steps(0), "a whole number of steps, 0 or more"),
-    "end": (_steps(1), "a whole number of steps, 1 or more"),
-    "stop": (_steps(1), "a whole number of steps, 1 or more"),
-    "interval": (_steps(1), "a whole number of steps, 1 or more"),
-    "first_dense": (lambda value: isinstance(value, bool), "true or false"),
-}
-_OPTIONAL = {"end", "stop", "final_drop_fraction", "allocation"}
-_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "decay": get_args(Decay),
-    "growth": get_args(Growth),
-    "allocation": get_args(Allocation),
-}
+_HOLDS = {"above": operator.gt, "at_least": operator.ge, "below": operator.lt, "at_most": operator.le}
 
 
-def check_setting(name: str, value: object, *, where: str) -> None:
-    """Raises UsageError when ``value`` is not one that the setting ``name`` of a method can have."""
-    if value is None and name in _OPTIONAL:
-        return
-    if name in _CHOICES:
-        if value not in _CHOICES[name]:
-            raise UnknownNameError(name, str(value), _CHOICES[name], where=where)
-        return
-    if name not in _RULES:  # a setting of a method that somebody else wrote
-        return
-    holds, expected = _RULES[name]
-    if not holds(value):
-        raise UsageError(f"{name} out of range", where=where, got=repr(value), expected=expected)
+def settings_of(method: type) -> Mapping[str, MethodSetting]:
+    """Return the settings of a method by name, in the order of its fields, required ones first."""
+    if method not in _read_before:
+        hints = get_type_hints(method, include_extras=True)
+        found = [_read(method, one, hints[one.name]) for one in fields(method) if one.init]
+        _read_before[method] = {one.name: one for one in sorted(found, key=lambda one: not one.required)}
+    return _read_before[method]
+
+
+_read_before: dict[type, Mapping[str, MethodSetting]] = {}
+
+
+def _read(method: type, one: Any, hint: Any) -> MethodSetting:
+    declared = (getattr(cls, "__dataclass_fields__", {}).get(one.name) for cls in method.__mro__)
+    about: Mapping[str, Any] = next((its.metadata for its in declared if its and its.metadata), {})
+    optional = NoneType in get_args(hint)
+    kind = next(part for part in get_args(hint) if part is not NoneType) if optional else hint
+    names = get_args(kind) if get_origin(kind) is Literal else about.get("choices", ())
+    return MethodSetting(
+        name=one.name,
+        kind=str if names else kind if kind in (float, int, bool, str, Steps) else None,
+        choices=names,
+        optional=optional,
+        default=one.default,
+        description=about.get("description", ""),
+        limits=about.get("limits", {}),
+    )

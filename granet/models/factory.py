@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import keyword
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from granet.errors import ModelError, UsageError, nearest
+from granet.errors import ModelError
+from granet.user_code import find, working_directory_on_path
 
 
 def build_from_factory(spec: str, *, in_channels: int, classes: int, image_size: int) -> nn.Module:
@@ -39,9 +35,10 @@ def call(spec: str, **offered: int) -> Any:
         UsageError: ``spec`` is not of the form ``package.module:factory``.
         ModelError: the module or the factory is not there, or fails.
     """
-    module_name, factory_name = parse(spec)
-    with _working_directory_on_path():
-        factory = _find(spec, module_name, factory_name)
+    with working_directory_on_path():
+        factory = find(spec, what="model factory", attribute="factory", error=ModelError)
+        if not callable(factory):
+            raise ModelError("not a factory", where=spec, got=type(factory).__name__, expected="a function or a class")
         arguments = _accepted(spec, factory, offered)
         try:
             return factory(**arguments)
@@ -52,65 +49,6 @@ def call(spec: str, **offered: int) -> Any:
                 got=f"{type(error).__name__}: {error}",
                 remedy=f"it was called with {', '.join(f'{k}={v}' for k, v in arguments.items()) or 'nothing'}",
             ) from error
-
-
-def parse(spec: str) -> tuple[str, str]:
-    """Module and factory of ``package.module:factory``, each of identifiers joined by dots.
-
-    Raises:
-        UsageError: ``spec`` has another form.
-    """
-    module_name, _, factory_name = spec.partition(":")
-    for dotted in (module_name, factory_name):
-        if not all(part.isidentifier() and not keyword.iskeyword(part) for part in dotted.split(".")):
-            raise UsageError(
-                "not a model factory",
-                got=repr(spec),
-                expected="package.module:factory, of identifiers and dots",
-            )
-    return module_name, factory_name
-
-
-@contextmanager
-def _working_directory_on_path() -> Iterator[None]:
-    """The entry point of a console script, unlike ``python -m``, does not see the folder it is run in."""
-    here = str(Path.cwd())
-    if here in sys.path or "" in sys.path:
-        yield
-        return
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
-
-
-def _find(spec: str, module_name: str, factory_name: str) -> Callable[..., Any]:
-    try:
-        found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a script without its ``if __name__ == "__main__"`` may end the process
-        # The module itself is missing, or one of its parents, rather than something that it imports.
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        absent = missing is not None and f"{module_name}.".startswith(f"{missing}.")
-        raise ModelError(
-            f"there is no module {missing!r}" if absent else f"importing {module_name!r} failed",
-            where=spec,
-            got=None if absent else f"{type(error).__name__}: {error}",
-            remedy="run granet from the folder that holds it, or install it" if absent else None,
-        ) from error
-    for part in factory_name.split("."):
-        if not hasattr(found, part):
-            close = nearest(part, [name for name in dir(found) if not name.startswith("_")])
-            raise ModelError(
-                f"{getattr(found, '__name__', module_name)!r} has no {part!r}",
-                where=spec,
-                remedy=f"did you mean {close!r}?" if close is not None else None,
-            )
-        found = getattr(found, part)
-    if not callable(found):
-        raise ModelError("not a factory", where=spec, got=type(found).__name__, expected="a function or a class")
-    factory: Callable[..., Any] = found
-    return factory
 
 
 def _accepted(spec: str, factory: Callable[..., Any], offered: dict[str, int]) -> dict[str, int]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _MOST = 20
 """Mistakes told at once; a file of nothing but mistakes is not told in full."""
 
+UNKNOWN = "unknown setting"
+"""What a section says of a setting that no choice has; the nearest one is found where all sections are known."""
+
 _RULES = {
     "greater_than": "out of range",
     "greater_than_equal": "out of range",
@@ -105,7 +108,7 @@ def unknown(key: str, settings: Mapping[str, Setting]) -> RecipeError:
         remedy = f"did you mean {siblings[close]}?"
     elif siblings:
         remedy = f"there are: {', '.join(siblings.values())}"
-    return RecipeError("unknown setting", where=key, remedy=remedy)
+    return RecipeError(UNKNOWN, where=key, remedy=remedy)
 
 
 def from_pydantic(error: ValidationError, settings: Mapping[str, Setting]) -> list[RecipeError]:
@@ -125,8 +128,8 @@ def _worded(detail: ErrorDetails, settings: Mapping[str, Setting]) -> list[Recip
     rule, value, got = detail["type"], detail["input"], shown(detail["input"])
     cause: Any = detail.get("ctx", {}).get("error")
     if isinstance(cause, SectionError):
-        prefix = f"{key}." if key else ""
-        return [moved(problem, f"{prefix}{problem.where}".rstrip(".")) for problem in cause.problems]
+        located = [(f"{key}.{problem.where}".strip("."), problem) for problem in cause.problems]
+        return [unknown(at, settings) if problem.what == UNKNOWN else moved(problem, at) for at, problem in located]
     if isinstance(cause, UsageError):
         return [moved(cause, where)]
     if rule == "extra_forbidden":

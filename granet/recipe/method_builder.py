@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 from granet.errors import RecipeError, UsageError
 from granet.methods.base import Method
+from granet.methods.registry import method_class
+from granet.methods.settings import settings_of
 from granet.recipe.durations import Duration
 from granet.recipe.error_messages import moved, report
-from granet.recipe.overrides import method_class, range_problems
+from granet.recipe.overrides import method_uses, misfits, read_settings
 from granet.recipe.recipe import Recipe
 
 
@@ -21,23 +24,31 @@ def build_method(recipe: Recipe, steps_per_epoch: int) -> Method:
             update, or any other duration that does not fit; all of them in one error.
     """
     total = recipe.total_steps(steps_per_epoch)
-    written = recipe.method.arguments()
-    values = {
-        key: value.steps(steps_per_epoch) if isinstance(value, Duration) else value for key, value in written.items()
+    name, written = recipe.method.name, recipe.method.settings
+    cls = method_class(name)
+    read, problems = read_settings(name, written)  # they are plain data where the method was confirmed only later
+    values: dict[str, Any] = {
+        key: value.steps(steps_per_epoch) if isinstance(value, Duration) else value for key, value in read.items()
     }
 
     def located(error: UsageError) -> RecipeError:
-        """The mistake under its dotted key, with the duration as it was written beside the steps."""
+        """Return the error under its dotted key, with the duration as it was written before the steps."""
         key = str(error.where)
-        if key not in type(recipe.method).model_fields:
+        if key not in settings_of(cls):
             return moved(error, "method")
-        got = f'"{written[key]}", {error.got}' if isinstance(written.get(key), Duration) else error.got
+        got = f'"{read[key]}", {error.got}' if isinstance(read.get(key), Duration) else error.got
         return moved(error, f"method.{key}", got=got)
 
-    problems = [located(error) for error in range_problems(values)]
+    problems = [located(problem) for problem in problems or misfits(name, method_uses(name), written)]
+    for key, value in values.items():
+        try:
+            if not problems:
+                settings_of(cls)[key].check(value, where=key)
+        except UsageError as error:
+            problems.append(located(error))
     if not problems:
         try:
-            method = method_class(recipe.method.name)(**values)
+            method = cls(**values)
             method.check({}, total)  # with no layers to look at, what is left to check is the clock
         except UsageError as error:
             problems.append(located(error))

@@ -6,15 +6,17 @@ dataclasses, so that a new method needs no entry here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from granet.errors import RecipeError, UnknownNameError, UsageError
-from granet.recipe.error_messages import moved, shown
-
-if TYPE_CHECKING:
-    from granet.methods.base import Method
+from granet.errors import RecipeError, UsageError
+from granet.methods.registry import is_known, is_own, known_methods, method_class
+from granet.methods.settings import MethodSetting, Steps, settings_of
+from granet.recipe import durations
+from granet.recipe.durations import Duration
+from granet.recipe.error_messages import UNKNOWN, moved, shown
+from granet.user_code import parse
 
 
 @dataclass(frozen=True)
@@ -49,43 +51,77 @@ SCHEDULES: Mapping[str, Uses] = {
 
 
 def method_uses(name: str) -> Uses:
-    """The settings of a method. Those that are masked at all also take ``dense``, the patterns of what is not.
+    """Return the settings of a method. Those that mask at all also take ``dense``, the patterns of what is not masked.
 
     Raises:
         UnknownNameError: no such method.
+        UsageError: a method of the user's that was not confirmed.
     """
-    cls = method_class(name)
-    required = tuple(field.name for field in fields(cls) if field.default is MISSING)
-    optional = tuple(field.name for field in fields(cls) if field.default is not MISSING)
+    settings = settings_of(method_class(name)).values()
+    required = tuple(setting.name for setting in settings if setting.required)
+    optional = tuple(setting.name for setting in settings if not setting.required)
     return Uses(required, (*optional, "dense") if "density" in required else optional)
 
 
-def method_class(name: str) -> type[Method]:
-    """The class of a method; methods are imported here because they need torch and a recipe does not.
+def read_settings(name: str, given: Mapping[str, object]) -> tuple[dict[str, object], list[RecipeError]]:
+    """Return the settings of a method as it takes them, with Durations for steps, and an error for each wrong one.
+
+    Ranges of durations are not checked: that has to wait for the length of an epoch. A method of the user's that was
+    not confirmed is data: its settings stay as they are, if they are plain.
 
     Raises:
         UnknownNameError: no such method.
     """
-    from granet.methods import METHODS
-
-    if name not in METHODS:
-        raise UnknownNameError("method", name, METHODS)
-    return METHODS[name]
-
-
-def range_problems(values: Mapping[str, object]) -> Iterator[RecipeError]:
-    """One error for each setting of a method (steps, not durations) that is out of its range."""
-    from granet.methods.base import check_setting
-
-    for key, value in values.items():
+    if is_own(name) and not is_known(name):
+        parse(name, what="method", attribute="Class")
+        return dict(given), [RecipeError(_NOT_PLAIN, where=key) for key in given if not _plain(key, given[key])]
+    settings = settings_of(method_class(name))
+    anywhere = {key for method in known_methods().values() for key in settings_of(method)}
+    values, problems = dict(given), []
+    for key, value in given.items():
         try:
-            check_setting(key, value, where=key)
+            if key in settings:
+                values[key] = _read(settings[key], value)
+            elif key not in anywhere:
+                raise UsageError(UNKNOWN)
         except UsageError as error:
-            yield moved(error, key)
+            problems.append(moved(error, key))
+    return values, problems
+
+
+def read_duration(value: object) -> Duration:
+    """Return ``value`` as a Duration, parsed if it is text.
+
+    Raises:
+        UsageError: anything else; a number without its unit in particular.
+    """
+    if isinstance(value, Duration):
+        return value
+    if isinstance(value, str):
+        return Duration.parse(value)
+    raise UsageError("not a duration", got=shown(value), expected=durations.EXPECTED)
+
+
+def _read(setting: MethodSetting, value: Any) -> object:
+    if setting.kind is Steps:
+        return read_duration(value)
+    if not setting.takes(value):
+        raise UsageError("wrong kind of value", got=shown(value), expected=setting.expected)
+    setting.check(value, where="")
+    return float(value) if setting.kind is float else value
+
+
+_NOT_PLAIN = "not a plain setting: text of a line, true, false, or a number that is finite"
+
+
+def _plain(key: str, value: object) -> bool:
+    if isinstance(value, str):
+        return key.isidentifier() and len(key) <= 64 and len(value) <= 500 and value.isprintable()
+    return key.isidentifier() and len(key) <= 64 and isinstance(value, int | float) and -(2**63) < value < 2**63
 
 
 def misfits(name: str, uses: Uses, given: Mapping[str, object]) -> list[RecipeError]:
-    """One error for each setting that ``name`` requires and is not given, or that is given and it does not have."""
+    """Return one error for each required setting that is not given, and for each given one that ``name`` has not."""
     missing = [RecipeError(f"{name} needs this setting", where=key) for key in uses.required if key not in given]
     has = f"one of {', '.join(uses.known)}" if uses.known else None
     useless = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -14,6 +15,7 @@ import tomli_w
 from pydantic import Field, ValidationError
 
 from granet.errors import RecipeError, UnknownNameError
+from granet.methods.registry import known_methods
 from granet.recipe.durations import Duration
 from granet.recipe.error_messages import from_pydantic, report
 from granet.recipe.overrides import method_uses
@@ -91,7 +93,7 @@ class Recipe(Section):
     @classmethod
     def settings(cls) -> Mapping[str, Setting]:
         """Everything that can be set, described, by dotted key. How a run was rewound is not for setting."""
-        return {key: setting for key, setting in _SETTINGS.items() if not key.startswith("rewind.")}
+        return {key: setting for key, setting in _settings().items() if not key.startswith("rewind.")}
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Self:
@@ -138,7 +140,7 @@ class Recipe(Section):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise report(from_pydantic(error, _SETTINGS), where=where) from None
+            raise report(from_pydantic(error, _settings()), where=where) from None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain, ordered, fit for JSON; settings without a value are left out."""
@@ -158,16 +160,17 @@ class Recipe(Section):
             RecipeError: unknown keys, or a recipe that is wrong with these values.
         """
         data = self.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+        known = self.settings()
         for key, value in settings.items():
             section, _, leaf = key.rpartition(".")
             # An unknown key is put where validation finds it, to be told together with every other mistake.
             target, leaf = (data[section], leaf) if isinstance(data.get(section), dict) else (data, key)
-            if key not in self.settings():
+            if key not in known:
                 target[leaf] = value
             elif value is None or value == "":
                 target.pop(leaf, None)
             else:
-                target[leaf] = _SETTINGS[key].parse(value) if isinstance(value, str) else value
+                target[leaf] = known[key].parse(value) if isinstance(value, str) else value
         return self.from_dict(data, where=f"recipe {self.name}")
 
     def stretched(self, epochs: int) -> Self:
@@ -182,8 +185,8 @@ class Recipe(Section):
         longer = self.override({"training.epochs": epochs})
         factor = Fraction(longer.training.epochs, self.training.epochs)
         course: dict[str, object] = {}
-        for name, section in (("method", self.method), ("schedule", self.schedule)):
-            written = {key: value for key, value in section if key in section.model_fields_set}
+        schedule = {key: value for key, value in self.schedule if key in self.schedule.model_fields_set}
+        for name, written in (("method", self.method.settings), ("schedule", schedule)):
             for key, value in written.items():
                 if isinstance(value, Duration):
                     course[f"{name}.{key}"] = value.stretched(factor)
@@ -225,7 +228,8 @@ class Recipe(Section):
     def differences(self, other: Recipe) -> list[tuple[str, object, object]]:
         """What is set differently: dotted key, my value, the other's; None where it is not set."""
         mine, theirs = dict(_flat(self.as_dict())), dict(_flat(other.as_dict()))
-        return [(key, mine.get(key), theirs.get(key)) for key in _SETTINGS if mine.get(key) != theirs.get(key)]
+        keys = dict.fromkeys([*_settings(), *mine, *theirs])
+        return [(key, mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)]
 
 
 def _accepted(method: Mapping[str, object]) -> bool:
@@ -272,7 +276,13 @@ def _read(path: Path) -> str:
         raise RecipeError("not UTF-8 text", where=path) from None
 
 
-_SETTINGS: Mapping[str, Setting] = {setting.key: setting for setting in describe(Recipe)}
+def _settings() -> Mapping[str, Setting]:
+    return _described(tuple(known_methods()))
+
+
+@cache
+def _described(methods: tuple[str, ...]) -> Mapping[str, Setting]:  # noqa: ARG001  with another method, other settings
+    return {setting.key: setting for setting in describe(Recipe)}
 
 
 def _check_dots(text: str, where: object) -> None:

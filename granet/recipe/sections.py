@@ -6,9 +6,10 @@ infinity are refused. What depends on another setting of the same section is che
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -22,30 +23,22 @@ from pydantic import (
     model_validator,
 )
 
-from granet.errors import RecipeError, UnknownNameError, UsageError
-from granet.recipe import durations
+from granet.errors import RecipeError, UsageError
+from granet.methods.registry import is_known, known_methods, method_class
+from granet.methods.settings import settings_of
 from granet.recipe.durations import Duration
-from granet.recipe.error_messages import SectionError, moved, shown
+from granet.recipe.error_messages import UNKNOWN, SectionError, moved
 from granet.recipe.overrides import (
     OPTIMIZERS,
     SCHEDULES,
     Uses,
-    method_class,
     method_uses,
     misfits,
-    range_problems,
+    read_duration,
+    read_settings,
 )
 
-
-def _duration(value: object) -> Duration:
-    if isinstance(value, Duration):
-        return value
-    if isinstance(value, str):
-        return Duration.parse(value)
-    raise UsageError("not a duration", got=shown(value), expected=durations.EXPECTED)
-
-
-WrittenDuration = Annotated[Duration, PlainValidator(_duration), PlainSerializer(str, return_type=str)]
+WrittenDuration = Annotated[Duration, PlainValidator(read_duration), PlainSerializer(str, return_type=str)]
 """A Duration that is written as text in TOML and JSON."""
 
 # Limits on text keep every valid recipe below the size that is read back. One line, so that it can be shown.
@@ -132,62 +125,67 @@ class DataSection(Section):
     """Whether images live on the device or stream from disk; auto decides by their size."""
 
 
-class MethodSection(Choice):
-    """How the network becomes sparse. A setting that the named method does not have is an error."""
+class MethodSection(Section):
+    """How the network becomes sparse. A setting that the named method does not have is an error.
+
+    The settings are those of the method's own fields, read as attributes of the section; one that is not given is None.
+    """
 
     name: Name
-    """granet, granet-uniform, rigl, rigl-itop, set, snfs, gmp, gmp-uniform, static, or dense for no mask at all."""
-    density: float | None = None
-    """Share of the maskable weights that is active at the end, above 0 and at most 1."""
-    initial_density: float | None = None
-    """Share that is active at the start; 1 starts dense, less starts from a random mask."""
-    allocation: str | None = None
-    """How a random mask is spread over the layers: erk, er or uniform."""
-    start: WrittenDuration | None = None
-    """Until when nothing is pruned."""
-    end: WrittenDuration | None = None
-    """When gradual pruning reaches its density; half of the training when left out."""
-    interval: WrittenDuration | None = None
-    """Time between two changes of the mask."""
-    stop: WrittenDuration | None = None
-    """When swapping ends; three quarters of the training when left out."""
-    drop_fraction: float | None = None
-    """Share of a layer's active weights that the first swap drops and grows elsewhere."""
-    final_drop_fraction: float | None = None
-    """That share at the end of its decay."""
-    decay: str | None = None
-    """How the share gets there: cosine, linear, or constant for not at all."""
-    growth: str | None = None
-    """What decides where weights grow: gradient, momentum or random."""
-    momentum: float | None = None
-    """Decay per step of the running sum of gradients that snfs grows by."""
-    first_dense: bool | None = None
-    """Whether gmp-uniform leaves the first convolution dense."""
-    classifier_density: float | None = None
-    """The density below which gmp-uniform does not prune the classifier."""
+    """A method of the catalog (granet list methods), or "package.module:Class" for your own."""
+    settings: dict[str, Any] = {}
+    """What was set of the method's own settings, by name, with Durations. In files they stand in the section itself."""
     dense: Annotated[tuple[Name, ...], Strict(False), Field(max_length=50)] = ()
     """Patterns of parameters that are never masked, such as "conv1.weight" or "*.downsample.*"."""
 
-    def arguments(self) -> dict[str, object]:
-        """What the method is made from: the settings given but for the dense patterns, with Durations."""
-        return {key: value for key, value in self.given().items() if key != "dense"}
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        own = {key: value for key, value in data.items() if key in ("name", "dense") or not isinstance(key, str)}
+        given = {key: value for key, value in data.items() if key not in own and value is not None}
+        with suppress(UsageError):  # said of the name further down
+            given, _ = read_settings(str(data.get("name")), given)
+        return {**own, "settings": given}
 
-    def uses(self) -> Uses:
-        """The settings of the method."""
-        return method_uses(self.name)
+    @model_serializer(mode="wrap")
+    def _written(self, written: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields = written(self)
+        known = tuple(sorted(self.settings)) + ("dense",) * ("dense" in self.model_fields_set)
+        if is_known(self.name):
+            known = method_uses(self.name).known
+        settings = {key: self.settings[key] for key in known if key in self.settings}
+        plain = {key: str(value) if isinstance(value, Duration) else value for key, value in settings.items()}
+        dense = {"dense": fields["dense"]} if "dense" in fields and "dense" in known else {}
+        return {"name": self.name, **plain, **dense}
+
+    def __getattr__(self, name: str) -> Any:
+        settings = self.__dict__.get("settings", {})
+        if name in settings or any(name in settings_of(method) for method in known_methods().values()):
+            return settings.get(name)
+        raise AttributeError(f"a method has no setting {name!r}")
+
+    def given(self) -> dict[str, object]:
+        """What was set besides the name; emptiness sets nothing."""
+        return {**self.settings, **({"dense": self.dense} if self.dense else {})}
 
     def _problems(self) -> Iterator[RecipeError]:
         try:
-            uses = self.uses()
-        except UnknownNameError as error:
+            values, problems = read_settings(self.name, self.settings)
+            uses = method_uses(self.name) if is_known(self.name) else None
+        except UsageError as error:
             yield moved(error, "name")
             return
-        steady = {key: value for key, value in self.arguments().items() if not isinstance(value, Duration)}
-        problems = misfits(self.name, uses, self.given())
-        problems += range_problems({key: value for key, value in steady.items() if key in uses.known})
+        if uses is not None:
+            unknown = [problem for problem in problems if problem.what == UNKNOWN]
+            problems = unknown or misfits(self.name, uses, self.given()) + problems
         yield from problems
-        if not problems:
+        if uses is not None and not problems:
             try:  # what the method says of its settings together; durations wait for the length of an epoch
+                steady: dict[str, Any] = {
+                    key: value for key, value in values.items() if not isinstance(value, Duration)
+                }
                 method_class(self.name)(**steady)
             except UsageError as error:
                 yield moved(error, error.where if error.where in uses.known else "")

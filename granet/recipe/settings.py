@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from granet.methods.registry import known_methods
+from granet.methods.settings import MethodSetting, Steps, settings_of
 from granet.recipe import durations
 from granet.recipe.durations import Duration
 
@@ -57,6 +59,9 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
         kind = _bare(field.annotation)
+        if key == "method.settings":
+            yield from describe_methods()
+            continue
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from describe(kind, f"{key}.")
             continue
@@ -68,6 +73,24 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
             description=" ".join((field.description or "").split()),
             choices=get_args(kind) if get_origin(kind) is Literal else (),
             text=kind in (str, Duration) or get_origin(kind) is Literal,
+        )
+
+
+def describe_methods() -> Iterator[Setting]:
+    """Describe the settings of all methods whose classes are known, each as the first method that has it does."""
+    first: dict[str, MethodSetting] = {}
+    for method in known_methods().values():
+        first = {**settings_of(method), **first}
+    for name, setting in first.items():
+        duration = setting.kind is Steps
+        yield Setting(
+            key=f"method.{name}",
+            expected=durations.EXPECTED if duration else setting.expected,
+            required=False,
+            default=None,
+            description=setting.description,
+            choices=setting.choices,
+            text=duration or setting.kind is str,
         )
 
 

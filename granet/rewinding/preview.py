@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from granet import flops
 from granet.checkpoint import codec
+from granet.layers import flops
 from granet.masks.mapping import Masks, active, density
 from granet.methods.base import Method
 from granet.recipe import Recipe, build_method

@@ -30,7 +30,8 @@ from granet.masks import mapping as masking
 from granet.masks.layout import Layout, only_device
 from granet.masks.mapping import Masks
 from granet.masks.packed import PackedMasks
-from granet.methods.base import Method, Snapshot
+from granet.methods.base import Method
+from granet.methods.update import check_method, initial_masks, update_topology
 from granet.sparsifier.compiled_step import CompiledStep
 from granet.sparsifier.gradient_masking import GradientMasks, zero_outside
 from granet.sparsifier.gradient_momentum import GradientSums
@@ -85,7 +86,7 @@ class Sparsifier:
         if not isinstance(method, Method):
             raise UsageError("not a method", got=repr(method), expected="one of granet.methods, with its settings")
         shapes = {name: parameter.shape for name, parameter in self._parameters.items()}
-        method.check(shapes, total_steps)
+        check_method(method, shapes, total_steps)
 
         self._step = 0
         self._layout = Layout.of(self._parameters)
@@ -100,7 +101,7 @@ class Sparsifier:
         self._optimizer_stepped = False
         self._overflow: Tensor | None = None
         self._hidden: list[tuple[nn.Parameter, Tensor]] = []
-        self._explored = self._packed(masking.random(shapes, method.budgets(shapes), seed=self.seed))
+        self._explored = self._packed(initial_masks(method, shapes, seed=self.seed))
         self._adopt(self._explored)
         self._handles: list[RemovableHandle] = [
             optimizer.register_step_pre_hook(self._before_optimizer_step),
@@ -156,10 +157,24 @@ class Sparsifier:
             self._sums.add(self._gradients(), unless=self._overflow)
         if not self.method.due(self._step, self.total_steps):
             return None
-        update = self.method.update(self._snapshot())
+        update = self.propose(self._step)
         self._adopt(self._packed(update.masks), self._packed(update.survivors))
         self._explored = self._explored.union(self._masks)
         return update
+
+    def propose(self, step: int) -> TopologyUpdate:
+        """Return the update that the method would make at ``step`` of the present weights and gradients."""
+        needs_gradients = self.method.needs_gradients(step, self.total_steps)
+        return update_topology(
+            self.method,
+            step=step,
+            total_steps=self.total_steps,
+            weights={name: parameter.detach() for name, parameter in self._parameters.items()},
+            gradients=self._gradients() if needs_gradients else {},
+            momenta=self.momenta,
+            masks=self._masks,
+            seed=self.seed,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs besides model and optimizer: a number and copies of tensors."""
@@ -193,7 +208,7 @@ class Sparsifier:
         self._adopt(self._packed(state["masks"]))
 
     def close(self) -> None:
-        """Lets go of the optimizer; weights stay as they are and nothing masks them any more."""
+        """Remove the optimizer hooks. Weights keep their values; masks are no longer enforced."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -293,18 +308,6 @@ class Sparsifier:
             if parameter.grad is not None:
                 self._hidden.append((parameter, parameter.grad))
                 parameter.grad = None
-
-    def _snapshot(self) -> Snapshot:
-        needs_gradients = self.method.needs_gradients(self._step, self.total_steps)
-        return Snapshot(
-            step=self._step,
-            total_steps=self.total_steps,
-            weights={name: parameter.detach() for name, parameter in self._parameters.items()},
-            gradients=self._gradients() if needs_gradients else {},
-            momenta=self.momenta,
-            masks=self._masks,
-            seed=self.seed,
-        )
 
     def _gradients(self) -> dict[str, Tensor]:
         gradients = {name: parameter.grad for name, parameter in self._parameters.items()}

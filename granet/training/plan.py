@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from granet import flops
 from granet.analysis.plan_warnings import Caution, cautions
 from granet.analysis.trajectory import Course, Stage, foresee
 from granet.checkpoint import Checkpoint, codec
 from granet.errors import UsageError
+from granet.layers import flops
 from granet.masks import mapping
 from granet.recipe import Recipe
 from granet.runs.retention import Retention

@@ -23,12 +23,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from granet.allocation import apportion, total_budget
+from granet import allocation
 from granet.checkpoint import Checkpoint, Slot, content_hash, load
 from granet.errors import CheckpointError, UsageError
 from granet.masks.mapping import Masks, active, density
 from granet.runs.lineage import ancestor, ancestors
-from granet.topology import prune_each, prune_to
+from granet.topology import prune_to
 from granet.training.run import Run, capture
 
 Scope = Literal["global", "uniform"]
@@ -96,7 +96,7 @@ def pruned(weights: Mapping[str, Tensor], masks: Masks, target: float, scope: Sc
     Raises:
         UsageError: a density above the present one, or fewer weights than layers.
     """
-    keep = total_budget({name: mask.shape for name, mask in masks.items()}, target)
+    keep = allocation.total_budget({name: mask.shape for name, mask in masks.items()}, target)
     present = active(masks)
     if keep > sum(present.values()):
         raise UsageError(
@@ -106,12 +106,11 @@ def pruned(weights: Mapping[str, Tensor], masks: Masks, target: float, scope: Sc
             expected=f"at most {density(masks):.6g}",
             remedy="pruning only takes away",
         )
-    if scope == "global":
-        return prune_to(weights, masks, keep)
     share = keep / sum(present.values())
     least = {name: min(count, 1) for name, count in present.items()}
-    budgets = apportion({name: share * n for name, n in present.items()}, keep, upper=present, lower=least)
-    return prune_each(weights, masks, budgets)
+    ideal = {name: share * n for name, n in present.items()}
+    among: allocation.Scope = "network" if scope == "global" else "layer"
+    return prune_to(weights, masks, allocation.scoped_budget(among, keep, ideal, lower=least, upper=present))
 
 
 def masks_for(parent: Checkpoint, names: Iterable[str]) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from granet.data import Arrays
 from granet.data.pipeline import EVALUATED
-from granet.methods.base import Snapshot
 from granet.training.device import describe_device
 from granet.training.evaluate import evaluate
 from granet.training.run import Run
@@ -123,20 +122,8 @@ def _update(run: Run) -> float:
     due = next((step for step in range(run.step + 1, total + 1) if method.due(step, total)), None)
     if due is None:
         return 0.0
-    parameters = dict(run.model.named_parameters())
-    names = run.sparsifier.masks
-    gradients = {name: grad for name in names if (grad := parameters[name].grad) is not None}
     begin = _now(run)
-    at = Snapshot(
-        step=due,
-        total_steps=total,
-        weights={name: parameters[name].detach() for name in names},
-        gradients=gradients if method.needs_gradients(due, total) else {},
-        momenta=run.sparsifier.momenta,
-        masks=run.sparsifier.masks,
-        seed=run.recipe.seed,
-    )
-    method.update(at)
+    run.sparsifier.propose(due)
     return _now(run) - begin
 
 

@@ -32,6 +32,7 @@ def history(
         bool, option("Replay to the masks of every checkpoint, and exit with 1 where they differ.", "--verify")
     ] = False,
     overwrite: options.Replace = False,
+    method: options.ConfirmedMethod = None,
     json: options.Json = False,
 ) -> None:
     """Replay what the masks of a run did, update by update.
@@ -57,6 +58,7 @@ def history(
     from granet.analysis import history as analysis
     from granet.errors import UsageError
     from granet.history.replay import Replay
+    from granet.methods import confirm
     from granet_cli.history import view
     from granet_cli.history.plot import draw
     from granet_cli.pictures import check_plot
@@ -73,6 +75,8 @@ def history(
         check_plot(plot, overwrite=overwrite)
     if masks is not None:
         check_target(masks, overwrite=overwrite)
+    if method is not None:
+        confirm(method)
     replay = Replay.open(run)
     if at is not None:
         found = replay.masks_at(at)

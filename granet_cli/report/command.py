@@ -25,6 +25,7 @@ def report(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of -o if it is there.")] = False,
     model: options.Confirmed = None,
+    method: options.ConfirmedMethod = None,
     json: options.Json = False,
 ) -> None:
     """Write all about runs as one HTML page that needs nothing but itself.
@@ -45,6 +46,7 @@ def report(
     from granet.analysis import report as analysis
     from granet.errors import GranetError, UsageError
     from granet.files import atomic
+    from granet.methods import confirm
     from granet_cli.render import print_json, say, size
     from granet_cli.report.page import page
 
@@ -56,6 +58,8 @@ def report(
         raise UsageError("there is nothing to overwrite", where="--overwrite", remedy="name the page with -o")
     if out is not None:
         _check_page(out, overwrite=overwrite)
+    if method is not None:
+        confirm(method)
     found = analysis.report(runs, factory=model)
     for problem in (*found.problems, *found.remarks):
         say(problem.message)

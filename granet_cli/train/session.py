@@ -74,7 +74,8 @@ def new(
     if recipe.data.directory is None and recipe.data.name in DATASETS and recipe.data.name != EMBEDDED:
         options = "--data DIR" if choices.data is None else f"--data DIR --set data.name={recipe.data.name}"
         raise UsageError(f"dataset {recipe.data.name} lies in a folder, which is not named", remedy=f"add {options}")
-    stem = recipe.name if recipe.method.name in recipe.name else f"{recipe.name}-{recipe.method.name}"
+    method = recipe.method.name.rpartition(":")[2]
+    stem = recipe.name if method in recipe.name else f"{recipe.name}-{method}"
     leads = rank.ranks.rank == 0  # the others never touch the folder
     folder = RunFolder(out if out is not None else fresh(stem) if leads else RUNS / stem)
     headline = f"{recipe.name}: {recipe.method.name}, {recipe.model.name}, {recipe.data.name} -> {folder.path}"

@@ -18,6 +18,7 @@ def verify(
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE...", help="Checkpoints written by granet.", show_default=False)
     ],
+    method: options.ConfirmedMethod = None,
     json: options.Json = False,
 ) -> None:
     """Check that checkpoints are whole and agree with themselves.
@@ -31,8 +32,11 @@ def verify(
       granet verify runs/*/*.safetensors
       granet verify backup.safetensors --json | jq '.files[].failures'
     """
+    from granet.methods import confirm
     from granet_cli.render import Screen, print_json
 
+    if method is not None:
+        confirm(method)
     if json:
         results = [_verified(file) for file in files]
         print_json({"ok": all(result.ok for result in results), "files": [result.as_json() for result in results]})

@@ -1,0 +1,90 @@
+"""Code of users, named as ``package.module:attribute``: networks and methods of their own.
+
+Importing it runs it. Callers pass on only names that the user gave or confirmed, never those of a file alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import keyword
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from granet.errors import GranetError, UsageError, nearest
+
+
+def parse(spec: str, *, what: str, attribute: str) -> tuple[str, str]:
+    """Return module and attribute of ``package.module:attribute``, each of identifiers joined by dots.
+
+    Raises:
+        UsageError: ``spec`` has another form.
+    """
+    module_name, _, dotted = spec.partition(":")
+    for name in (module_name, dotted):
+        if not all(part.isidentifier() and not keyword.iskeyword(part) for part in name.split(".")):
+            raise UsageError(
+                f"not a {what}", got=repr(spec), expected=f"package.module:{attribute}, of identifiers and dots"
+            )
+    return module_name, dotted
+
+
+def find(spec: str, *, what: str, attribute: str, error: type[GranetError]) -> Any:
+    """Import the module and return the attribute that ``spec`` names.
+
+    The module is looked for in the working directory first, then wherever Python looks.
+
+    Args:
+        spec: ``package.module:attribute``; the attribute may be dotted.
+        what: what messages call the thing, such as "method".
+        attribute: what messages call the part after the colon, such as "Class".
+        error: class of the errors but for the first.
+
+    Raises:
+        UsageError: ``spec`` is not of that form.
+        GranetError: the module or the attribute is not there, or importing it fails.
+    """
+    module_name, dotted = parse(spec, what=what, attribute=attribute)
+    with working_directory_on_path():
+        found = _import(spec, module_name, error)
+    for part in dotted.split("."):
+        if not hasattr(found, part):
+            close = nearest(part, [name for name in dir(found) if not name.startswith("_")])
+            raise error(
+                f"{getattr(found, '__name__', module_name)!r} has no {part!r}",
+                where=spec,
+                remedy=f"did you mean {close!r}?" if close is not None else None,
+            )
+        found = getattr(found, part)
+    return found
+
+
+@contextmanager
+def working_directory_on_path() -> Iterator[None]:
+    """Let imports find modules in the working directory, which console scripts, unlike ``python -m``, do not see."""
+    here = str(Path.cwd())
+    if here in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _import(spec: str, module_name: str, error: type[GranetError]) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except (Exception, SystemExit) as cause:  # a script without its ``if __name__ == "__main__"`` may end the process
+        # The module itself is missing, or one of its parents, rather than something that it imports.
+        missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
+        absent = missing is not None and f"{module_name}.".startswith(f"{missing}.")
+        raise error(
+            f"there is no module {missing!r}" if absent else f"importing {module_name!r} failed",
+            where=spec,
+            got=None if absent else f"{type(cause).__name__}: {cause}",
+            remedy="run granet from the folder that holds it, or install it" if absent else None,
+        ) from cause
