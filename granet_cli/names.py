@@ -69,11 +69,11 @@ def complete_recipe(incomplete: str) -> list[str]:
     return completion(recipes(), "*.toml")(incomplete)
 
 
-
-
 def complete_method(incomplete: str) -> list[str]:
-    """Methods."""
-    return _starting(incomplete, methods())
+    """Complete the name of a method; the files of methods are read only when asked."""
+    return completion(methods())(incomplete)
+
+
 complete_model = completion((*MODELS, "torchvision:", "timm:"))
 complete_data = completion(DATASETS, "*/")
 complete_device = completion(("auto", "cpu", "cuda"))

@@ -388,7 +388,7 @@ import os, sys, torch
 from torch.nn import functional as F
 from granet.errors import TrainingError
 from tests.adapted import Accelerated
-from granet import masks as masking
+from granet.masks import mapping as masking
 
 run = Accelerated(sys.argv[1], parts=2)
 assert run.accelerator.num_processes == 2 and type(run.model).__name__ == "DistributedDataParallel"

@@ -14,7 +14,7 @@ from granet.methods.swapping import Swapping
 
 @register("granet")
 @dataclass(frozen=True, kw_only=True)
-class GraNet(Swapping, Pruning):
+class GraNet(Pruning, Swapping):
     """Gradual pruning with zero-cost neuroregeneration: prune globally, then swap by gradient.
 
     Liu et al. 2021 (arXiv 2106.10404). Swaps follow pruning at the same steps, and go on to the end at constant
