@@ -65,11 +65,16 @@ def make_files(folder: Path) -> dict[str, Path]:
 
     source = folder / "resnet50.safetensors"
     checkpoint.save(source, states.sparse(states.resnet50(), 0.1))
-    value, content_hash = checkpoint.load(source), checkpoint.content_hash(source)
+    value = checkpoint.load(source)
     files = {DENSE: twin_of(folder / "fp32.onnx")}
     for precision in ("fp32", "fp16", "int8"):
         output = folder / f"{precision}.onnx"
-        export(value, output, ExportSettings(precision=precision, twin=precision == "fp32"), content_hash=content_hash)
+        export(
+            value,
+            output,
+            ExportSettings(precision=precision, twin=precision == "fp32"),
+            content_hash=value.content_hash,
+        )
         files[f"sparse, {precision} values"] = output
     return files
 

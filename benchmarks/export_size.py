@@ -33,7 +33,8 @@ def measure(folder: Path) -> list[dict[str, object]]:
         source, output = folder / "resnet50.safetensors", folder / "resnet50.onnx"
         checkpoint.save(source, states.sparse(model, density))
         settings = ExportSettings(precision=precision)
-        report = export(checkpoint.load(source), output, settings, content_hash=checkpoint.content_hash(source))
+        value = checkpoint.load(source)
+        report = export(value, output, settings, content_hash=value.content_hash)
         counts = {name: list(report.encodings.values()).count(name) for name in sorted({*report.encodings.values()})}
         rows.append(
             {

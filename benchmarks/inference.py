@@ -28,11 +28,16 @@ def files(folder: Path, density: float) -> tuple[Path, list[Path], Path]:
     """A checkpoint, what is exported of it, and the dense twin."""
     source = folder / "resnet50.safetensors"
     checkpoint.save(source, states.sparse(states.resnet50(), density))
-    value, content_hash = checkpoint.load(source), checkpoint.content_hash(source)
+    value = checkpoint.load(source)
     exported = []
     for precision in ("fp32", "fp16"):
         output = folder / f"resnet50-{precision}.onnx"
-        export(value, output, ExportSettings(precision=precision, twin=precision == "fp32"), content_hash=content_hash)
+        export(
+            value,
+            output,
+            ExportSettings(precision=precision, twin=precision == "fp32"),
+            content_hash=value.content_hash,
+        )
         exported.append(output)
     return source, exported, folder / "resnet50-fp32.dense.onnx"
 

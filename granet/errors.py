@@ -126,3 +126,20 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice that looks most like ``name``, or None when none comes close."""
     matches = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.55)
     return matches[0] if matches else None
+
+
+def listing(items: Iterable[object], most: int = 1, *, separator: str = ", ") -> str:
+    """Return the first ``most`` items, and how many more there are: "a, b and 3 more"."""
+    texts = [str(item) for item in items]
+    shown = separator.join(texts[:most])
+    return f"{shown} and {len(texts) - most} more" if len(texts) > most else shown
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a count with its noun: "1 update", "3 updates"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def shortened(text: str, length: int = 80) -> str:
+    """Return ``text``, or its beginning and "..." where it has more than ``length`` characters."""
+    return text if len(text) <= length else text[: length - 3] + "..."

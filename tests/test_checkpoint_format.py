@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from fuzz.forgery import split, take_apart
-from granet.checkpoint import Checkpoint, container, content_hash, load, save
+from granet.checkpoint import Checkpoint, container, content_hash, load, load_outline, save
+from granet.errors import CheckpointError
 from tests import independent_reader
 from tests.checkpoints import assert_same, assert_same_tensors, bits, encoded
 from tests.golden_checkpoints.build import FOLDER, GOLDEN
@@ -101,6 +103,24 @@ def test_the_content_hash_names_the_state(tmp_path: Any) -> None:
     save(tmp_path / "d.safetensors", load(tmp_path / "c.safetensors"))
     assert content_hash(tmp_path / "d.safetensors") == hashes[2]
     assert json.dumps(hashes[0]).encode() in (tmp_path / "a.safetensors").read_bytes()[:110]
+
+
+@pytest.mark.parametrize("read", [load, load_outline])
+def test_a_loaded_checkpoint_carries_the_hash_of_the_bytes_it_was_read_from(tmp_path: Path, read: Any) -> None:
+    path, value = tmp_path / "last.safetensors", GOLDEN["adam"]()
+    save(path, value)
+    before = content_hash(path)
+    loaded = read(path)
+    save(path, dataclasses.replace(value, step=value.step + 1))  # as a run does while its folder is being read
+    assert loaded.content_hash == before != content_hash(path)
+
+
+def test_a_checkpoint_that_is_not_what_a_file_holds_has_no_content_hash(tmp_path: Path) -> None:
+    value = GOLDEN["adam"]()
+    save(tmp_path / "a.safetensors", value)
+    for changed in (value, dataclasses.replace(load(tmp_path / "a.safetensors"), step=1)):
+        with pytest.raises(CheckpointError, match="not loaded from a file has no content hash"):
+            changed.content_hash  # noqa: B018
 
 
 def test_offsets_of_more_than_32_bits() -> None:

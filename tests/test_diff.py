@@ -32,8 +32,8 @@ def toy(weights: list[float], mask: str, explored: str | None = None, **parts: o
 
 def differing(one: Checkpoint, other: Checkpoint) -> Difference:
     return compare(
-        DiffSource(path="a", bytes=1, content_hash="1", checkpoint=one),
-        DiffSource(path="b", bytes=2, content_hash="2", checkpoint=other),
+        DiffSource(path="a", bytes=1, checkpoint=replace(one, stored_hash="1")),
+        DiffSource(path="b", bytes=2, checkpoint=replace(other, stored_hash="2")),
     )
 
 

@@ -323,7 +323,7 @@ PLANTED = {
     "mask between updates": (5, r"differ in their masks; got .* on rank 1; expected|layer1.0.conv1.weight"),
     "mask at an update": (3, r"layer1.0.conv1.weight: the ranks differ in their masks"),
     "weight": (STEPS_PER_EPOCH, r"conv1.weight.*: the ranks differ in their weights"),
-    "software": (0, r"Python, and 1 more: the ranks differ in their software; got 3.99 on rank"),
+    "software": (0, r"Python and 1 more: the ranks differ in their software; got 3.99 on rank"),
     "recipe": (0, r"optimizer.learning_rate: the ranks differ in their recipe; got 0.02 on rank"),
     "pixel": (0, r"train image 7: the ranks differ in their data; got label 1, "),
     "label": (0, r"train image 6: the ranks differ in their data; got label 2, "),

@@ -21,7 +21,7 @@ from exporters.bench.process import DoesNotFitError, WorkerProcess
 from exporters.bench.protocol import Opened, Spec
 from exporters.bench.settings import BenchSettings
 from exporters.bench.statistics import Ratio, block, ratio, settled
-from granet.errors import GranetError
+from granet.errors import GranetError, counted
 
 _OPENING_LIMIT = 900.0  # seconds
 _MOST_RUNS = 1000
@@ -168,7 +168,7 @@ def _with_others(error: GranetError, others: int) -> GranetError:
     """Add to an error of memory how many other processes were open, which may be the reason."""
     if not isinstance(error, DoesNotFitError) or not others:
         return error
-    return DoesNotFitError(f"{error}, beside {others} other{'s' * (others > 1)} that were open at the same time")
+    return DoesNotFitError(f"{error}, beside {counted(others, 'other')} that were open at the same time")
 
 
 class _Turns:

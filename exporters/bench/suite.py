@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporters.bench.report import Skipped
-from granet.checkpoint import Checkpoint, content_hash, load
+from granet.checkpoint import Checkpoint, load
 from granet.errors import UnknownNameError, UsageError
 from granet.files.atomic import file_errors
 from granet.masks.mapping import density
@@ -76,7 +76,7 @@ def export_suite(
         say(f"{target}: exporting {path}")
         compact = encoding == COMPACT
         settings = ExportSettings(encoding="dense" if compact else encoding, compact=compact)
-        report = export(checkpoint, target, settings, content_hash=content_hash(path), factory=confirmed)
+        report = export(checkpoint, target, settings, content_hash=checkpoint.content_hash, factory=confirmed)
         if report.compaction is not None and not report.compaction.removed:
             target.unlink()
             skipped.append(Skipped(target.name, "no channel can be removed without changing what the network computes"))

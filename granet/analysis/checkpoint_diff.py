@@ -12,7 +12,7 @@ from torch import Tensor
 
 from granet.analysis.inspection import Inspection, inspect
 from granet.checkpoint import Checkpoint
-from granet.errors import UsageError
+from granet.errors import UsageError, listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,6 @@ class DiffSource:
 
     path: str
     bytes: int
-    content_hash: str
     checkpoint: Checkpoint
     factory: str | None = None
 
@@ -170,7 +169,7 @@ def compare(first: DiffSource, second: DiffSource) -> Difference:
 
 def _side(source: DiffSource) -> Side:
     report = inspect(source.checkpoint, factory=source.factory)
-    return Side(path=source.path, bytes=source.bytes, content_hash=source.content_hash, report=report)
+    return Side(path=source.path, bytes=source.bytes, content_hash=source.checkpoint.content_hash, report=report)
 
 
 def _check_alike(first: DiffSource, second: DiffSource) -> None:
@@ -190,8 +189,7 @@ def _notes(first: DiffSource, second: DiffSource, masked: list[str]) -> tuple[st
     for source in (first, second):
         missing = [name for name in masked if name not in source.checkpoint.masks]
         if missing:
-            more = f" and {len(missing) - 1} more" if missing[1:] else ""
-            notes.append(f"{source.path} has no mask for {missing[0]}{more}: all of it counts as active")
+            notes.append(f"{source.path} has no mask for {listing(missing)}: all of it counts as active")
     return tuple(notes)
 
 

@@ -8,6 +8,7 @@ from itertools import chain, pairwise
 from math import prod
 
 from granet.analysis.trajectory import Course
+from granet.errors import counted, listing
 from granet.methods.base import Method
 from granet.methods.pruning import Pruning
 from granet.methods.swapping import Swapping
@@ -71,7 +72,8 @@ def _near_empty(course: Course) -> Iterator[Caution]:
         yield Caution(
             kind="near-empty-layer",
             layers=tuple(thin),
-            message=f"{_listed(told)}: some of them will be constant{' (an estimate)' if course.estimated else ''}",
+            message=f"{listing(told, _MOST_NAMED, separator='; ')}: some of them will be constant"
+            + (" (an estimate)" if course.estimated else ""),
         )
 
 
@@ -88,18 +90,17 @@ def _dense(course: Course, costs: Mapping[str, float]) -> Iterator[Caution]:
             f"({cost / course.dense_flops:.0%} of the dense one's)"
             for name, cost in large.items()
         ]
-        yield Caution(kind="dense-layer", layers=tuple(large), message=_listed(told))
+        yield Caution(kind="dense-layer", layers=tuple(large), message=listing(told, _MOST_NAMED, separator="; "))
 
 
 def _prunes(course: Course, method: Method) -> Iterator[Caution]:
     if isinstance(method, Pruning) and len(course.prunes) < FEWEST_PRUNES:
         counts = [course.first.active, *(kept for _, kept in course.prunes)]
         cut = max(1 - after / before for before, after in pairwise(counts))
-        jumps = f"{len(course.prunes)} prune{'s' * (len(course.prunes) != 1)}"
         yield Caution(
             kind="few-prunes",
-            message=f"density falls in {jumps}, of which the largest takes {cut:.0%} of the active weights: "
-            "shorten the interval or widen the window",
+            message=f"density falls in {counted(len(course.prunes), 'prune')}, of which the largest takes {cut:.0%} "
+            "of the active weights: shorten the interval or widen the window",
         )
 
 
@@ -107,7 +108,7 @@ def _swaps(course: Course, method: Method) -> Iterator[Caution]:
     if not isinstance(method, Swapping):
         return
     if len(course.swaps) < FEWEST_SWAPS:
-        times = f"{len(course.swaps)} time{'s' * (len(course.swaps) != 1)}"
+        times = counted(len(course.swaps), "time")
         yield Caution(kind="few-swaps", message=f"weights are swapped {times} only: shorten the interval")
     if course.reach < LEAST_REACH:
         yield Caution(
@@ -126,8 +127,3 @@ def _late(course: Course, method: Method, steps_per_epoch: int) -> Iterator[Caut
             message=f"the final density is reached {left / steps_per_epoch:.3g} epochs before the end: only from then "
             "on a best epoch is chosen, and the weights have little time to settle",
         )
-
-
-def _listed(texts: list[str]) -> str:
-    more = len(texts) - _MOST_NAMED
-    return "; ".join(texts[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from granet.errors import CheckpointError
+from granet.errors import CheckpointError, shortened
 
 MAX_DEPTH = 64
 """The most levels of nesting."""
@@ -46,8 +46,7 @@ def loads(text: str, *, where: str) -> Any:
 
 def short(value: object) -> str:
     """``repr(value)``, cut to a length that fits a message."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shortened(repr(value))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

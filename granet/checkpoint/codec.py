@@ -158,4 +158,5 @@ def _checkpoint(file: File) -> Checkpoint:
         network=header.network,
         progress=header.progress,
         metrics=header.metrics,
+        stored_hash=file.content_hash,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 import torch
@@ -52,6 +52,7 @@ class Checkpoint:
         network: the network.
         progress: the position in the data and partial sums, as JSON.
         metrics: what was measured so far, as JSON.
+        stored_hash: the content hash of the file that the value was decoded from; ``dataclasses.replace`` drops it.
 
     Raises:
         CheckpointError: parts that contradict one another.
@@ -68,8 +69,10 @@ class Checkpoint:
     network: Network
     progress: dict[str, Any]
     metrics: dict[str, Any]
+    stored_hash: InitVar[str | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, stored_hash: str | None) -> None:
+        object.__setattr__(self, "_content_hash", stored_hash)
         _check_names("masks", self.masks, "weights", self.weights)
         _check_names("optimizer", self.optimizer, "weights", self.weights)
         _check_names("accumulators", self.accumulators, "masks", self.masks)
@@ -88,6 +91,18 @@ class Checkpoint:
                     )
                 if part != "accumulators" and tensor.dtype != torch.bool:
                     raise CheckpointError("not a bool tensor", where=f"{part} of {name}", got=tensor.dtype)
+
+    @property
+    def content_hash(self) -> str:
+        """The content hash of the file this was loaded from: 64 hexadecimal digits, the same for equal values.
+
+        Raises:
+            CheckpointError: the value was not loaded from a file.
+        """
+        content_hash: str | None = self.__dict__["_content_hash"]
+        if content_hash is None:
+            raise CheckpointError("a checkpoint that was not loaded from a file has no content hash")
+        return content_hash
 
 
 def _check_names(part: str, names: Iterable[str], whole: str, known: Iterable[str]) -> None:

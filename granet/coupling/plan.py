@@ -21,6 +21,7 @@ from granet.coupling.contraction import contraction
 from granet.coupling.features import Feature
 from granet.coupling.state import Analysis, CoupledLayer, Fold, Rule
 from granet.coupling.tracing import Trace, operation, overload
+from granet.errors import listing
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -136,8 +137,7 @@ def _notes(at: Analysis) -> list[str]:
         name for name in at.trace.tensors if not at.trace.uses.get(name) and not name.endswith("num_batches_tracked")
     ]
     if idle:
-        more = f" and {len(idle) - 1} more" if idle[1:] else ""
-        notes.append(f"{idle[0]}{more} take no part in evaluation and are left as they are")
+        notes.append(f"{listing(idle)} take no part in evaluation and are left as they are")
     return notes
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from granet.checkpoint import Checkpoint, load_outline
-from granet.errors import CheckpointError, GranetError, UsageError
+from granet.errors import CheckpointError, GranetError, UsageError, counted
 from granet.files import mapped
 from granet.history import format as log
 from granet.history.changes import FlatMasks, checksum, flat
@@ -301,7 +301,7 @@ def _notes(found: Log, known: Log, last: Checkpoint) -> tuple[str, ...]:
     later = len(found.entries) - len(known.entries)
     if later or found.incomplete_bytes:
         notes.append(
-            f"what lies past that checkpoint is not shown: {later} update{'s' * (later != 1)}"
+            f"what lies past that checkpoint is not shown: {counted(later, 'update')}"
             + (", and one that is being written or was cut short" if found.incomplete_bytes else "")
         )
     if found.start.step > _first_step(last.recipe):

@@ -13,7 +13,7 @@ from torch import Tensor
 from granet.checkpoint import container, schema
 from granet.checkpoint.canonical import short
 from granet.checkpoint.container import StoredTensor
-from granet.errors import CheckpointError
+from granet.errors import CheckpointError, listing, shortened
 from granet.files import mapped
 from granet.importing import torch_file
 from granet.masks.codec import Bytes
@@ -128,5 +128,4 @@ def _some(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
 
 def listed(names: Sequence[str], most: int = 6) -> str:
     """The first names, and how many more there are."""
-    shown = ", ".join(name if len(name) <= 60 else f"{name[:57]}..." for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+    return listing((shortened(name, 60) for name in names), most)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from granet import models
-from granet.checkpoint import Checkpoint, content_hash, load
+from granet.checkpoint import Checkpoint, load
 from granet.data import Dataset
 from granet.errors import CheckpointError, Interrupted, TrainingError
 from granet.masks.mapping import Masks, active, size
@@ -234,11 +234,12 @@ def _evaluate(run: Run, stop: Callable[[], bool]) -> Evaluation:
 
 def _load(job: Job) -> Checkpoint:
     """The checkpoint, when it is still the one that the grid was made of."""
-    if content_hash(job.source.path) != job.source.hash:
+    checkpoint = load(job.source.path)
+    if checkpoint.content_hash != job.source.hash:
         raise CheckpointError(
             "the checkpoint changed while it was being measured", where=job.source.path, remedy="start again"
         )
-    return load(job.source.path)
+    return checkpoint
 
 
 def _stopped(job: Job) -> Interrupted:

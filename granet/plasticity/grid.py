@@ -10,7 +10,7 @@ from typing import Any
 
 from granet.allocation import total_budget
 from granet.analysis.comparison import ASIDE
-from granet.checkpoint import Checkpoint, content_hash, load_outline
+from granet.checkpoint import Checkpoint, load_outline
 from granet.errors import CheckpointError, UnknownNameError, UsageError
 from granet.masks.mapping import density, shapes
 from granet.plasticity.curves import REGENERATIONS, Cell, Drop
@@ -273,7 +273,7 @@ def _source(path: Path) -> GridSource:
     return GridSource(
         run=path.parent,
         path=path,
-        hash=content_hash(path),
+        hash=outline.content_hash,
         outline=replace(outline, weights={}, masks={}, explored={}, buffers={}, optimizer={}, accumulators={}),
         density=density(outline.masks),
         shapes=shapes(outline.masks),

@@ -165,7 +165,7 @@ def plan(asked: RewindRequest, recipe: Recipe, outline: Checkpoint, dataset: Dat
     section: dict[str, Any] = {
         "mode": asked.mode,
         "parent": str(asked.checkpoint.absolute()),
-        "parent_hash": content_hash(asked.checkpoint),
+        "parent_hash": outline.content_hash,
         "start": to,
         "steps": total - to,
         "densities": densities(density(outline.masks), asked.density, asked.rounds, asked.rate),
@@ -175,8 +175,8 @@ def plan(asked: RewindRequest, recipe: Recipe, outline: Checkpoint, dataset: Dat
         total_budget({name: mask.shape for name, mask in outline.masks.items()}, target)
     if asked.mode == "weights":
         point = point_at(asked.checkpoint, outline.recipe, to, total, steps_per_epoch)
-        _check_point(point, outline)
-        section |= {"point": str(point.path.absolute()), "point_hash": content_hash(point.path)}
+        point_hash = _check_point(point, outline)
+        section |= {"point": str(point.path.absolute()), "point_hash": point_hash}
     if asked.mode == "finetune":
         last = timed.total_steps(steps_per_epoch) - 1
         rate = learning_rate(timed, last, steps_per_epoch) if asked.learning_rate is None else asked.learning_rate
@@ -294,8 +294,12 @@ def _check_data(asked: RewindRequest, outline: Checkpoint, dataset: Dataset, ste
             )
 
 
-def _check_point(point: RewindPoint, outline: Checkpoint) -> None:
-    """A point of another run, or of another training, is not to be mixed with this one's masks."""
+def _check_point(point: RewindPoint, outline: Checkpoint) -> str:
+    """Check that ``point`` is of the training of ``outline``, and return its content hash.
+
+    Raises:
+        CheckpointError: it is of another run or of another step.
+    """
     found = load_outline(point.path)
     other = [key for key, _, _ in found.recipe.differences(point.recipe) if not key.startswith(_INCIDENTAL)]
     shapes = [{name: tuple(weight.shape) for name, weight in each.weights.items()} for each in (found, outline)]
@@ -318,3 +322,4 @@ def _check_point(point: RewindPoint, outline: Checkpoint) -> None:
             got=point.step,
             expected=f"at most {outline.step}",
         )
+    return found.content_hash

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from granet.checkpoint import content_hash, load_outline
+from granet.checkpoint import load_outline
 from granet.errors import GranetError, UsageError
 from granet.recipe import Recipe
 from granet.recipe.durations import Duration
@@ -107,8 +107,7 @@ def _parent(recipe: Recipe) -> tuple[Path | None, Recipe]:
         return None, recipe
     path = Path(section.parent)
     try:
-        if content_hash(path) != section.parent_hash:
-            return None, recipe
-        return path, load_outline(path).recipe
+        parent = load_outline(path)
     except GranetError:  # gone or damaged: its points are none of ours
         return None, recipe
+    return (path, parent.recipe) if parent.content_hash == section.parent_hash else (None, recipe)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from granet.errors import UsageError
+from granet.errors import UsageError, listing
 from granet.layers.maskable import maskable
 from granet.masks import mapping as masking
 from granet.masks.layout import Layout, only_device
@@ -315,7 +315,7 @@ class Sparsifier:
         if missing:
             raise UsageError(
                 "there is no gradient to grow by",
-                where=_listed(missing),
+                where=listing(missing),
                 got=f"None at step {self._step}",
                 remedy="call sparsifier.step() after optimizer.step() and before zero_grad(), and keep layers dense "
                 "that the loss does not reach",
@@ -331,8 +331,3 @@ def _whole(value: object, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise UsageError("not a whole number", where=where, got=repr(value))
     return operator.index(value)
-
-
-def _listed(names: Iterable[str]) -> str:
-    first, *rest = names
-    return f"{first} and {len(rest)} more" if rest else first

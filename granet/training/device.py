@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from granet.errors import DeviceError, UsageError
+from granet.errors import DeviceError, UsageError, counted
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -43,7 +43,7 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    return f"CPU, {counted(threads, 'thread')}"
 
 
 def resolve_precision(asked: str, device: torch.device) -> Precision:

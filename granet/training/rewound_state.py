@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from granet import allocation
-from granet.checkpoint import Checkpoint, Slot, content_hash, load
+from granet.checkpoint import Checkpoint, Slot, load
 from granet.errors import CheckpointError, UsageError
 from granet.masks.mapping import Masks, active, density
 from granet.runs.lineage import ancestor, ancestors
@@ -130,16 +130,16 @@ def load_exactly(path: Path, expected: str) -> Checkpoint:
     Raises:
         CheckpointError: it is not, is damaged, or is not there.
     """
-    found = content_hash(path)
-    if found != expected:
+    checkpoint = load(path)
+    if checkpoint.content_hash != expected:
         raise CheckpointError(
             "the checkpoint changed since the run was rewound",
             where=path,
-            got=f"content {found[:12]}",
+            got=f"content {checkpoint.content_hash[:12]}",
             expected=expected[:12],
             remedy="begin again with granet rewind",
         )
-    return load(path)
+    return checkpoint
 
 
 def _within(mask: Tensor | None, tensor: Tensor) -> Tensor:

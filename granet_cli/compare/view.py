@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from granet.errors import listing
 from granet_cli.layers import SortKeys
 from granet_cli.render import FAINT, Screen, setting, size
 from granet_cli.tables import TableColumn, fits, means, table, varying
@@ -43,7 +44,7 @@ def show(screen: Screen, comparison: Comparison, *, settings: bool) -> None:
         screen.print()
         screen.print(_settings(screen, groups))
     elif keys:
-        named = ", ".join(keys[:_MOST_NAMED]) + (f" and {len(keys) - _MOST_NAMED} more" if keys[_MOST_NAMED:] else "")
+        named = listing(keys, _MOST_NAMED)
         screen.prose(Text(f"set differently: {named}; --settings shows how", style=FAINT))
 
 
@@ -105,7 +106,7 @@ def brace_paths(paths: Sequence[str]) -> str:
     rest = [path[len(front) :] for path in paths]
     back = re.sub(r"^\d+", "", _shared([path[::-1] for path in rest])[::-1])
     braces = "{" + ",".join(path[: len(path) - len(back)] for path in rest) + "}"
-    return f"{front}{braces}{back}" if len(braces) <= _LONGEST_BRACES else f"{paths[0]} and {len(paths) - 1} more"
+    return f"{front}{braces}{back}" if len(braces) <= _LONGEST_BRACES else listing(paths)
 
 
 def _common_folder(groups: Iterable[RunGroup]) -> str:

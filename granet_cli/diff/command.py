@@ -32,7 +32,7 @@ def diff(
       granet diff a.safetensors b.safetensors --json | jq .total.iou
     """
     from granet.analysis.checkpoint_diff import DiffSource, compare
-    from granet.checkpoint import content_hash, load
+    from granet.checkpoint import load
     from granet.errors import UsageError
     from granet_cli.diff.view import show
     from granet_cli.render import Screen, print_json
@@ -41,7 +41,6 @@ def diff(
         DiffSource(
             path=str(path),
             bytes=path.stat().st_size,
-            content_hash=content_hash(path),
             checkpoint=checkpoint,
             factory=model,
         )

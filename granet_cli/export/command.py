@@ -152,7 +152,7 @@ def _write_onnx(
     json: bool,
 ) -> None:
     from exporters.onnx_export import ExportSettings, export, twin_of
-    from granet.checkpoint import content_hash, load
+    from granet.checkpoint import load
     from granet_cli import render
     from granet_cli.choices import check_network
     from granet_cli.export import view as exporting
@@ -169,7 +169,7 @@ def _write_onnx(
         checkpoint,
         out,
         settings,
-        content_hash=content_hash(file),
+        content_hash=checkpoint.content_hash,
         factory=model,
         example=example,
         images=lambda: exporting.find_images(checkpoint, data),

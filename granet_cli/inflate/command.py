@@ -30,6 +30,7 @@ def inflate(
     """
     from exporters import onnx_files
     from exporters.encoding import expand
+    from granet.errors import counted
     from granet_cli.render import print_json, printable, size
     from granet_cli.targets import check_target
 
@@ -41,5 +42,5 @@ def inflate(
         print_json({"out": str(out), "bytes": after, "source_bytes": before, "tensors": list(inflated.tensors)})
         return
     count = len(inflated.tensors)
-    what = f"{count} encoded tensor{'s' * (count != 1)} became plain" if count else "all weights were plain already"
+    what = f"{counted(count, 'encoded tensor')} became plain" if count else "all weights were plain already"
     typer.echo(printable(f"{out}: {size(after)}, from {size(before)}; {what}"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from granet.errors import shortened
 from granet_cli.layers import stem, total_title
 from granet_cli.render import Screen, size
 from granet_cli.tables import Bar, TableColumn, table
@@ -43,7 +44,7 @@ def _facts(report: OnnxInspection) -> Iterator[tuple[str, str]]:
     yield "takes", _values(report.inputs)
     yield "gives", _values(report.outputs)
     for key, value in report.metadata.items():
-        yield _cut(key, _LONGEST_WORD), _metadata(value)
+        yield shortened(key, _LONGEST_WORD), _metadata(value)
     yield "density", f"{report.density:.4f}: {report.active:,} of {report.parameters:,} weights are not zero"
     yield "besides", f"{report.total_parameters - report.parameters:,} other parameters"
     yield "stored", f"weights in {size(report.weight_bytes)}"
@@ -60,17 +61,13 @@ def _shape(shape: Sequence[Any] | None) -> str:
 def _metadata(value: Any) -> str:
     """Format an entry of the metadata on one line; of an object the values that are text or numbers."""
     if not isinstance(value, dict):
-        return _cut(str(value), _LONGEST_FACT)
+        return shortened(str(value), _LONGEST_FACT)
     words = {
-        key: f"{item:.3g}" if isinstance(item, float) else _cut(str(item), _LONGEST_WORD)
+        key: f"{item:.3g}" if isinstance(item, float) else shortened(str(item), _LONGEST_WORD)
         for key, item in value.items()
         if isinstance(item, str | int | float)
     }
-    return _cut(", ".join(f"{key} {word}" for key, word in words.items()), _LONGEST_FACT)
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
+    return shortened(", ".join(f"{key} {word}" for key, word in words.items()), _LONGEST_FACT)
 
 
 def _weights(screen: Screen, report: OnnxInspection, layers: Sequence[WeightReport]) -> Text:

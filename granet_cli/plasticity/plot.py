@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from granet.errors import UsageError, counted
 from granet_cli.pictures import COLOURS, GRID, MARKERS, REMARK, save, styled
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ def draw(file: Path, report: Plasticity) -> None:
         UsageError: no cell was trained to its end.
         FileError: the file cannot be written.
     """
-    from granet.errors import UsageError
-
     if all(point.plasticity is None for curve in report.curves for point in curve.points):
         raise UsageError("training diverged in every cell, so there is nothing to draw", where="--plot")
     from matplotlib.figure import Figure
@@ -157,7 +156,7 @@ def _subject(report: Plasticity) -> str:
     seeds = f"{len(report.seeds)} seeds" if len(report.seeds) > 1 else f"seed {report.seeds[0]}"
     return (
         f"{report.recipe.method.name}, {report.recipe.model.name} on {report.recipe.data.name}, {seeds}: "
-        f"accuracy {first.epochs} epoch{'s' if first.epochs > 1 else ''} after pruning minus accuracy before"
+        f"accuracy {counted(first.epochs, 'epoch')} after pruning minus accuracy before"
     )
 
 

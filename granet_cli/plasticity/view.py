@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from granet.errors import counted
 from granet_cli.render import FAINT, Screen
 from granet_cli.tables import TableColumn, means, table
 
@@ -48,14 +49,13 @@ def plan_as_json(grid: Grid) -> dict[str, Any]:
 def headline(grid: Grid) -> str:
     """Return one line that says what is going to be measured."""
     jobs, sources, runs = grid.jobs, grid.sources, grid.runs
-    where = f"{len(sources)} checkpoints of {len(runs)} run{'s' if len(runs) > 1 else ''}"
+    where = f"{len(sources)} checkpoints of {counted(len(runs), 'run')}"
     rates = len({job.rate for job in jobs})
     kinds = len({job.regeneration for job in jobs})
-    epochs = grid.settings.epochs
     return (
-        f"{len(jobs)} cells: {where}, {rates} rate{'s' if rates > 1 else ''}, {kinds} kind"
-        f"{'s' if kinds > 1 else ''} of regeneration; {grid.settings.scope} pruning, "
-        f"then {epochs} epoch{'s' if epochs > 1 else ''} at a frozen learning rate"
+        f"{len(jobs)} cells: {where}, {counted(rates, 'rate')}, "
+        f"{counted(kinds, 'kind')} of regeneration; {grid.settings.scope} pruning, "
+        f"then {counted(grid.settings.epochs, 'epoch')} at a frozen learning rate"
     )
 
 
@@ -63,7 +63,7 @@ def show(screen: Screen, report: Plasticity) -> None:
     """Write plasticity and accuracy after pruning, a table for each kind of regeneration."""
     first = report.cells[0]
     seeds = f"{len(report.seeds)} seeds" if len(report.seeds) > 1 else f"seed {report.seeds[0]}"
-    epochs = f"{first.epochs} epoch{'s' if first.epochs > 1 else ''}"
+    epochs = counted(first.epochs, "epoch")
     screen.prose(
         f"{report.recipe.name}, {report.recipe.model.name} on {report.recipe.data.name}, {seeds}: "
         f"{first.scope} pruning, {epochs} at the learning rate of the checkpoint, {first.examples:,} validation images"

@@ -44,7 +44,7 @@ def report(
       granet report runs --json | jq '.runs[] | {path, state, test_accuracy}'
     """
     from granet.analysis import report as analysis
-    from granet.errors import GranetError, UsageError
+    from granet.errors import GranetError, UsageError, counted
     from granet.files import atomic
     from granet.methods import confirm
     from granet_cli.render import print_json, say, size
@@ -70,8 +70,7 @@ def report(
     if out is not None:
         written = page(found).encode()
         atomic.write(out, written)
-        told = f"{len(found.runs)} run{'s' * (len(found.runs) != 1)}"
-        say(f"{out}: {told}, {size(len(written))}")
+        say(f"{out}: {counted(len(found.runs), 'run')}, {size(len(written))}")
     if json:
         print_json(found.as_json())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from granet.errors import listing
 from granet_cli.report import curves, heatmap, tables
 from granet_cli.report.markup import Markup, element, joined
 from granet_cli.report.run_section import described, section
@@ -64,9 +65,8 @@ def headline(report: RunsReport) -> str:
 
 
 def _few(names: Sequence[str]) -> str:
-    """Each once, and of many the first ones."""
-    found = list(dict.fromkeys(names))
-    return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+    """Return each name once, and of many the first ones."""
+    return listing(dict.fromkeys(names), 4)
 
 
 def _subject(runs: Sequence[RunReport]) -> str:

@@ -74,6 +74,7 @@ def _show(screen: Screen, result: Verification) -> None:
     """A line on the file, and one on each failure."""
     from rich.text import Text
 
+    from granet.errors import counted
     from granet_cli.render import FAINT, printable
 
     line = Text(f"{printable(result.path)}: ")
@@ -82,7 +83,7 @@ def _show(screen: Screen, result: Verification) -> None:
         line.append(f", {result.tensors:,} tensors, step {result.step:,}")
         line.append(f", {result.active:,} of {result.parameters:,} weights active")
     else:
-        line.append(f"{len(result.failures)} failure{'s' * (len(result.failures) > 1)}", style="bold red")
+        line.append(counted(len(result.failures), "failure"), style="bold red")
     line.append("".join(f"; {note}" for note in result.notes), style=FAINT)
     screen.print(line)
     for failure in result.failures:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from granet.errors import ModelError
+from granet.errors import ModelError, listing
 from granet.training.compiling import compiled
 
 
@@ -76,7 +76,7 @@ class Reduced:
         if idle:
             error = ModelError(
                 "the logits do not depend on this parameter, so that several ranks cannot train together",
-                where=idle[0] if len(idle) == 1 else f"{idle[0]} and {len(idle) - 1} more",
+                where=listing(idle),
                 remedy="leave it out of the network, or set its requires_grad to False",
             )
             error.everywhere = True

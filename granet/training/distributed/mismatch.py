@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
-from granet.errors import GranetError
+from granet.errors import GranetError, listing
 from granet.training.distributed.world import Facts
 
 _ABSENT = "nothing"
@@ -36,10 +36,9 @@ def difference(what: str, by_rank: Sequence[Facts], kind: type[GranetError]) -> 
     for rank, value in enumerate(values):
         ranks.setdefault(value, []).append(rank)
     told = "; ".join(f"{value} on {_ranks(ranks[value])}" for value in ranks if value != usual)
-    more = f", and {len(different) - 1} more" if len(different) > 1 else ""
     return kind(
         f"the ranks differ in their {what}",
-        where=f"{name}{more}",
+        where=listing(different),
         got=told,
         expected=f"{usual}, as on {_ranks(ranks[usual])}",
         remedy=_REMEDIES.get(what),
