@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from exporters.compaction import proof
 from exporters.compaction.report import Compacted, LayerChange
 from exporters.compaction.surgery import named_tensors, shrink
-from granet.coupling.plan import RemovalPlan, plan
+from granet.coupling.removal import RemovalPlan, plan
 from granet.coupling.tracing import trace
 from granet.errors import ModelError, UsageError
 from granet.layers import flops

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from granet.coupling.plan import RemovalPlan
+from granet.coupling.removal import RemovalPlan
 
 
 @torch.no_grad()
@@ -18,14 +18,14 @@ def shrink(model: nn.Module, plan: RemovalPlan) -> None:
     new: dict[str, Tensor] = {}
     for fold in plan.folds:
         weight = new.setdefault(fold.weight, tensors[fold.weight].detach().clone())
-        weight.index_fill_(fold.dimension, fold.columns.to(weight.device), 0.0)
+        weight.index_fill_(fold.axis, fold.columns.to(weight.device), 0.0)
         if fold.into is not None:
             shift = new.get(fold.into, tensors[fold.into].detach())
             new[fold.into] = (shift.double() + fold.addition.to(shift.device)).to(shift.dtype)
-    for name, dimensions in plan.kept.items():
+    for name, axes in plan.kept.items():
         tensor = new.get(name, tensors[name].detach())
-        for dimension, indices in dimensions.items():
-            tensor = tensor.index_select(dimension, indices.to(tensor.device))
+        for axis, indices in axes.items():
+            tensor = tensor.index_select(axis, indices.to(tensor.device))
         new[name] = tensor
     replace(model, new)
 

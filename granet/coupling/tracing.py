@@ -1,11 +1,10 @@
 """A network as the graph of ATen operators that its forward pass runs, by ``torch.export``.
 
-Nodes know their arguments and shapes, and the inputs of the graph that are parameters and buffers know their names.
-Shapes are those of the example: channels, not sizes of batches or images, are what is looked at.
+Shapes are those of the example; only sizes of channels are used, not those of batches or images.
 
 Operators may write into their arguments. The graph follows a tensor that is written to under its own name, but not
-when a view of it is written to. Where a value is read after that, everything that shares its memory is called
-opaque here, and nothing is concluded about it.
+when a view of it is written to. Where a value is read after that, everything that shares its memory is called opaque,
+and no rule is applied to it.
 """
 
 from __future__ import annotations
@@ -26,52 +25,46 @@ from granet.errors import ModelError
 
 # Operators that may hand back their argument or a view of it without saying so in their schema.
 _MAY_ALIAS = {
-    "alpha_dropout",
-    "contiguous",
-    "dropout",
-    "feature_alpha_dropout",
-    "feature_dropout",
-    "flatten",
-    "getitem",
-    "reshape",
-    "reshape_as",
-    "to",
-    "type_as",
+    *("alpha_dropout", "contiguous", "dropout", "feature_alpha_dropout", "feature_dropout", "flatten", "getitem"),
+    *("reshape", "reshape_as", "to", "type_as"),
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """The operators of a network, in the order in which they run."""
+    """The operators of a network, in the order in which they run.
+
+    Attributes:
+        nodes: all nodes of the graph, inputs and the output included.
+        tensors: parameters and buffers by name; one that has several goes by the first.
+        names: the nodes of parameters and buffers, and their names.
+        uses: how many operators use a parameter or buffer.
+        opaque: nodes whose value may change after they were computed, and those that change it.
+        layers: for each operator the name of the innermost module that was running.
+        modules: by name.
+    """
 
     nodes: tuple[Node, ...]
-    """All nodes of the graph, inputs and the output included."""
     tensors: Mapping[str, Tensor]
-    """Parameters and buffers by name; one that has several goes by the first."""
     names: Mapping[Node, str]
-    """The nodes that stand for a parameter or buffer, and its name."""
     uses: Mapping[str, int]
-    """How many operators use a parameter or buffer."""
     opaque: frozenset[Node]
-    """Nodes whose value may change after they were computed, and those that change it."""
     layers: Mapping[Node, str]
-    """The layer that each operator belongs to: the name of the innermost module that was running."""
     modules: Mapping[str, nn.Module]
-    """Modules by name."""
 
     def shape(self, node: Node) -> tuple[int, ...]:
-        """The shape of a tensor in the run on the example."""
+        """Return the shape of a tensor in the run on the example."""
         value = node.meta.get("val")
         return tuple(value.shape) if isinstance(value, Tensor) else ()
 
     def dtype(self, node: Node) -> torch.dtype | None:
-        """The dtype of a tensor in that run."""
+        """Return the dtype of a tensor in that run."""
         value = node.meta.get("val")
         return value.dtype if isinstance(value, Tensor) else None
 
 
 def trace(model: nn.Module, example: tuple[Tensor, ...]) -> Trace:
-    """The graph of ``model``, which is in evaluation mode, on ``example``.
+    """Return the graph of ``model``, which is in evaluation mode, on ``example``.
 
     Raises:
         ModelError: torch cannot export the network; its message is part of ours.
@@ -118,7 +111,7 @@ def trace(model: nn.Module, example: tuple[Tensor, ...]) -> Trace:
 
 
 def operation(node: Node) -> str:
-    """The name of an operator without its overload and the underscore of its variant in place: ``relu``, ``conv2d``."""
+    """Return the name of an operator without overload and in-place underscore: ``relu``, ``conv2d``."""
     if node.target is operator.getitem:
         return "getitem"
     if not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace != "aten":
@@ -128,12 +121,12 @@ def operation(node: Node) -> str:
 
 
 def overload(node: Node) -> str:
-    """The overload of an ATen operator: ``default``, ``Tensor``; empty for anything else."""
+    """Return the overload of an ATen operator: ``default``, ``Tensor``; empty for anything else."""
     return node.target._overloadname if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
 def arguments(node: Node) -> dict[str, Any]:
-    """The arguments of an ATen operator by name, defaults included."""
+    """Return the arguments of an ATen operator by name, defaults included."""
     schema = node.target._schema.arguments  # type: ignore[union-attr]
     given = dict(zip((argument.name for argument in schema), node.args, strict=False)) | node.kwargs
     return {argument.name: given.get(argument.name, argument.default_value) for argument in schema}
@@ -146,17 +139,17 @@ def _layer(node: Node) -> str:
 
 
 def _opaque(nodes: tuple[Node, ...]) -> Iterator[Node]:
-    place = {node: index for index, node in enumerate(nodes)}
+    order = {node: index for index, node in enumerate(nodes)}
     for node in nodes:
         for written in _written(node):
             family = _family(written)
-            late = (user for member in family if place[member] < place[node] for user in member.users)
-            if any(place[user] > place[node] for user in late):
+            late = (user for member in family if order[member] < order[node] for user in member.users)
+            if any(order[user] > order[node] for user in late):
                 yield from family
 
 
 def _written(node: Node) -> list[Node]:
-    """The arguments that an operator writes to."""
+    """Return the arguments that an operator writes to."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return []
     schema = node.target._schema
@@ -169,7 +162,7 @@ def _written(node: Node) -> list[Node]:
 
 
 def _family(node: Node) -> set[Node]:
-    """All nodes that may share memory with ``node``, itself included."""
+    """Return all nodes that may share memory with ``node``, itself included."""
     family, todo = set(), [node]
     while todo:
         member = todo.pop()
