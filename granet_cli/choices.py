@@ -1,4 +1,4 @@
-"""What the command line asks of a recipe: from flags and ``--set`` to the recipe that results."""
+"""Recipe overrides from the command line: flags and ``--set`` assignments, and the recipe that results."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from granet.checkpoint import Checkpoint
 
 EMBEDDED = "fashion-mnist-subset"
-"""The dataset that has no directory."""
+"""The dataset that comes with granet and needs no folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What was asked for.
+    """Overrides of a recipe.
 
     Attributes:
         method: another method, from ``--method``.
         epochs: another length, from ``--epochs``.
-        data: what ``--data`` said, a dataset or a folder.
+        data: the value of ``--data``, a dataset or a folder.
         settings: the other flags and every ``--set``, by dotted key.
     """
 
@@ -37,17 +37,17 @@ class Choices:
     settings: Mapping[str, object]
 
     def named(self) -> set[str]:
-        """The settings that were named, by dotted key; where the data lie is not one of them."""
+        """Return the dotted keys of all overrides, except that of the data folder."""
         named = {"method.name": self.method, "training.epochs": self.epochs}
         if self.data is not None and directory(self.data) is None:
             named["data.name"] = self.data
         return {*self.settings, *(key for key, value in named.items() if value is not None)} - {"data.directory"}
 
-    def place(self) -> Path | None:
-        """The folder where the data are said to lie, absolute; None when nothing is said about that.
+    def data_folder(self) -> Path | None:
+        """Return the absolute path of the data folder, or None when none is given.
 
         Raises:
-            UsageError: two folders, or one that cannot be.
+            UsageError: two folders are given, or a path that is no folder.
         """
         folder, other = None if self.data is None else directory(self.data), self.settings.get("data.directory")
         if folder is not None and other is not None:
@@ -57,7 +57,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Varied:
-    """A recipe as asked for, and what its user should know about how it came to be."""
+    """A recipe with overrides applied, and remarks for the user about side effects."""
 
     recipe: Recipe
     remarks: tuple[str, ...]
@@ -71,7 +71,7 @@ def gather(
     epochs: int | None = None,
     data: str | None = None,
 ) -> Choices:
-    """Puts flags (those that are None were not given) and ``section.key=value`` assignments together.
+    """Combine flags (None: not given) and ``section.key=value`` assignments into overrides.
 
     Raises:
         UsageError: an assignment without "=", a setting given twice, or a method of the user's that is not there.
@@ -97,13 +97,13 @@ def gather(
 
 
 def vary(recipe: Recipe, choices: Choices) -> Varied:
-    """The recipe with everything that was asked for.
+    """Apply overrides to a recipe.
 
-    A method is exchanged first, then the course is stretched, then single settings are set: what was asked for
-    literally stays as it was written.
+    The method is exchanged first, then the training is stretched to another length, then single settings are set,
+    so that a setting given by name keeps its value.
 
     Raises:
-        UsageError: anything that cannot be, or does not fit the recipe.
+        UsageError: an override is invalid or does not fit the recipe.
     """
     settings, remarks = dict(choices.settings), []
     if "model.weights" in settings:
@@ -114,12 +114,12 @@ def vary(recipe: Recipe, choices: Choices) -> Varied:
         given = {
             key.removeprefix("method."): recipe.settings()[key].parse(value) if isinstance(value, str) else value
             for key, value in settings.items()
-            if key.startswith("method.") and key in recipe.settings()  # others are told by ``override``
+            if key.startswith("method.") and key in recipe.settings()  # ``override`` reports the others
         }
         recipe, left_out = recipe.with_method(choices.method, **given)
         if left_out:
             names = ", ".join(left_out)
-            remarks.append(f"left out, since method {choices.method} has no use for them: {names}")
+            remarks.append(f"left out, because method {choices.method} does not use them: {names}")
     if choices.epochs is not None:
         longer = recipe.stretched(choices.epochs)
         moved = [f"{key} {_told(old)} -> {_told(new)}" for key, new, old in longer.differences(recipe)]
@@ -127,7 +127,7 @@ def vary(recipe: Recipe, choices: Choices) -> Varied:
             remarks.append(f"the recipe is stretched: {', '.join(moved)}")
         recipe = longer
     recipe = recipe.override(settings)
-    if recipe.data.directory is not None:  # a run goes on from wherever it is resumed
+    if recipe.data.directory is not None:  # a run can be resumed from any working directory
         recipe = recipe.override({"data.directory": str(_absolute(recipe.data.directory))})
     if recipe.model.weights is not None:
         recipe = recipe.override({"model.weights": str(_absolute(recipe.model.weights))})
@@ -135,13 +135,13 @@ def vary(recipe: Recipe, choices: Choices) -> Varied:
 
 
 def data_settings(data: str, present: str, settings: Mapping[str, object]) -> dict[str, object]:
-    """What ``--data`` means beside the recipe's ``present`` dataset and the other ``settings``.
+    """Return the settings that ``--data`` stands for, given the recipe's ``present`` dataset and other ``settings``.
 
-    The name of a dataset means that dataset, which then is not where the recipe's own was. Anything else is a
-    folder: of the recipe's dataset, or an image folder where the recipe's dataset is the one that comes along.
+    The name of a dataset selects that dataset and clears the recipe's folder. Anything else is a folder: that of the
+    recipe's dataset, or an image folder where the recipe's dataset is the embedded one.
 
     Raises:
-        UsageError: neither a dataset nor a folder, or a name beside another one.
+        UsageError: neither a dataset nor a folder, or a setting that is given twice.
     """
     folder = directory(data)
     for key in ("data.name",) if folder is None else ("data.directory",):
@@ -154,7 +154,7 @@ def data_settings(data: str, present: str, settings: Mapping[str, object]) -> di
 
 
 def directory(data: str) -> Path | None:
-    """The folder that ``--data`` names, absolute; None when it names a dataset.
+    """Return the absolute path of the folder that ``--data`` names, or None when it names a dataset.
 
     Raises:
         UsageError: there is neither a dataset nor a folder of that name.
@@ -171,16 +171,16 @@ def directory(data: str) -> Path | None:
             where="--data",
             got=repr(data),
             expected=f"a folder or one of {', '.join(DATASETS)}",
-            remedy=f"did you mean {close!r}?" if close else f"a folder that is still to be made is written ./{data}",
+            remedy=f"did you mean {close!r}?" if close else f"for a folder that does not exist yet, write ./{data}",
         )
     return path
 
 
 def evaluated_on(checkpoint: Checkpoint, data: str | None) -> Recipe:
-    """The recipe of a checkpoint with the data to evaluate on, as ``--data`` names them if it does.
+    """Return the recipe of a checkpoint with the data to evaluate on: its own, or those that ``--data`` names.
 
     Raises:
-        UsageError: there are no such data.
+        UsageError: ``--data`` names neither a dataset nor a folder.
     """
     recipe = checkpoint.recipe
     if data is not None:
@@ -191,10 +191,10 @@ def evaluated_on(checkpoint: Checkpoint, data: str | None) -> Recipe:
 
 
 def check_network(checkpoint: Checkpoint, name: str | None) -> None:
-    """Refuses a ``--model`` that confirms another network than that of the checkpoint.
+    """Check that ``--model``, if given, names the network of the checkpoint.
 
     Raises:
-        UsageError: it does.
+        UsageError: it names another one.
     """
     network = checkpoint.network.name
     if name not in (None, network):
@@ -202,12 +202,12 @@ def check_network(checkpoint: Checkpoint, name: str | None) -> None:
 
 
 def contradictions(run: Recipe, choices: Choices, base: Recipe | None) -> list[str]:
-    """Each setting that was asked for and that the run does not have, in words.
+    """Describe each override that contradicts the recipe of a run to be resumed.
 
     Args:
-        run: the recipe of the run that is to go on.
-        choices: what was asked for; only that is compared.
-        base: a recipe that was asked for as a whole; then everything is compared, but for where the data lie.
+        run: the recipe of the run.
+        choices: the overrides; only these settings are compared.
+        base: a recipe given as a whole; then all settings are compared, except the data folder.
     """
     asked = vary(run if base is None else base, choices).recipe
     return [

@@ -1,8 +1,8 @@
-"""From an exception to a message on standard error and an exit code.
+"""Error reporting: from an exception to a message on standard error and an exit code.
 
 0    done, also when a reader such as ``head`` has seen enough
-1    the work failed, the system refused something, or granet failed: a bug is told in one line, with its traceback
-     when GRANET_DEBUG=1
+1    the work failed, the system refused something, or granet failed: a bug is reported in one line, with its
+     traceback when GRANET_DEBUG=1
 2    wrong usage
 130  interrupted
 """
@@ -20,11 +20,11 @@ from granet_cli.render import Screen, printable
 
 
 def report(error: Exception) -> int:
-    """Says what went wrong and returns the exit code."""
+    """Write what went wrong to standard error and return the exit code."""
     message, code = _explain(error)
     rank = _rank()
     if rank is not None and _is_everywhere(error):
-        if rank != 0:  # every rank says the same, so one is enough
+        if rank != 0:  # all ranks would write the same message
             return code
     elif rank is not None:
         message = f"rank {rank}: {message}"
@@ -34,13 +34,13 @@ def report(error: Exception) -> int:
 
 
 def _rank() -> int | None:
-    """Which of several processes that torchrun started this is; None for a single one."""
+    """Return the rank of this process among several that torchrun started; None for a single process."""
     size, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "0")
     return int(rank) if size.isdecimal() and int(size) > 1 and rank.isdecimal() else None
 
 
 def _is_everywhere(error: Exception) -> bool:
-    """Whether all ranks raise it: mistakes in the command that all of them were given, and errors that say so."""
+    """Return whether all ranks raise this error: mistakes in their common command, and errors marked so."""
     return isinstance(error, typer.TyperException) or bool(getattr(error, "everywhere", False))
 
 
@@ -52,7 +52,7 @@ def _explain(error: Exception) -> tuple[str, int]:
         return _usage(error), error.exit_code
     if os.environ.get("GRANET_DEBUG") == "1":
         traceback.print_exception(error)
-    if isinstance(error, OSError) and error.strerror:  # a full disk, a folder that cannot be written: nobody's bug
+    if isinstance(error, OSError) and error.strerror:  # a full disk or a read-only folder is no bug
         return f"{error.filename}: {error.strerror}" if error.filename else f"the system refused: {error.strerror}", 1
     what = "".join(traceback.format_exception_only(error)).strip()
     if type(error).__name__ == "OutOfMemoryError":
@@ -63,7 +63,7 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 
 def _usage(error: typer.TyperException) -> str:
-    """A mistake in the command line itself, with the nearest option and where help is."""
+    """Describe a mistake in the command line, with the nearest option and where to find help."""
     message = error.format_message()
     possibilities = getattr(error, "possibilities", None)
     if possibilities:

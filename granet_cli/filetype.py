@@ -1,4 +1,4 @@
-"""What kind of file a path names, told by what is in it, without the libraries that read it."""
+"""File type detection by content, without the libraries that read the files."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _FIELDS = 32
 
 
 def is_onnx(path: Path) -> bool:
-    """Whether the file at ``path`` is to be read as an ONNX model, and not as a checkpoint.
+    """Return whether the file at ``path`` should be read as an ONNX model rather than as a checkpoint.
 
-    Where the first bytes tell neither, the suffix decides, so that its reader can say what is wrong. A file that
-    cannot be read is told by its suffix too.
+    Where the first bytes show neither, or the file cannot be read, the suffix decides, so that the reader for that
+    suffix reports what is wrong.
     """
     named = path.suffix.lower() == ".onnx"
     try:
         size = path.stat().st_size
-        if not path.is_file():  # a pipe would have to be waited for
+        if not path.is_file():  # reading a pipe would block
             return named
         with path.open("rb") as file:
             head = file.read(_HEAD)
@@ -32,30 +32,30 @@ def is_onnx(path: Path) -> bool:
 
 
 def _begins_like_a_model(head: bytes, size: int) -> bool:
-    """Whether these are fields of a model up to its graph, which exporters write behind a few short ones."""
-    at = 0
+    """Return whether these are fields of a model up to its graph, which exporters write after a few short ones."""
+    position = 0
     for _ in range(_FIELDS):
-        tag, at = _varint(head, at)
-        field, kind = tag >> 3, tag & 7
-        if (field not in _NUMBERS or kind != 0) and (field not in _BYTES or kind != 2):
+        tag, position = _varint(head, position)
+        field, wire_type = tag >> 3, tag & 7
+        if (field not in _NUMBERS or wire_type != 0) and (field not in _BYTES or wire_type != 2):
             return False
-        value, at = _varint(head, at)
-        if kind == 2:
-            at += value
-            if at > size:
+        value, position = _varint(head, position)
+        if wire_type == 2:
+            position += value
+            if position > size:
                 return False
             if field == _GRAPH:
                 return True
-        if at >= len(head):
+        if position >= len(head):
             return False
     return False
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number of at most ten bytes and where it ends; one that does not end is no field's."""
+def _varint(data: bytes, start: int) -> tuple[int, int]:
+    """Return a varint of at most ten bytes and the position after it; one that does not end ends the data."""
     value = 0
-    for index, byte in enumerate(data[at : at + 10]):
+    for index, byte in enumerate(data[start : start + 10]):
         value |= (byte & 127) << (7 * index)
         if byte < 128:
-            return value, at + index + 1
+            return value, start + index + 1
     return 0, len(data)

@@ -10,22 +10,22 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 96}
-"""Settings of every command."""
+"""Settings of typer that all commands share."""
 
 
 class Command(TyperCommand):
     """A command whose help groups its options by their ``rich_help_panel``; other options come last."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Writes arguments and options."""
+        """Write arguments and options."""
         _write_options(self, ctx, formatter)
 
 
 class CommandGroup(TyperGroup):
-    """The root, its help written alike, commands first."""
+    """The root command, whose help lists the commands first."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Writes commands and options."""
+        """Write commands and options."""
         rows = [(name, self.commands[name].get_short_help_str(formatter.width)) for name in self.list_commands(ctx)]
         with formatter.section(title("Commands")):
             formatter.write_dl(rows)
@@ -33,7 +33,7 @@ class CommandGroup(TyperGroup):
 
 
 def title(text: str) -> str:
-    """``text`` as a heading, bold where that can be seen."""
+    """Return ``text`` as a heading, bold on a terminal."""
     return typer.style(text, bold=True) if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
 
 

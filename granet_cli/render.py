@@ -1,4 +1,4 @@
-"""Text for people and JSON for programs: colour, glyphs and widths only where a terminal shows them."""
+"""Terminal output: text for people, with colour and widths on a terminal only, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ FAINT = "bright_black"
 
 
 class ReaderGone(Exception):  # noqa: N818  nobody's error: `granet inspect FILE | head` has seen enough
-    """Whoever read our output has closed it."""
+    """The reader of our output has closed it."""
 
 
 class Screen(Console):
-    """Where a command writes: a terminal, a file or a pipe. Text is shown as it is, never read as markup."""
+    """The console of a command: a terminal, a file or a pipe. Text is written as it is, never read as markup."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     @property
     def live(self) -> bool:
-        """Whether what was written can be written over. FORCE_COLOR asks for colours, not for that."""
+        """Whether lines can be written over. FORCE_COLOR asks for colours, not for that."""
         return self.file.isatty() and not self.is_dumb_terminal
 
     @property
     def columns(self) -> int | None:
-        """The width to stay within; None in a file or a pipe, where lines are as long as they are."""
+        """The width that lines should fit; None in a file or a pipe, where lines may have any length."""
         return self.width if self.file.isatty() else None
 
     @property
@@ -45,7 +45,7 @@ class Screen(Console):
         return self.color_system is not None and not self.no_color
 
     def prose(self, text: str | Text) -> None:
-        """Writes sentences, broken between words where there is a width; other lines are the terminal's to fold."""
+        """Write sentences, broken between words where there is a width."""
         text = text if isinstance(text, Text) else Text(printable(text))
         self.print(text, soft_wrap=self.columns is None)
 
@@ -64,13 +64,13 @@ class Screen(Console):
             self.prose(Text(f"note: {printable(note)}", style="yellow"))
 
     def on_broken_pipe(self) -> NoReturn:
-        """Leaves quietly; whatever is still buffered goes nowhere."""
+        """Discard buffered output and raise ``ReaderGone``."""
         silence()
         raise ReaderGone
 
 
 def silence() -> None:
-    """Lets what is still to be written to a closed pipe disappear, also when the interpreter exits."""
+    """Discard all output that is still buffered for a closed pipe, also at the interpreter's exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -81,7 +81,7 @@ def silence() -> None:
 
 
 def say(message: str, *, command: str | None = None) -> None:
-    """A remark on standard error, which is where all goes that is not the result; a command to copy stays whole."""
+    """Write a remark, and a command to copy, to standard error."""
     screen = Screen(stderr=True)
     screen.prose(message)
     if command is not None:
@@ -89,7 +89,7 @@ def say(message: str, *, command: str | None = None) -> None:
 
 
 def print_json(value: Any) -> None:
-    """``value`` as the only thing on standard output. What is not finite becomes null, which JSON can say."""
+    """Write ``value`` as JSON to standard output. Numbers that are not finite become null."""
     Screen().out(json.dumps(_finite(value), indent=2, allow_nan=False), highlight=False)
 
 
@@ -102,7 +102,7 @@ def _finite(value: Any) -> Any:
 
 
 def printable(text: object) -> str:
-    """``text`` without characters that would steer a terminal: names in files come from anybody."""
+    """Escape characters that would control a terminal: names in files are untrusted."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
 
 
@@ -140,7 +140,7 @@ def _line(cells: Sequence[Text], columns: Sequence[Column], sizes: Sequence[int]
 
 
 def bar(share: float, width: int, screen: Screen) -> Text:
-    """``share`` (0 to 1) as a bar of ``width`` characters; what is more than nothing shows."""
+    """Draw ``share`` (0 to 1) as a bar of ``width`` characters, never empty above 0."""
     if screen.columns is None:
         return Text("#" * max(round(share * width), share > 0))
     halves = max(round(share * width * 2), share > 0)
@@ -150,7 +150,7 @@ def bar(share: float, width: int, screen: Screen) -> Text:
 
 
 def short(number: float) -> str:
-    """A count in at most five characters: 432, 36.9k, 2.36M."""
+    """Format a count in at most five characters: 432, 36.9k, 2.36M."""
     for unit, scale in (("", 1), ("k", 10**3), ("M", 10**6), ("G", 10**9), ("T", 10**12)):
         if number < 999.5 * scale:
             scaled = number / scale
@@ -160,7 +160,7 @@ def short(number: float) -> str:
 
 
 def size(count: int) -> str:
-    """A number of bytes as 812 bytes, 41.0 KB, 1.2 MB; a KB is 1000 bytes."""
+    """Format a number of bytes as 812 bytes, 41.0 KB, 1.2 MB; a KB is 1000 bytes."""
     for unit, scale in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
@@ -177,12 +177,12 @@ def setting(value: object) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as per cent, for accuracies: 93.42%."""
+    """Format a share in per cent with two decimals, for accuracies: 93.42%."""
     return f"{100 * share:.2f}%"
 
 
 def duration(seconds: float) -> str:
-    """A stretch of time as 1:23, 1:02:03 or 2 d 1:02:03."""
+    """Format seconds as 1:23, 1:02:03 or 2 d 1:02:03."""
     if not math.isfinite(seconds):
         return "unknown"
     minutes, rest = divmod(round(seconds), 60)

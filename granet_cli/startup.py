@@ -1,7 +1,7 @@
-"""A quick start: garbage is looked for seldom until a command has imported what it needs.
+"""Faster start-up: garbage collection is rare until a command has imported what it needs.
 
-Importing torch makes half a million objects that all stay. Looking them through for garbage, over and over as they
-grow, takes a quarter of the time from the command to the first step of training.
+Importing torch makes half a million objects that all stay. Scanning them for garbage, again and again while they
+become more, takes a quarter of the time from the command to the first step of training.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ _usual: tuple[int, int, int] | None = None
 
 
 def hurry() -> None:
-    """Makes garbage collection rare. A command that never calls ``over`` still collects, two hundred times as late."""
+    """Make garbage collection rare. A command that never calls ``over`` still collects, two hundred times as late."""
     global _usual  # noqa: PLW0603  there is one collector in a process
     _usual = gc.get_threshold()
     gc.set_threshold(*_SELDOM)
 
 
 def over() -> None:
-    """Makes it as usual again, less what is there by now, which stays; does nothing the second time."""
+    """Restore normal garbage collection, exempting objects that exist by now; do nothing the second time."""
     global _usual  # noqa: PLW0603
     if _usual is not None:
         gc.freeze()

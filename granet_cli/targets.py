@@ -1,4 +1,4 @@
-"""Files that a command is about to write."""
+"""Checks of output files before a command starts its work."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def check_target(out: Path, *sources: Path, overwrite: bool) -> None:
-    """Refuses to replace what was not meant to be replaced.
+    """Check that writing ``out`` replaces nothing by accident.
 
     Raises:
-        UsageError: ``out`` is one of ``sources``, or is there already without ``overwrite``.
+        UsageError: ``out`` is one of ``sources``, or exists and ``overwrite`` is not set.
     """
     from granet.errors import UsageError
 
@@ -17,4 +17,4 @@ def check_target(out: Path, *sources: Path, overwrite: bool) -> None:
         if out.exists() and source.exists() and out.samefile(source):
             raise UsageError(f"{source} would be overwritten", where="-o", got=out, remedy="choose another file")
     if out.exists() and not overwrite:
-        raise UsageError("the file is there already", where=out, remedy="replace it with --overwrite")
+        raise UsageError("the file exists", where=out, remedy="replace it with --overwrite")

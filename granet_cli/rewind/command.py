@@ -155,7 +155,7 @@ def rewind(
     if resume is not None:
         session.check_nothing_else(file, given)
         folder = resume
-        say(f"going on with {resume}")
+        say(f"resuming {resume}")
     else:
         if file is None or mode is None:
             what = "CKPT" if file is None else "--mode"
@@ -204,7 +204,8 @@ def rewind(
                 )
     except (Interrupted, KeyboardInterrupt) as stopped:
         where = getattr(stopped, "where", None)
-        message, command = session.goodbye(folder, where, device=device, data=data, json=json)
+        flags = {"--device": device if device != "auto" else None, "--data": data, "--json": json}
+        message, command = session.stopped_message(folder, where, flags)
         say(message, command=command)
         raise typer.Exit(130) from stopped
     finally:

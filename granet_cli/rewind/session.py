@@ -1,4 +1,4 @@
-"""The rewind that ``granet rewind`` is about: planned from its options, announced, and taken leave of."""
+"""The rewind of ``granet rewind``: planned from its options, announced, and resumed."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from granet_cli.train import session
 
 @dataclass(frozen=True)
 class Planned:
-    """A recipe that rewinds, and the data it is trained on."""
+    """A planned rewind: its recipe, and the data it is trained on."""
 
     recipe: Recipe
     dataset: Dataset
 
     def begun(self, device: torch.device) -> Run:
-        """The run that the first round is, at step 0 and with fresh weights: to look at."""
+        """Return the run of the first round at step 0, with fresh weights."""
         return begin(self.recipe, self.dataset, device)
 
 
 def planned(asked: RewindRequest, *, factory: str | None) -> Planned:
-    """What ``asked`` comes to; nothing is written.
+    """Plan the rewind that ``asked`` describes; write nothing.
 
     Raises:
-        UsageError, CheckpointError, ModelError, DataError: it cannot be done.
+        UsageError, CheckpointError, ModelError, DataError: it is not possible.
     """
     outline = load_outline(asked.checkpoint)
     check_network(outline, factory)
@@ -57,7 +57,7 @@ def planned(asked: RewindRequest, *, factory: str | None) -> Planned:
 def settings(
     assignments: list[str] | None, keep_every: str | None, keep_last: int | None, data: Path | None
 ) -> Mapping[str, object]:
-    """The settings of a recipe among the options.
+    """Return the options that are settings of a recipe.
 
     Raises:
         UsageError: one of them is given twice, or is no assignment.
@@ -71,10 +71,10 @@ def settings(
 
 
 def folder(out: Path | None, recipe: Recipe, *, overwrite: bool) -> Path:
-    """Where the rewind goes: ``out``, or a new folder.
+    """Return the folder of the rewind: ``out``, or a new one.
 
     Raises:
-        UsageError: something is in ``out`` that is not to be overwritten, or it is where the checkpoint lies.
+        UsageError: ``out`` holds a run and ``overwrite`` is not set, or it holds the checkpoint that is rewound.
     """
     assert recipe.rewind is not None  # noqa: S101  it was planned
     if out is None:
@@ -91,7 +91,7 @@ def folder(out: Path | None, recipe: Recipe, *, overwrite: bool) -> Path:
 
 
 def tidy(folder: Path) -> None:
-    """Removes a folder that nothing was written into, and ``runs`` if that was all there was in it."""
+    """Remove a folder if it is empty, and ``runs`` if that is empty then."""
     with suppress(OSError):
         folder.rmdir()  # fails unless it is empty
         if folder.parent == session.RUNS:
@@ -99,7 +99,7 @@ def tidy(folder: Path) -> None:
 
 
 def headline(recipe: Recipe, out: Path) -> str:
-    """One line that says what is going to be done."""
+    """Return one line that says what is going to be done."""
     section = recipe.rewind
     assert section is not None  # noqa: S101  it was planned
     what = {
@@ -113,28 +113,25 @@ def headline(recipe: Recipe, out: Path) -> str:
 
 
 def check_nothing_else(file: Path | None, given: Mapping[str, object]) -> None:
-    """Refuses what a rewind that goes on has no use for.
+    """Check that no other option is given when a rewind is resumed.
 
     Raises:
-        UsageError: naming the first of it.
+        UsageError: one is; the first is named.
     """
     named = {"CKPT": file, **given}
     for option, value in named.items():
         if value not in (None, False):
             raise UsageError(
-                "a rewind that goes on has all its settings",
+                "not allowed when a rewind is resumed",
                 where=option,
                 remedy="leave this out, or leave out --resume",
             )
 
 
-def goodbye(path: Path, where: object, *, device: str, data: Path | None, json: bool) -> tuple[str, str | None]:
-    """What to say of a rewind that was stopped, and the command that goes on with it."""
+def stopped_message(path: Path, position: object, flags: Mapping[str, object]) -> tuple[str, str | None]:
+    """Return what to write about a rewind that was stopped at ``position``, and the command that resumes it."""
     if not (RunFolder(path).holds_run() or RunFolder(path).holds_rounds()):
-        return "stopped before there was anything to save", None
-    command = ["granet", "rewind", "--resume", str(path)]
-    command += ["--device", device] if device != "auto" else []
-    command += ["--data", str(data)] if data is not None else []
-    command += ["--json"] if json else []
-    at = f" at {where}" if where is not None else ""
-    return f"stopped{at}; nothing is lost. Go on with:", shlex.join(command)
+        return session.NOTHING_SAVED, None
+    reached = f" at {position}" if position is not None else ""
+    command = ["granet", "rewind", "--resume", str(path), *session.spelled_out(flags)]
+    return f"stopped{reached}; nothing is lost. Resume with:", shlex.join(command)

@@ -39,10 +39,10 @@ def train(
     tensorboard: options.TensorBoard = False,
     json: options.Json = False,
 ) -> None:
-    """Train a network sparse from the start, or go on with a run.
+    """Train a network sparse from the start, or resume a run.
 
     A recipe holds every setting of a run; flags and --set change single ones, and the result is written into the
-    run and into each checkpoint. The first Ctrl-C finishes the step, saves the state and says how to go on.
+    run and into each checkpoint. The first Ctrl-C finishes the step, saves the state and says how to resume.
 
     \b
     Examples:
@@ -88,12 +88,14 @@ def train(
                 with world.together():
                     asked = choices.gather(settings, assignments or (), method=method, epochs=epochs, data=data)
                     run = (
-                        session.new(recipe, asked, out, overwrite=overwrite, download=download, rank=rank)
+                        session.new_session(recipe, asked, out, overwrite=overwrite, download=download, rank=rank)
                         if resume is None
-                        else session.old(resume, recipe, asked, out, overwrite=overwrite, download=download, rank=rank)
+                        else session.resumed_session(
+                            resume, recipe, asked, out, overwrite=overwrite, download=download, rank=rank
+                        )
                     )
                 watchers: list[Callable[[Event], None]] = []
-                if world.first:  # the others have nothing to tell that it does not
+                if world.first:  # the other ranks would write the same
                     say(run.announcement)
                     shown = stack.enter_context(progress.training_display(screen, stopping=stop, device_asked=device))
                     watchers.append(sessions.noted(shown))
@@ -110,7 +112,9 @@ def train(
                     "--tensorboard": tensorboard,
                     "--json": json,
                 }
-                message, command = session.goodbye(run.folder, getattr(stopped, "where", None), flags, rank=rank)
+                message, command = session.stopped_message(
+                    run.folder, getattr(stopped, "where", None), flags, rank=rank
+                )
                 say(message, command=command)
             raise typer.Exit(130) from stopped
     if rank.ranks.rank != 0:

@@ -1,4 +1,4 @@
-"""The run that ``granet train`` is about: a new one and its folder, or an old one to go on with."""
+"""The run of ``granet train``: a new one and its folder, or one to resume."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from granet_cli.choices import EMBEDDED, Choices, contradictions, vary
 RUNS = Path("runs")
 _SINGLE = TorchrunRank()
 DEFAULT = "quickstart"
+NOTHING_SAVED = "stopped before there was anything to save"
 
 
 @dataclass(frozen=True)
 class TrainSession:
-    """What is going to be trained.
+    """A run that is ready to start.
 
     Attributes:
-        folder: where.
-        announcement: what to say before it starts.
+        folder: where it is written.
+        announcement: what to write before it starts.
         start: trains to the end, given a device, ``watch`` and ``stop``; see ``granet.training.train``.
     """
 
@@ -40,7 +41,7 @@ class TrainSession:
     start: Callable[..., Evaluation]
 
 
-def new(
+def new_session(
     name: str | None,
     choices: Choices,
     out: Path | None,
@@ -49,16 +50,16 @@ def new(
     download: bool,
     rank: TorchrunRank = _SINGLE,
 ) -> TrainSession:
-    """A run of recipe ``name`` as asked for, into ``out`` or a folder that is not there yet.
+    """Prepare a run of recipe ``name`` with overrides, into ``out`` or a new numbered folder.
 
     Raises:
-        UsageError: anything about the recipe or the folder that cannot be.
+        UsageError: the recipe, an override or the folder is invalid.
     """
     if overwrite and out is None:
         raise UsageError("there is nothing to overwrite", where="--overwrite", remedy="name the run with --out")
     if rank.max_restarts and out is None:
         raise UsageError(
-            "torchrun is going to restart the run, which then has to find its folder",
+            "torchrun will restart the run, which then has to find its folder",
             where="--max-restarts",
             got=rank.max_restarts,
             remedy="name the run with --out, or leave --max-restarts out",
@@ -69,11 +70,11 @@ def new(
         raise UsageError(
             "this recipe is the first of several rounds of a rewind",
             where=recipe.name,
-            remedy="begin them with granet rewind, or go on with granet rewind --resume DIR",
+            remedy="start it with granet rewind, or resume it with granet rewind --resume DIR",
         )
     if recipe.data.directory is None and recipe.data.name in DATASETS and recipe.data.name != EMBEDDED:
         options = "--data DIR" if choices.data is None else f"--data DIR --set data.name={recipe.data.name}"
-        raise UsageError(f"dataset {recipe.data.name} lies in a folder, which is not named", remedy=f"add {options}")
+        raise UsageError(f"the folder of dataset {recipe.data.name} is not given", remedy=f"add {options}")
     method = recipe.method.name.rpartition(":")[2]
     stem = recipe.name if method in recipe.name else f"{recipe.name}-{method}"
     leads = rank.ranks.rank == 0  # the others never touch the folder
@@ -87,7 +88,7 @@ def new(
     return TrainSession(folder, "\n".join((*varied.remarks, headline)), start)
 
 
-def old(
+def resumed_session(
     path: Path,
     name: str | None,
     choices: Choices,
@@ -97,15 +98,17 @@ def old(
     download: bool,
     rank: TorchrunRank = _SINGLE,
 ) -> TrainSession:
-    """The run in ``path``, to go on with.
+    """Prepare to resume the run in ``path``.
 
     Raises:
-        UsageError: there is none, or something was asked for that it does not have; each such setting is listed.
+        UsageError: there is no run, or overrides contradict its recipe; each such setting is listed.
         CheckpointError: its checkpoint is damaged.
     """
     for option, given in (("--out", out is not None), ("--overwrite", overwrite), ("--download", download)):
         if given:
-            raise UsageError("a run that goes on has no use for it", where=option, remedy="leave it out, or --resume")
+            raise UsageError(
+                "not allowed when a run is resumed", where=option, remedy="leave it out, or leave out --resume"
+            )
     folder = RunFolder(path)
     if rank.ranks.rank == 0 and (name is not None or choices.named()):
         recipe, _ = folder.open()
@@ -113,20 +116,20 @@ def old(
         if contrary:
             lines = "".join(f"\n  {line}" for line in contrary)
             raise UsageError(
-                f"what was asked for contradicts the run; leave it out, or begin another:{lines}", where=path
+                f"these settings contradict the run; leave them out, or start another run:{lines}", where=path
             )
-    return TrainSession(folder, f"going on with {path}", partial(training.resume, folder, directory=choices.place()))
+    return TrainSession(folder, f"resuming {path}", partial(training.resume, folder, directory=choices.data_folder()))
 
 
 def fresh(stem: str) -> Path:
-    """Makes a folder in ``runs``, called after ``stem``, that was not there before."""
+    """Create a new folder in ``runs``, named after ``stem`` and numbered if that exists."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip(".-") or "run"  # a name is no path
     numbered = (RUNS / (stem if number == 1 else f"{stem}-{number}") for number in itertools.count(1))
     return next(path for path in numbered if _makes(path))
 
 
 def _makes(path: Path) -> bool:
-    """Makes a folder; False when it is there, the one test that of two runs starting at once only one passes."""
+    """Create a folder; return False if it exists. Of two runs that start at once only one gets True."""
     try:
         path.mkdir(parents=True)
     except FileExistsError:
@@ -135,7 +138,7 @@ def _makes(path: Path) -> bool:
 
 
 def _in_fresh(folder: Path, start: Callable[..., Evaluation], *args: Any, **settings: Any) -> Evaluation:
-    """Starts a run in a folder of ``fresh``, which goes away again when nothing was written into it."""
+    """Start a run in a folder of ``fresh``, and remove the folder again if nothing was written into it."""
     try:
         return start(*args, **settings)
     finally:
@@ -144,26 +147,31 @@ def _in_fresh(folder: Path, start: Callable[..., Evaluation], *args: Any, **sett
                 path.rmdir()  # fails unless it is empty
 
 
-def goodbye(
-    folder: RunFolder, where: object, flags: Mapping[str, object], *, rank: TorchrunRank = _SINGLE
+def stopped_message(
+    folder: RunFolder, position: object, flags: Mapping[str, object], *, rank: TorchrunRank = _SINGLE
 ) -> tuple[str, str | None]:
-    """What to say of a run that was stopped, and the command that goes on with it.
+    """Return what to write about a run that was stopped, and the command that resumes it.
 
     Args:
         folder: of the run.
-        where: how far it came, when that was saved.
+        position: the step that was saved, when it is known.
         flags: options that the run was started with and that are no settings of it; empty ones are left out.
         rank: of the process; of several, each was started by torchrun.
     """
     if not folder.holds_run():
-        return "stopped before there was anything to save", None
+        return NOTHING_SAVED, None
     command = ["granet"]
     if rank.ranks.size > 1:
         machines = rank.ranks.size // rank.local_size
         nodes = [f"--nnodes={machines}"] if machines > 1 else []
         command = ["torchrun", *nodes, f"--nproc-per-node={rank.local_size}", "-m", "granet_cli"]
-    command += ["train", "--resume", str(folder.path)]
-    for flag, value in flags.items():
-        command += [flag] if value is True else [flag, str(value)] if value else []
-    at = f" at {where}" if where is not None else ""
-    return f"stopped{at}; {folder.last} is safe. Go on with:", shlex.join(command)
+    command += ["train", "--resume", str(folder.path), *spelled_out(flags)]
+    reached = f" at {position}" if position is not None else ""
+    return f"stopped{reached}; {folder.last} is safe. Resume with:", shlex.join(command)
+
+
+def spelled_out(flags: Mapping[str, object]) -> list[str]:
+    """Return flags as arguments of a command; those that are None or False are left out."""
+    return [
+        part for flag, value in flags.items() if value for part in ([flag] if value is True else [flag, str(value)])
+    ]
