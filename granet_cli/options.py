@@ -220,7 +220,7 @@ Out = Annotated[
 Resume = Annotated[
     Path | None,
     option(
-        "Go on with the run in DIR. Settings may be repeated but not changed; --data DIR says where its data are now.",
+        "Resume the run in DIR. Settings may be repeated but not changed; --data DIR says where its data are now.",
         "--resume",
         metavar="DIR",
         panel=_RUN,

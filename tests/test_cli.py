@@ -291,7 +291,7 @@ def test_flags_and_assignments_end_up_in_the_recipe(granet: Granet, here: Path) 
     flags = "--method set --density 0.5 --epochs 1 --lr 0.01 --batch-size 4 --seed 7 --set optimizer.momentum=0.5"
     answer = granet("train", "--recipe", "tiny.toml", "--out", "varied", *flags.split())
     assert answer.code == 0
-    assert "method set has no use for them: end" in answer.err
+    assert "method set does not use them: end" in answer.err
     recipe = Recipe.load("varied/recipe.toml")
     assert (recipe.method.name, recipe.method.density, recipe.training.epochs) == ("set", 0.5, 1)
     assert (recipe.optimizer.learning_rate, recipe.optimizer.momentum) == (0.01, 0.5)
@@ -320,7 +320,9 @@ def test_runs_without_out_get_folders_of_their_own(granet: Granet, here: Path) -
 
 def test_runs_that_start_at_the_same_moment_get_different_folders(here: Path) -> None:
     asked = gather({}, [])
-    both = [session.new("tiny.toml", asked, None, overwrite=False, download=False).folder.path for _ in range(2)]
+    both = [
+        session.new_session("tiny.toml", asked, None, overwrite=False, download=False).folder.path for _ in range(2)
+    ]
     assert both[0] != both[1]
     for folder in both:
         folder.rmdir()

@@ -146,14 +146,14 @@ class Replay:
         faults: list[str] = []
         present = self.initial
         explored = {name: mask.copy() for name, mask in self.initial.items()}
-        noted = [update for update in updates_of(self.last.metrics) if update["step"] > self.begins_at]
-        for moment, update in zip(self.moments(), noted, strict=True):
+        reported = [report for report in updates_of(self.last.metrics) if report["step"] > self.begins_at]
+        for moment, report in zip(self.moments(), reported, strict=True):
             while checkpoints and checkpoints[0][1].step < moment.step:
                 findings.append(self._compared(*checkpoints.pop(0), present, explored))
             present = moment.after
             for name, mask in present.items():
                 explored[name] |= mask
-            faults += self._disagreements(update, present, explored)
+            faults += self._disagreements(report, present, explored)
         findings += [self._compared(path, checkpoint, present, explored) for path, checkpoint in checkpoints]
         what = f"{len(self.log.entries):,} updates and what the run noted of them"
         return [Finding(what=what, fault=faults[0] if faults else None), *findings]

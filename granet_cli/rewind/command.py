@@ -97,7 +97,7 @@ def rewind(
             panel=_RUN,
         ),
     ] = None,
-    resume: Annotated[Path | None, option("Go on with the rewind in DIR.", metavar="DIR", panel=_RUN)] = None,
+    resume: Annotated[Path | None, option("Resume the rewind in DIR.", metavar="DIR", panel=_RUN)] = None,
     dry_run: Annotated[
         bool, option("Say what would be trained and what it costs, and stop.", "--dry-run", panel=_RUN)
     ] = False,

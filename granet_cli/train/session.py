@@ -172,6 +172,7 @@ def stopped_message(
 
 def spelled_out(flags: Mapping[str, object]) -> list[str]:
     """Return flags as arguments of a command; those that are None or False are left out."""
-    return [
-        part for flag, value in flags.items() if value for part in ([flag] if value is True else [flag, str(value)])
-    ]
+    arguments: list[str] = []
+    for flag, value in flags.items():
+        arguments += [flag] if value is True else [flag, str(value)] if value else []
+    return arguments
