@@ -13,7 +13,7 @@ import torch
 
 from granet import Sparsifier, allocation
 from granet.analysis.plan_warnings import Caution, cautions
-from granet.analysis.trajectory import Course, foresee
+from granet.analysis.trajectory import Trajectory, predict_trajectory
 from granet.errors import UsageError
 from granet.layers import flops
 from granet.methods import GMP, RigL, Static
@@ -100,10 +100,12 @@ def test_the_dense_network_costs_what_rigl_printed(resnet50: Network) -> None:
 # The course of a method
 
 
-def foreseen(method: Method, total: int = TOTAL, **settings: Any) -> Course:
+def foreseen(method: Method, total: int = TOTAL, **settings: Any) -> Trajectory:
     model = settings.pop("model", None) or network()
     weights = {name: p.detach() for name, p in model.named_parameters() if p.dim() > 1}
-    return foresee(method, weights, flops.layers(model, SHAPE), total_steps=total, batch_size=8, seed=0, **settings)
+    return predict_trajectory(
+        method, weights, flops.layers(model, SHAPE), total_steps=total, batch_size=8, seed=0, **settings
+    )
 
 
 @every_method
@@ -192,7 +194,7 @@ def test_a_dense_layer_that_takes_the_flops_is_told() -> None:
     model = network()
     weights = {name: p.detach() for name, p in model.named_parameters() if p.dim() > 1 and name != "conv.weight"}
     costs, method = flops.layers(model, SHAPE), Static(density=0.1)
-    course = foresee(method, weights, costs, total_steps=10, batch_size=8, seed=0)
+    course = predict_trajectory(method, weights, costs, total_steps=10, batch_size=8, seed=0)
     told = {caution.kind: caution for caution in cautions(course, method, costs, steps_per_epoch=5)}
     assert told["dense-layer"].layers == ("conv.weight",)
     share = costs["conv.weight"] / course.active_flops

@@ -20,10 +20,10 @@ from granet.analysis import run_summary as outcome
 from granet.analysis.history import HistoryReport
 from granet.analysis.history import tell as tell_history
 from granet.analysis.inspection import Inspection, inspect, rebuild
-from granet.analysis.measured_trajectory import taken
+from granet.analysis.measured_trajectory import measure_trajectory
 from granet.analysis.plan_warnings import Caution, cautions
 from granet.analysis.run_summary import RunSummary, State
-from granet.analysis.trajectory import Course
+from granet.analysis.trajectory import Trajectory
 from granet.checkpoint import Checkpoint, content_hash
 from granet.errors import CheckpointError, FileError, GranetError
 from granet.history.replay import Replay
@@ -254,7 +254,7 @@ def _history(folder: Path) -> tuple[HistoryReport | None, list[str]]:
 
 def _course(
     state: State, past: HistoryReport | None, begins_at: int, steps_per_epoch: int, factory: str | None
-) -> tuple[Course | None, tuple[Caution, ...]]:
+) -> tuple[Trajectory | None, tuple[Caution, ...]]:
     """The course that the run took, and what to think about; None where the history or the costs are not known."""
     if past is None or past.begins_at != begins_at:
         return None, ()
@@ -266,7 +266,7 @@ def _course(
     except GranetError:
         return None, ()  # the inspection has the reason
     shapes = mapping.shapes(state.last.masks)
-    course = taken(past, shapes, costs, method, batch_size=recipe.training.batch_size)
+    course = measure_trajectory(past, shapes, costs, method, batch_size=recipe.training.batch_size)
     if not state.finished:
         return course, ()  # a part of a run says little about the whole
     found = cautions(course, method, costs, steps_per_epoch=steps_per_epoch)

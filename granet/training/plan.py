@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from granet.analysis.plan_warnings import Caution, cautions
-from granet.analysis.trajectory import Course, Stage, foresee
+from granet.analysis.trajectory import Stage, Trajectory, predict_trajectory
 from granet.checkpoint import Checkpoint, codec
 from granet.errors import UsageError
 from granet.layers import flops
@@ -50,7 +50,7 @@ class RunPlan:
     total_steps: int
     total_parameters: int
     """All parameters, those that no mask covers included."""
-    course: Course
+    course: Trajectory
     times: tuple[Stage, ...]
     """Some of the stages, from the start to the end."""
     layers: tuple[LayerPlan, ...]
@@ -138,7 +138,7 @@ def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | No
     method, per_epoch = run.sparsifier.method, run.pipeline.steps_per_epoch
     parameters = dict(run.model.named_parameters())
     costs = flops.layers(run.model, (dataset.channels, dataset.image_size, dataset.image_size))
-    course = foresee(
+    course = predict_trajectory(
         method,
         {name: parameters[name].detach() for name in run.sparsifier.masks},
         costs,
@@ -169,7 +169,7 @@ def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | No
     )
 
 
-def _times(course: Course, most: int = 5) -> tuple[Stage, ...]:
+def _times(course: Trajectory, most: int = 5) -> tuple[Stage, ...]:
     """The first and the last stage, and those between whose densities lie best spread."""
     stages = course.stages
     if len(stages) <= most:
@@ -184,7 +184,7 @@ def _times(course: Course, most: int = 5) -> tuple[Stage, ...]:
 
 
 def _layers(
-    parameters: Mapping[str, Tensor], course: Course, costs: Mapping[str, float], times: tuple[Stage, ...]
+    parameters: Mapping[str, Tensor], course: Trajectory, costs: Mapping[str, float], times: tuple[Stage, ...]
 ) -> tuple[LayerPlan, ...]:
     plans = []
     for name, parameter in parameters.items():
@@ -216,7 +216,7 @@ class _Sizes:
     last: int
 
 
-def _sizes(run: Run, course: Course) -> _Sizes:
+def _sizes(run: Run, course: Trajectory) -> _Sizes:
     _with_state(run)
     nothing: dict[str, Any] = {"epochs": [], "updates": []}
     first = _predicted(run, course.first, nothing, course.first.density)
@@ -266,7 +266,7 @@ def _drawn(shapes: Mapping[str, tuple[int, ...]], stage: Stage) -> dict[str, Ten
     return mapping.random(shapes, stage.layers, seed=0)
 
 
-def _metrics(run: Run, course: Course) -> dict[str, Any]:
+def _metrics(run: Run, course: Trajectory) -> dict[str, Any]:
     """As much as a run measures until its end; what it says is made up."""
     share, loss = 0.8333333333333334, 0.5166666666666667
     epochs = -(-run.total_steps // run.pipeline.steps_per_epoch)
@@ -278,7 +278,7 @@ def _metrics(run: Run, course: Course) -> dict[str, Any]:
     return {"epochs": [an_epoch] * epochs, "updates": [an_update] * course.updates, "best": best, "test": best}
 
 
-def _disk(recipe: Recipe, steps_per_epoch: int, course: Course, sizes: _Sizes) -> tuple[int, float]:
+def _disk(recipe: Recipe, steps_per_epoch: int, course: Trajectory, sizes: _Sizes) -> tuple[int, float]:
     """How many checkpoints there are in the end, and their bytes, in proportion to what is active."""
     retention = Retention.of(recipe, steps_per_epoch)
     steps = [course.total_steps] * (2 + (retention.keep_last or 0))
