@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from granet.analysis.checkpoint_diff import Difference, DiffSource, compare
+from granet.analysis.checkpoint_diff import ChangedSetting, Difference, Side, diff
 from granet.checkpoint import Checkpoint, content_hash, save
 from granet.errors import UsageError
 from granet.recipe import Recipe
@@ -31,10 +31,7 @@ def toy(weights: list[float], mask: str, explored: str | None = None, **parts: o
 
 
 def differing(one: Checkpoint, other: Checkpoint) -> Difference:
-    return compare(
-        DiffSource(path="a", bytes=1, checkpoint=replace(one, stored_hash="1")),
-        DiffSource(path="b", bytes=2, checkpoint=replace(other, stored_hash="2")),
-    )
+    return diff(Side.of(one, path="a", bytes=1), Side.of(other, path="b", bytes=2))
 
 
 ONE = toy([1.0, -2.0, 2.0, 0.0, 0.0, 0.0], "111000", "111010")
@@ -48,7 +45,7 @@ def test_figures_are_those_counted_by_hand() -> None:
     assert found.iou == 2 / 5
     assert found.flipped == 1
     assert found.change == pytest.approx((4 + 0 + 4 + 0.25 + 0.25) ** 0.5 / 3)
-    assert found.densities == (3 / 6, 4 / 6)
+    assert found.density == (3 / 6, 4 / 6)
 
 
 def test_zeros_have_no_sign_to_flip() -> None:
@@ -87,7 +84,10 @@ def test_a_layer_that_one_does_not_mask_is_active_there() -> None:
 
 def test_settings_that_differ_are_listed() -> None:
     other = replace(OTHER, recipe=Recipe.load("quickstart").override({"seed": 3, "method.density": 0.05}))
-    assert differing(ONE, other).settings == (("seed", 0, 3), ("method.density", 0.1, 0.05))
+    assert differing(ONE, other).settings == (
+        ChangedSetting(key="seed", first=0, second=3),
+        ChangedSetting(key="method.density", first=0.1, second=0.05),
+    )
 
 
 def test_other_networks_are_refused() -> None:
@@ -132,7 +132,7 @@ def test_json_is_the_difference(granet: Granet) -> None:
 
 
 @pytest.mark.usefixtures("files")
-def test_what_is_no_checkpoint_is_told(granet: Granet) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_an_error(granet: Granet) -> None:
     Path("c.safetensors").write_bytes(Path("a.safetensors").read_bytes()[:-1])
     for second, message in (("c.safetensors", "damaged"), ("nowhere", "cannot be read"), (".", "a folder")):
         answer = granet("diff", "a.safetensors", second)

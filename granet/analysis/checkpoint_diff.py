@@ -1,10 +1,10 @@
-"""Two checkpoints of one network, side by side: where their masks agree, what moved, what the weights did."""
+"""Two checkpoints of one network compared: where their masks agree, what moved, how the weights changed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -20,30 +20,43 @@ class Overlap:
     """How the masks and weights of a layer, or of all layers together, differ between the first and the second."""
 
     parameters: int
-    active: tuple[int, int]
-    """Active weights of the first and of the second."""
+    first_active: int
+    second_active: int
     common: int
     """Active in both."""
     regrown: int
-    """Of those active in the second alone: how many the first had had active at some time, too."""
+    """Of those active in the second alone, the number that the first had had active at some time."""
     flipped: int
     """Common weights whose sign is the opposite. Zeros have none."""
-    change: float | None
-    """The norm of the difference of all weights over that of the first; None where the first has but zeros."""
+    squared_difference: float
+    """Of all weights, active or not."""
+    squared_norm: float
+    """Of the weights of the first."""
+
+    @classmethod
+    def total(cls, overlaps: Iterable[Overlap]) -> Overlap:
+        """Add up the counts and squares of several layers."""
+        found = list(overlaps)
+        return cls(**{field.name: sum(getattr(overlap, field.name) for overlap in found) for field in fields(cls)})
+
+    @property
+    def active(self) -> tuple[int, int]:
+        """Active weights of the first and of the second."""
+        return self.first_active, self.second_active
 
     @property
     def lost(self) -> int:
         """Active in the first alone."""
-        return self.active[0] - self.common
+        return self.first_active - self.common
 
     @property
     def grown(self) -> int:
         """Active in the second alone."""
-        return self.active[1] - self.common
+        return self.second_active - self.common
 
     @property
     def moved(self) -> int:
-        """Weights that are as many but elsewhere: the lesser of lost and grown."""
+        """Weights that were replaced by as many others: the lesser of lost and grown."""
         return min(self.lost, self.grown)
 
     @property
@@ -53,30 +66,39 @@ class Overlap:
         return self.common / union if union else 1.0
 
     @property
-    def densities(self) -> tuple[float, float]:
+    def density(self) -> tuple[float, float]:
         """Active over all weights, of the first and of the second."""
-        whole = self.parameters or 1
-        return self.active[0] / whole, self.active[1] / whole
+        parameters = self.parameters or 1
+        return self.first_active / parameters, self.second_active / parameters
+
+    @property
+    def change(self) -> float | None:
+        """Norm of the difference of all weights over that of the first; None where all of the first are zero."""
+        return math.sqrt(self.squared_difference / self.squared_norm) if self.squared_norm else None
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain numbers and lists."""
-        derived = {key: getattr(self, key) for key in ("lost", "grown", "moved", "iou")}
-        whole = asdict(self) | derived
-        return whole | {"active": list(self.active), "density": list(self.densities)}
+        """Return plain numbers and tuples."""
+        counts = ("parameters", "active", "common", "regrown", "flipped", "change", "lost", "grown", "moved", "iou")
+        return {key: getattr(self, key) for key in (*counts, "density")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of the two checkpoints."""
+    """One of the two checkpoints, and the size of its file in bytes."""
 
     path: str
     bytes: int
-    content_hash: str
+    checkpoint: Checkpoint
     report: Inspection
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, *, path: str, bytes: int, factory: str | None = None) -> Side:
+        """Inspect ``checkpoint``; ``factory`` as for ``inspect``."""
+        return cls(path=path, bytes=bytes, checkpoint=checkpoint, report=inspect(checkpoint, factory=factory))
 
     @property
     def accuracies(self) -> dict[str, float | None]:
-        """Best validation, newest validation and test accuracy, 0 to 1; None where it is not known."""
+        """Newest validation, best validation and test accuracy, 0 to 1; None where it is not known."""
         epochs = self.report.metrics.get("epochs")
         newest = epochs[-1] if isinstance(epochs, list) and epochs else None
         accuracy = newest.get("validation_accuracy") if isinstance(newest, dict) else None
@@ -87,17 +109,25 @@ class Side:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain dictionaries, lists and numbers."""
-        report = self.report
+        """Return plain dictionaries and numbers."""
         keys = ("recipe", "method", "model", "data", "seed", "step", "total_steps", "epoch", "active", "density")
         return {
             "path": self.path,
             "bytes": self.bytes,
-            "content_hash": self.content_hash,
-            **{key: getattr(report, key) for key in keys},
+            "content_hash": self.checkpoint.content_hash,
+            **{key: getattr(self.report, key) for key in keys},
             "accuracy": self.accuracies,
-            "flops": None if report.flops is None else dict(report.flops),
+            "flops": self.report.flops,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangedSetting:
+    """A setting that differs, by its dotted key; None where it is not set."""
+
+    key: str
+    first: object
+    second: object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,69 +141,54 @@ class Difference:
     """By the name of the weight, in the order of the network."""
     unmasked: Overlap
     """All parameters that neither masks: biases, norms, layers kept dense."""
-    settings: tuple[tuple[str, object, object], ...]
-    """What is set differently: dotted key, in the first, in the second; None where it is not set."""
+    settings: tuple[ChangedSetting, ...]
     notes: tuple[str, ...]
 
     @property
     def same(self) -> bool:
         """Whether both are the same state, bit for bit."""
-        return self.sides[0].content_hash == self.sides[1].content_hash
+        return self.sides[0].checkpoint.content_hash == self.sides[1].checkpoint.content_hash
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain dictionaries, lists and numbers."""
+        """Return plain dictionaries, lists and numbers."""
         return {
             "same": self.same,
             "first": self.sides[0].as_json(),
             "second": self.sides[1].as_json(),
             "total": self.total.as_json(),
             "layers": [{"name": name, **overlap.as_json()} for name, overlap in self.layers.items()],
-            "unmasked": {key: self.unmasked.as_json()[key] for key in ("parameters", "flipped", "change")},
-            "settings": [{"key": key, "first": one, "second": other} for key, one, other in self.settings],
-            "notes": list(self.notes),
+            "unmasked": {key: getattr(self.unmasked, key) for key in ("parameters", "flipped", "change")},
+            "settings": [asdict(setting) for setting in self.settings],
+            "notes": self.notes,
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiffSource:
-    """A checkpoint with what is known of its file. ``factory``: see ``inspect``."""
-
-    path: str
-    bytes: int
-    checkpoint: Checkpoint
-    factory: str | None = None
-
-
-def compare(first: DiffSource, second: DiffSource) -> Difference:
-    """What the second has become, seen from the first. A layer that one of them does not mask is wholly active there.
+def diff(first: Side, second: Side) -> Difference:
+    """Compare two checkpoints of one network. A layer that one of them does not mask is fully active there.
 
     Raises:
         UsageError: the checkpoints are of different networks.
     """
     one, other = first.checkpoint, second.checkpoint
-    _check_alike(first, second)
-    masked = [name for name in one.weights if name in one.masks or name in other.masks]
-    layers, squares = {}, {}
-    for name in masked:
-        layers[name], squares[name] = _overlap(name, one, other)
-    rest = [_overlap(name, one, other) for name in one.weights if name not in layers]
+    _check_same_network(first, second)
+    overlaps = {name: _overlap(name, one, other) for name in one.weights}
+    layers = {name: overlap for name, overlap in overlaps.items() if name in one.masks or name in other.masks}
     return Difference(
-        sides=(_side(first), _side(second)),
-        total=_together(list(layers.values()), list(squares.values())),
+        sides=(first, second),
+        total=Overlap.total(layers.values()),
         layers=layers,
-        unmasked=_together([overlap for overlap, _ in rest], [found for _, found in rest]),
-        settings=tuple(one.recipe.differences(other.recipe)),
-        notes=_notes(first, second, masked),
+        unmasked=Overlap.total(overlap for name, overlap in overlaps.items() if name not in layers),
+        settings=tuple(ChangedSetting(key=k, first=a, second=b) for k, a, b in one.recipe.differences(other.recipe)),
+        notes=tuple(
+            f"{side.path} has no mask for {listing(missing)}: all of it counts as active"
+            for side in (first, second)
+            if (missing := [name for name in layers if name not in side.checkpoint.masks])
+        ),
     )
 
 
-def _side(source: DiffSource) -> Side:
-    report = inspect(source.checkpoint, factory=source.factory)
-    return Side(path=source.path, bytes=source.bytes, content_hash=source.checkpoint.content_hash, report=report)
-
-
-def _check_alike(first: DiffSource, second: DiffSource) -> None:
-    shapes = [{n: tuple(w.shape) for n, w in source.checkpoint.weights.items()} for source in (first, second)]
+def _check_same_network(first: Side, second: Side) -> None:
+    shapes = [{n: tuple(w.shape) for n, w in side.checkpoint.weights.items()} for side in (first, second)]
     for name in {**shapes[0], **shapes[1]}:
         mine, theirs = (shape.get(name, "no such parameter") for shape in shapes)
         if mine != theirs:
@@ -184,53 +199,22 @@ def _check_alike(first: DiffSource, second: DiffSource) -> None:
             )
 
 
-def _notes(first: DiffSource, second: DiffSource, masked: list[str]) -> tuple[str, ...]:
-    notes = []
-    for source in (first, second):
-        missing = [name for name in masked if name not in source.checkpoint.masks]
-        if missing:
-            notes.append(f"{source.path} has no mask for {listing(missing)}: all of it counts as active")
-    return tuple(notes)
-
-
-def _overlap(name: str, one: Checkpoint, other: Checkpoint) -> tuple[Overlap, tuple[float, float]]:
-    """The overlap of a parameter, and the squared norms of its difference and of the first."""
-    weights = (one.weights[name], other.weights[name])
-    masks = [_mask(checkpoint, name) for checkpoint in (one, other)]
-    explored = one.explored.get(name, masks[0])
-    both = masks[0] & masks[1]
-    values = [weight.double() for weight in weights]
-    squares = (float((values[1] - values[0]).square().sum()), float(values[0].square().sum()))
-    overlap = Overlap(
-        parameters=weights[0].numel(),
-        active=(int(masks[0].sum()), int(masks[1].sum())),
+def _overlap(name: str, one: Checkpoint, other: Checkpoint) -> Overlap:
+    mine, theirs = one.weights[name].double(), other.weights[name].double()
+    before, after = _mask(one, name), _mask(other, name)
+    both = before & after
+    return Overlap(
+        parameters=mine.numel(),
+        first_active=int(before.sum()),
+        second_active=int(after.sum()),
         common=int(both.sum()),
-        regrown=int((masks[1] & ~masks[0] & explored).sum()),
-        flipped=int((both & (values[0].sign() * values[1].sign() < 0)).sum()),
-        change=_relative(*squares),
+        regrown=int((after & ~before & one.explored.get(name, before)).sum()),
+        flipped=int((both & (mine.sign() * theirs.sign() < 0)).sum()),
+        squared_difference=float((theirs - mine).square().sum()),
+        squared_norm=float(mine.square().sum()),
     )
-    return overlap, squares
 
 
 def _mask(checkpoint: Checkpoint, name: str) -> Tensor:
     mask = checkpoint.masks.get(name)
     return torch.ones_like(checkpoint.weights[name], dtype=torch.bool) if mask is None else mask
-
-
-def _together(overlaps: list[Overlap], squares: list[tuple[float, float]]) -> Overlap:
-    empty = Overlap(parameters=0, active=(0, 0), common=0, regrown=0, flipped=0, change=None)
-    for overlap in overlaps:
-        empty = replace(
-            empty,
-            parameters=empty.parameters + overlap.parameters,
-            active=(empty.active[0] + overlap.active[0], empty.active[1] + overlap.active[1]),
-            common=empty.common + overlap.common,
-            regrown=empty.regrown + overlap.regrown,
-            flipped=empty.flipped + overlap.flipped,
-        )
-    change = _relative(sum(square for square, _ in squares), sum(square for _, square in squares))
-    return replace(empty, change=change)
-
-
-def _relative(difference: float, first: float) -> float | None:
-    return math.sqrt(difference / first) if first else None

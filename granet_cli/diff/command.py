@@ -31,23 +31,21 @@ def diff(
       granet diff runs/seed-0/best.safetensors runs/seed-1/best.safetensors
       granet diff a.safetensors b.safetensors --json | jq .total.iou
     """
-    from granet.analysis.checkpoint_diff import DiffSource, compare
+    from granet.analysis import checkpoint_diff
     from granet.checkpoint import load
     from granet.errors import UsageError
     from granet_cli.diff.view import show
     from granet_cli.render import Screen, print_json
 
-    sources = [
-        DiffSource(
-            path=str(path),
-            bytes=path.stat().st_size,
-            checkpoint=checkpoint,
-            factory=model,
+    checkpoints = [(path, load(path)) for path in (first, second)]
+    networks = dict.fromkeys(checkpoint.network.name for _, checkpoint in checkpoints)
+    if model is not None and model not in networks:
+        raise UsageError(
+            "the checkpoints hold another network", where="--model", got=model, expected=" or ".join(networks)
         )
-        for path, checkpoint in ((path, load(path)) for path in (first, second))
+    sides = [
+        checkpoint_diff.Side.of(checkpoint, path=str(path), bytes=path.stat().st_size, factory=model)
+        for path, checkpoint in checkpoints
     ]
-    if model is not None and all(source.checkpoint.network.name != model for source in sources):
-        expected = " or ".join(dict.fromkeys(source.checkpoint.network.name for source in sources))
-        raise UsageError("the checkpoints hold another network", where="--model", got=model, expected=expected)
-    found = compare(*sources)
+    found = checkpoint_diff.diff(*sides)
     print_json(found.as_json()) if json else show(Screen(), found)

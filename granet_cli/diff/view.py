@@ -11,7 +11,7 @@ from granet_cli.render import FAINT, Screen, percent, printable, setting, short,
 from granet_cli.tables import Bar, TableColumn, table
 
 if TYPE_CHECKING:
-    from granet.analysis.checkpoint_diff import Difference, Overlap, Side
+    from granet.analysis.checkpoint_diff import ChangedSetting, Difference, Overlap, Side
 
 
 def show(screen: Screen, found: Difference) -> None:
@@ -29,10 +29,10 @@ def show(screen: Screen, found: Difference) -> None:
     if found.same:
         screen.print(Text("the same state, bit for bit", style="green"))
         return
-    settings: list[TableColumn[tuple[str, object, object]]] = [
-        TableColumn("setting", lambda row: row[0]),
-        TableColumn("A", lambda row: setting(row[1])),
-        TableColumn("B", lambda row: setting(row[2])),
+    settings: list[TableColumn[ChangedSetting]] = [
+        TableColumn("setting", lambda row: row.key),
+        TableColumn("A", lambda row: setting(row.first)),
+        TableColumn("B", lambda row: setting(row.second)),
     ]
     if found.settings:
         screen.print(table(screen, settings, found.settings))
@@ -68,12 +68,8 @@ def _layers(screen: Screen, found: Difference) -> Text:
     columns: list[TableColumn[tuple[str, Overlap]]] = [
         TableColumn("layer", lambda row: stem(row[0]), total="total"),
         TableColumn("weights", lambda row: row[1].parameters, right=True, total=total.parameters),
-        TableColumn(
-            "density A", lambda row: f"{row[1].densities[0]:.4f}", right=True, total=f"{total.densities[0]:.4f}"
-        ),
-        TableColumn(
-            "density B", lambda row: f"{row[1].densities[1]:.4f}", right=True, total=f"{total.densities[1]:.4f}"
-        ),
+        TableColumn("density A", lambda row: f"{row[1].density[0]:.4f}", right=True, total=f"{total.density[0]:.4f}"),
+        TableColumn("density B", lambda row: f"{row[1].density[1]:.4f}", right=True, total=f"{total.density[1]:.4f}"),
         TableColumn("IoU", lambda row: f"{row[1].iou:.3f}", right=True, total=f"{total.iou:.3f}"),
         TableColumn("", lambda row: Bar(row[1].iou), total=Bar(total.iou)),
         TableColumn("lost", lambda row: row[1].lost, right=True, total=total.lost),
