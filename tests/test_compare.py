@@ -324,7 +324,7 @@ def test_a_run_in_training_shows_what_it_has_with_a_mark(tmp_path: Path, ask: As
     assert answer.code == 0
     assert re.search(r"^b .*-\s+60\.00%\*", answer.out, re.MULTILINE)
     assert "* not finished" in answer.out
-    assert "b: not finished, and so not tested: it stands at step 60 of 100" in answer.err
+    assert "b: not finished, and so not tested: it is at step 60 of 100" in answer.err
     assert [(run["finished"], run["test_accuracy"]) for run in ask("a", "b", "--json").json()["runs"]] == [
         (True, 0.8),
         (False, None),

@@ -170,7 +170,7 @@ def test_a_users_network_is_rebuilt_only_when_confirmed(grouped: Checkpoint) -> 
     assert all(layer.flops_share is None for layer in report.layers)
     assert report.density == 1.0
     assert "names code to run" in report.notes[0]
-    assert "as if every convolution were a plain one" in report.notes[1]
+    assert "as if no convolution were grouped" in report.notes[1]
 
 
 def test_groups_are_known_once_the_network_is(grouped: Checkpoint) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from granet.analysis.inspection import Inspection, inspect
+from granet.analysis.json_values import json_value
 from granet.checkpoint import Checkpoint
 from granet.errors import UsageError, listing
 
@@ -77,9 +78,9 @@ class Overlap:
         return math.sqrt(self.squared_difference / self.squared_norm) if self.squared_norm else None
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain numbers and tuples."""
+        """Return plain numbers and lists."""
         counts = ("parameters", "active", "common", "regrown", "flipped", "change", "lost", "grown", "moved", "iou")
-        return {key: getattr(self, key) for key in (*counts, "density")}
+        return {key: json_value(getattr(self, key)) for key in (*counts, "density")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ class Side:
             "content_hash": self.checkpoint.content_hash,
             **{key: getattr(self.report, key) for key in keys},
             "accuracy": self.accuracies,
-            "flops": self.report.flops,
+            "flops": json_value(self.report.flops),
         }
 
 
@@ -158,8 +159,8 @@ class Difference:
             "total": self.total.as_json(),
             "layers": [{"name": name, **overlap.as_json()} for name, overlap in self.layers.items()],
             "unmasked": {key: getattr(self.unmasked, key) for key in ("parameters", "flipped", "change")},
-            "settings": [asdict(setting) for setting in self.settings],
-            "notes": self.notes,
+            "settings": json_value(self.settings),
+            "notes": list(self.notes),
         }
 
 

@@ -1,42 +1,44 @@
-"""Runs side by side: those that differ in their seed alone become one, with mean and deviation."""
+"""Runs compared: those that differ in their seed alone form a group, with mean and deviation."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
-from granet.analysis.run_summary import Ancestor, RunSummary, read
+from granet.analysis.json_values import json_value
+from granet.analysis.run_summary import Ancestor, RunSummary, summarise_run
 from granet.errors import GranetError
 from granet.recipe import Recipe, RewindSection
 from granet.runs.find import Problem, find
 
-ASIDE = frozenset(
+IGNORED_SETTINGS = frozenset(
     {"seed", "description", "data.directory"}
     | {"rewind.parent", "rewind.parent_hash", "rewind.point", "rewind.point_hash"}
 )
-"""Settings in which the runs of one group may differ. What the data are like is compared instead of where they lie,
-and how the checkpoints came to be that a run was rewound from instead of which they are."""
+"""Settings in which the runs of one group may differ. The images are compared instead of their directory, and the
+training of the checkpoints that a run was rewound from instead of their files."""
 
 
 _KEYS = (*Recipe.settings(), *(f"rewind.{key}" for key in RewindSection.model_fields), "images", "ancestors")
-"""Whatever can differ, in the order in which it is told."""
+"""All that can differ, in the order in which it is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistic:
-    """A figure over the runs of a group."""
+    """Mean and sample standard deviation of a figure over several runs."""
 
     mean: float
     deviation: float | None
-    """Sample standard deviation; None for a single run."""
+    """None for a single run."""
     count: int
-    """Over how many runs."""
+    """Number of runs."""
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Statistic | None:
-        """Of those that are known; None when none is."""
+        """Return the statistic of the known values; None when none is known."""
         known = [value for value in values if value is not None]
         if not known:
             return None
@@ -51,31 +53,31 @@ class RunGroup:
     runs: tuple[RunSummary, ...]
     """In the order in which they were named; at least one."""
     settings: Mapping[str, object]
-    """What is set differently in another group, by dotted key; None where it is not set. Besides the settings of a
-    recipe, ``images`` tells the data of one name apart and ``ancestors`` the origins of rewound runs."""
+    """What is set differently in another group, by dotted key; None where it is not set. Apart from the settings of a
+    recipe, ``images`` distinguishes datasets of one name and ``ancestors`` the origins of rewound runs."""
 
     @property
     def first(self) -> RunSummary:
-        """One of them, for all that they have in common."""
+        """The first run, for what all have in common."""
         return self.runs[0]
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """One for each run."""
+        """The seed of each run."""
         return tuple(run.seed for run in self.runs)
 
     @property
     def finished(self) -> bool:
-        """Whether it is of finished runs."""
+        """Whether its runs are finished."""
         return self.first.finished
 
     def over(self, figure: Callable[[RunSummary], float | None]) -> Statistic | None:
-        """A figure over the runs; None when it is known of none."""
+        """Return the statistic of a figure over the runs; None when no run has it."""
         return Statistic.of(figure(run) for run in self.runs)
 
     @property
     def density(self) -> float:
-        """Of the masks, on the mean."""
+        """Mean density of the masks."""
         return statistics.fmean(run.density for run in self.runs)
 
     @property
@@ -97,34 +99,31 @@ class RunGroup:
 
     @property
     def bytes(self) -> float:
-        """Size of the checkpoint, on the mean."""
+        """Mean size of the checkpoint."""
         return statistics.fmean(run.bytes for run in self.runs)
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain dictionaries, lists and numbers; each statistic as mean, deviation and count."""
-        run, common = self.first, self.first.as_json()
-
-        def over(figure: Callable[[RunSummary], float | None]) -> dict[str, Any] | None:
-            statistic = self.over(figure)
-            return None if statistic is None else asdict(statistic)
-
-        def costs(kind: str) -> dict[str, Any] | None:
-            return over(lambda run: None if run.flops is None else run.flops[kind])
-
-        return {
-            "runs": [str(run.path) for run in self.runs],
-            "seeds": list(self.seeds),
-            "finished": self.finished,
-            **{key: common[key] for key in ("recipe", "method", "mode", "round", "rounds", "model", "data")},
-            "settings": dict(self.settings),
-            "density": over(lambda run: run.density),
-            "active": over(lambda run: run.active),
-            "parameters": run.parameters,
-            "validation_accuracy": over(lambda run: run.validation_accuracy),
-            "test_accuracy": over(lambda run: run.test_accuracy),
-            "flops": {kind: costs(kind) for kind in ("dense", "active")} if costs("dense") else None,
-            "bytes": over(lambda run: run.bytes),
+        """Return plain dictionaries, lists and numbers; each statistic as mean, deviation and count."""
+        common = self.first.as_json()
+        shared = ("recipe", "method", "mode", "round", "rounds", "model", "data")
+        figures = ("density", "active", "validation_accuracy", "test_accuracy", "bytes")
+        flops = {
+            "dense": self.over(lambda run: run.flops["dense"] if run.flops else None),
+            "active": self.over(lambda run: run.flops["active"] if run.flops else None),
         }
+        document: dict[str, Any] = json_value(
+            {
+                "runs": [run.path for run in self.runs],
+                "seeds": self.seeds,
+                "finished": self.finished,
+                **{key: common[key] for key in shared},
+                "settings": self.settings,
+                "parameters": self.first.parameters,
+                **{key: self.over(attrgetter(key)) for key in figures},
+                "flops": flops if flops["dense"] else None,
+            }
+        )
+        return document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,19 +145,19 @@ class Comparison:
     groups: tuple[RunGroup, ...]
     """In the order of their first runs, unless they were sorted."""
     problems: tuple[Problem, ...]
-    """What was named and is no run, is damaged, or deserves a remark."""
+    """Runs that cannot be compared, and remarks on others."""
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain dictionaries, lists and numbers."""
+        """Return plain dictionaries, lists and numbers."""
         return {
             "runs": [run.as_json() for run in self.runs],
             "groups": [group.as_json() for group in self.groups],
-            "problems": [asdict(problem) for problem in self.problems],
+            "problems": json_value(self.problems),
         }
 
 
 def compare(names: Iterable[str], *, factory: str | None = None) -> Comparison:
-    """The runs that ``names`` stand for, see ``run_folders.find``, side by side.
+    """Compare the runs that ``names`` stand for, see ``granet.runs.find``.
 
     A run that cannot be read is a problem in the result, not an error.
 
@@ -170,16 +169,16 @@ def compare(names: Iterable[str], *, factory: str | None = None) -> Comparison:
     runs: list[RunSummary] = []
     for folder in folders:
         try:
-            run = read(folder, factory=factory)
+            run = summarise_run(folder, factory=factory)
         except (GranetError, OSError) as error:
             problems.append(Problem(path=str(folder), message=str(error)))
             continue
         runs.append(run)
-    return compare_outcomes(runs, problems)
+    return compare_summaries(runs, problems)
 
 
-def compare_outcomes(runs: Sequence[RunSummary], others: Iterable[Problem] = ()) -> Comparison:
-    """These runs side by side; what was found about ``others`` comes first among the problems."""
+def compare_summaries(runs: Sequence[RunSummary], others: Iterable[Problem] = ()) -> Comparison:
+    """Compare runs; the problems ``others`` come first among those found."""
     problems = [*others]
     for run in runs:
         remarks = [*([] if run.finished else [_unfinished(run)]), *run.notes]
@@ -188,8 +187,8 @@ def compare_outcomes(runs: Sequence[RunSummary], others: Iterable[Problem] = ())
     problems += [
         Problem(
             path=str(run.path),
-            message=f"{run.path}: settings and seed {run.seed} are those of {like.path}; not the same row, "
-            "since a deviation is over different seeds",
+            message=f"{run.path}: settings and seed {run.seed} are those of {like.path}; it gets its "
+            "own row, since a deviation is over different seeds",
         )
         for run, like in repeated
     ]
@@ -202,7 +201,7 @@ def compare_outcomes(runs: Sequence[RunSummary], others: Iterable[Problem] = ())
 
 
 def curves(groups: Iterable[RunGroup]) -> list[ComparisonCurve]:
-    """Groups that differ in nothing but how much is pruned belong to one curve, one for each density."""
+    """Join groups that differ only in how much is pruned into curves, with one group for each density."""
     found: list[list[RunGroup]] = []
     for group in groups:
         for curve in found:
@@ -221,11 +220,11 @@ def curves(groups: Iterable[RunGroup]) -> list[ComparisonCurve]:
 
 def _unfinished(run: RunSummary) -> str:
     end = "" if run.total_steps is None else f" of {run.total_steps:,}"
-    return f"not finished, and so not tested: it stands at step {run.step:,}{end}"
+    return f"not finished, and so not tested: it is at step {run.step:,}{end}"
 
 
 def _grouped(runs: Iterable[RunSummary]) -> tuple[list[list[RunSummary]], list[tuple[RunSummary, RunSummary]]]:
-    """The groups, and each run that would have been in one but for another that has its seed."""
+    """Return the groups, and each run that another one with the same seed keeps out of its group."""
     groups: list[list[RunSummary]] = []
     repeated: list[tuple[RunSummary, RunSummary]] = []
     for run in runs:
@@ -240,7 +239,7 @@ def _grouped(runs: Iterable[RunSummary]) -> tuple[list[list[RunSummary]], list[t
 
 
 def _settings(runs: Sequence[RunSummary], *, along_density: bool = False) -> list[dict[str, object]]:
-    """For each run its values of the settings that are not the same in all."""
+    """Return the values of each run for the settings that are not the same in all."""
     keys = {key for run in runs for key in _differences(runs[0], run, along_density=along_density)}
     ordered = [key for key in _KEYS if key in keys]
     return [{key: _value(run, key) for key in ordered} for run in runs]
@@ -257,22 +256,22 @@ def _value(run: RunSummary, key: str) -> object:
 
 
 def _differences(one: RunSummary, other: RunSummary, *, along_density: bool = False) -> set[str]:
-    """The dotted keys of what is different about two runs apart from their seeds.
+    """Return the dotted keys in which two runs differ apart from their seeds.
 
     Where a fine-tuning starts is where the training before it ended, so it is not a setting of its own. With
     ``along_density`` the density and the round that reaches it do not count either.
     """
-    aside = set(ASIDE)
+    ignored = set(IGNORED_SETTINGS)
     if one.mode == other.mode == "finetune":
-        aside.add("rewind.start")
+        ignored.add("rewind.start")
     if along_density:
-        aside |= {"method.density", "rewind.round"}
+        ignored |= {"method.density", "rewind.round"}
         if one.rounds == other.rounds == 1:
-            aside.add("rewind.densities")
+            ignored.add("rewind.densities")
     found = {
         key
         for key, mine, theirs in one.recipe.differences(other.recipe)
-        if key not in aside and not (mine in (None, []) and theirs in (None, []))  # an empty list sets nothing
+        if key not in ignored and not (mine in (None, []) and theirs in (None, []))  # an empty list sets nothing
     }
     if one.images != other.images:
         found.add("images")
@@ -283,5 +282,5 @@ def _differences(one: RunSummary, other: RunSummary, *, along_density: bool = Fa
 
 
 def _before_rounds(run: RunSummary) -> tuple[Ancestor, ...]:
-    """The ancestors without the rounds before this one, which are of the same rewind."""
+    """Return the ancestors without earlier rounds of the same rewind."""
     return run.ancestors[: max(len(run.ancestors) - ((run.round or 1) - 1), 0)]

@@ -1,8 +1,7 @@
-"""A look inside a checkpoint: what is active where, what it costs, what made it and where it stands."""
+"""A checkpoint inspected: active weights by layer, what they cost, which run made it and at which step."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from granet.analysis.json_values import json_value
 from granet.errors import GranetError, ModelError
 from granet.layers import flops
 from granet.masks import mapping
@@ -37,7 +37,7 @@ class LayerReport:
     """Input channels or features of the layer."""
     outputs: int
     dead_inputs: int
-    """Inputs without an active weight in this layer: nothing here looks at them."""
+    """Inputs without an active weight in this layer, which have no influence on it."""
     dead_outputs: int
     """Outputs without an active weight in this layer: they are constant."""
     flops_share: float | None
@@ -49,7 +49,7 @@ class Inspection:
     """All that ``granet inspect`` shows."""
 
     recipe: str
-    """Name of the recipe that made it."""
+    """Name of its recipe."""
     method: str
     model: str
     data: str
@@ -67,14 +67,13 @@ class Inspection:
     test_accuracy: float | None
     """0 to 1; None before the end of the run."""
     metrics: Mapping[str, Any]
-    """What the run had measured by then."""
+    """Of the run so far."""
     rewind: Mapping[str, Any] | None
-    """How the run was rewound: the recipe's section; None for a run from fresh weights."""
+    """The recipe's section ``rewind``; None for a run that was not rewound."""
     lineage: tuple[Mapping[str, Any], ...]
-    """The checkpoints that the weights come from, the oldest first, as ``granet.runs.lineage`` notes them."""
+    """The checkpoints that the weights come from, the oldest first, as ``granet.runs.lineage`` writes them."""
     imported: str | None
-    """From which foreign file the weights are and where the masks are from; None when granet trained them from the
-    start."""
+    """The foreign file that the weights were imported from, and the source of the masks; None when nothing was."""
 
     parameters: int
     """Maskable weights: those of the layers below."""
@@ -90,24 +89,22 @@ class Inspection:
     layers: tuple[LayerReport, ...]
     """Masked weights in the order of the network."""
     notes: tuple[str, ...]
-    """What could not be told, and why."""
+    """What is unknown, and why."""
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain dictionaries, lists and numbers."""
-        report = dataclasses.asdict(self)
-        report["notes"], report["lineage"] = list(self.notes), list(self.lineage)
-        report["layers"] = [{**layer, "shape": list(layer["shape"])} for layer in report["layers"]]
-        return report
+        """Return plain dictionaries, sequences and numbers."""
+        document: dict[str, Any] = json_value(self)
+        return document
 
 
 def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection:
-    """Counts, dead channels and costs of a checkpoint.
+    """Return counts, dead channels and costs of a checkpoint.
 
     Counts need the masks alone. Costs, and the groups of grouped convolutions, need the network, which is rebuilt
-    from its name. Where that fails the counts still stand, and a note says what is missing.
+    from its name. If that fails, a note says what is missing and why.
 
-    Where the run stands is read from ``total_steps`` and ``steps_per_epoch`` of ``checkpoint.progress`` and from
-    ``best``, ``test`` and ``imported`` of ``checkpoint.metrics``; what is not there is None in the report.
+    Progress is read from ``total_steps`` and ``steps_per_epoch`` of ``checkpoint.progress`` and from ``best``, ``test``
+    and ``imported`` of ``checkpoint.metrics``; what is not there is None in the report.
 
     Args:
         checkpoint: what ``granet.load_checkpoint`` returns.
@@ -123,7 +120,7 @@ def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection
     except GranetError as error:
         notes.append(f"FLOPs are unknown. {error}")
         if network is None and any(mask.ndim > 2 for mask in checkpoint.masks.values()):
-            notes.append("Dead inputs and outputs are counted as if every convolution were a plain one")
+            notes.append("Dead inputs and outputs are counted as if no convolution were grouped or transposed")
 
     totals = shares = None
     if costs is not None:
@@ -144,8 +141,8 @@ def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection
         for name in _in_order(checkpoint.masks, network)
     )
     recipe = checkpoint.recipe
-    total_steps = _number(checkpoint.progress, "total_steps")
-    steps_per_epoch = _number(checkpoint.progress, "steps_per_epoch")
+    total_steps = number_at(checkpoint.progress, "total_steps")
+    steps_per_epoch = number_at(checkpoint.progress, "steps_per_epoch")
     return Inspection(
         recipe=recipe.name,
         method=recipe.method.name,
@@ -156,8 +153,8 @@ def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection
         total_steps=None if total_steps is None else int(total_steps),
         epoch=checkpoint.step / steps_per_epoch if steps_per_epoch else None,
         epochs=math.ceil(total_steps / steps_per_epoch) if total_steps and steps_per_epoch else recipe.training.epochs,
-        best_validation_accuracy=_number(checkpoint.metrics, "best", "accuracy"),
-        test_accuracy=_number(checkpoint.metrics, "test", "accuracy"),
+        best_validation_accuracy=number_at(checkpoint.metrics, "best", "accuracy"),
+        test_accuracy=number_at(checkpoint.metrics, "test", "accuracy"),
         metrics=checkpoint.metrics,
         rewind=None if recipe.rewind is None else recipe.rewind.model_dump(mode="json", exclude_none=True),
         lineage=tuple(ancestors(checkpoint.metrics)),
@@ -199,7 +196,7 @@ class Wiring:
 
 
 def channels_in_use(mask: Tensor, wiring: Wiring) -> tuple[Tensor, Tensor]:
-    """Which inputs and which outputs have an active weight: bool [inputs], bool [outputs].
+    """Return which inputs and which outputs have an active weight: bool [inputs], bool [outputs].
 
     Args:
         mask: bool, of the shape of a convolution's or linear layer's weight.
@@ -213,7 +210,7 @@ def channels_in_use(mask: Tensor, wiring: Wiring) -> tuple[Tensor, Tensor]:
 
 
 def _wirings(network: nn.Module) -> dict[str, Wiring]:
-    """The wiring of every convolution by the name of its weight; the rest are plain."""
+    """Return the wiring of every convolution by the name of its weight; other layers have the default."""
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     return {
         names[id(weight)]: Wiring(int(module.groups), bool(module.transposed))
@@ -223,26 +220,26 @@ def _wirings(network: nn.Module) -> dict[str, Wiring]:
 
 
 def rebuild(checkpoint: Checkpoint, factory: str | None) -> nn.Module:
-    """The network that made ``checkpoint``, with other weights or none; ``factory`` as for ``inspect``.
+    """Build the network of ``checkpoint`` without its weights; ``factory`` as for ``inspect``.
 
     Raises:
-        GranetError: it cannot be built, must not be, or is another one by now.
+        GranetError: it cannot be built, would run unconfirmed code, or now has other parameters.
     """
-    made_of = checkpoint.network
-    if is_factory(made_of.name) and factory != made_of.name:
+    facts = checkpoint.network
+    if is_factory(facts.name) and factory != facts.name:
         raise ModelError(
             "the checkpoint names code to run",
-            where=f"network {made_of.name}",
+            where=f"network {facts.name}",
             got=factory,
-            remedy=f"if you trust it, confirm with --model {made_of.name}",
+            remedy=f"if you trust it, confirm with --model {facts.name}",
         )
-    # The file is not trusted with memory: an outline has none. A factory may need real tensors to build its network.
-    construct = build if is_factory(made_of.name) else outline
+    # Sizes in the file could ask for any amount of memory: an outline takes none. A factory may need real tensors.
+    construct = build if is_factory(facts.name) else outline
     network = construct(
-        made_of.name,
-        in_channels=made_of.in_channels,
-        classes=len(made_of.classes),
-        image_size=made_of.image_size,
+        facts.name,
+        in_channels=facts.in_channels,
+        classes=len(facts.classes),
+        image_size=facts.image_size,
     )
     now = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
     then = {name: tuple(weight.shape) for name, weight in checkpoint.weights.items()}
@@ -250,7 +247,7 @@ def rebuild(checkpoint: Checkpoint, factory: str | None) -> nn.Module:
         if now.get(name) != then.get(name):
             raise ModelError(
                 f"the network that this name builds now differs in {name!r}",
-                where=made_of.name,
+                where=facts.name,
                 got=now.get(name, "no such parameter"),
                 expected=then.get(name, "no such parameter"),
             )
@@ -258,21 +255,23 @@ def rebuild(checkpoint: Checkpoint, factory: str | None) -> nn.Module:
 
 
 def _in_order(found: mapping.Masks, network: nn.Module | None) -> list[str]:
-    """The masks' names in the order of the network's parameters, or as they come when there is no network."""
+    """Return the names of masks in the order of the network's parameters, or as they are without a network."""
     if network is None:
         return list(found)
     return [name for name, _ in network.named_parameters() if name in found]
 
 
-def _number(document: object, *path: str) -> float | None:
-    """The number at ``path`` in a JSON document that can be anything, or None when there is no sensible one."""
-    for step in path:
-        document = document.get(step) if isinstance(document, dict) else None
-    return document if isinstance(document, int | float) and abs(document) < 2**53 else None
+def number_at(document: object, *path: str) -> float | None:
+    """Return the number at ``path`` in an untrusted JSON document; None where there is no number below 2**53."""
+    for key in path:
+        document = document.get(key) if isinstance(document, Mapping) else None
+    if isinstance(document, bool) or not isinstance(document, int | float):
+        return None
+    return document if abs(document) < 2**53 else None
 
 
 def _origin(metrics: object) -> str | None:
-    """In words, what ``granet.importing`` notes down; None where there is no such note."""
+    """Format the note that ``granet.importing`` writes; None where there is none."""
     note = metrics.get("imported") if isinstance(metrics, dict) else None
     if not isinstance(note, dict):
         return None

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from granet.analysis.comparison import RunGroup, compare_outcomes
+from granet.analysis.comparison import RunGroup, compare_summaries
 from granet.analysis.run_report import RunReport, read
 from granet.errors import GranetError
 from granet.runs.find import Problem, find
@@ -62,7 +62,7 @@ def report(names: Iterable[str], *, factory: str | None = None) -> RunsReport:
             problems.append(Problem(path=str(folder), message=str(error)))
         except OSError as error:
             problems.append(Problem(path=str(folder), message=f"{folder}: {error.strerror or error}"))
-    side_by_side = compare_outcomes([run.outcome for run in runs])
+    side_by_side = compare_summaries([run.outcome for run in runs])
     return RunsReport(
         runs=tuple(runs),
         groups=side_by_side.groups,

@@ -22,7 +22,7 @@ from granet.analysis.history import tell as tell_history
 from granet.analysis.inspection import Inspection, inspect, rebuild
 from granet.analysis.measured_trajectory import measure_trajectory
 from granet.analysis.plan_warnings import Caution, cautions
-from granet.analysis.run_summary import RunSummary, State
+from granet.analysis.run_summary import RunCheckpoints, RunSummary
 from granet.analysis.trajectory import Trajectory
 from granet.checkpoint import Checkpoint, content_hash
 from granet.errors import CheckpointError, FileError, GranetError
@@ -175,7 +175,7 @@ def _hash(folder: Path) -> str | None:
 
 def _read(folder: Path, factory: str | None) -> RunReport:
     held = is_held(folder)
-    state = outcome.open_state(folder)
+    state = outcome.open_checkpoints(folder)
     last = state.last
     if state.shown.step > last.step:
         error = CheckpointError(
@@ -187,7 +187,7 @@ def _read(folder: Path, factory: str | None) -> RunReport:
         )
         raise _HalfSaved(error)
     steps_per_epoch = _steps(last, "steps_per_epoch", folder)
-    told = outcome.tell(folder, state, inspection := inspect(state.shown, factory=factory))
+    told = outcome.summarise(folder, state, inspection := inspect(state.shown, factory=factory))
     past, notes = _history(folder)
     speed = metrics.read(folder, step=last.step)
     trained, unsaid = sessions.read(folder, step=last.step)
@@ -253,7 +253,7 @@ def _history(folder: Path) -> tuple[HistoryReport | None, list[str]]:
 
 
 def _course(
-    state: State, past: HistoryReport | None, begins_at: int, steps_per_epoch: int, factory: str | None
+    state: RunCheckpoints, past: HistoryReport | None, begins_at: int, steps_per_epoch: int, factory: str | None
 ) -> tuple[Trajectory | None, tuple[Caution, ...]]:
     """The course that the run took, and what to think about; None where the history or the costs are not known."""
     if past is None or past.begins_at != begins_at:

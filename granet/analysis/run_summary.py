@@ -1,14 +1,15 @@
-"""How a run came out, or how far it has come: read from the checkpoints in its folder."""
+"""A run summarised: its result, or its progress, read from the checkpoints in its folder."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from granet.analysis.inspection import Inspection, inspect
+from granet.analysis.inspection import Inspection, inspect, number_at
+from granet.analysis.json_values import json_value
 from granet.checkpoint import Checkpoint, load_outline
 from granet.errors import CheckpointError, UsageError
 from granet.recipe import Recipe
@@ -18,13 +19,13 @@ from granet.runs.find import BEST, LAST, holds_run
 
 @dataclass(frozen=True)
 class SplitImages:
-    """What tells one set of images from another when both go by the same name."""
+    """The images of a dataset in numbers, which tell apart datasets of the same name."""
 
     classes: tuple[str, ...]
     channels: int
     size: int
     examples: tuple[tuple[str, str], ...]
-    """How many there are in each split."""
+    """Number of images by split."""
 
     def __str__(self) -> str:
         splits = ", ".join(f"{count} {split}" for split, count in self.examples)
@@ -33,7 +34,7 @@ class SplitImages:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """How a checkpoint that a rewound run comes from was made, its seed and what depends on it left out."""
+    """How a checkpoint that a rewound run comes from was trained, without its seed and what depends on it."""
 
     recipe: str
     method: str
@@ -41,7 +42,7 @@ class Ancestor:
     mode: str | None
     round: int | None
     course: str | None
-    """Hash of how it was trained, see ``granet.runs.lineage.course``."""
+    """Hash of the settings of its training, see ``granet.runs.lineage.course``."""
 
     def __str__(self) -> str:
         how = self.method if self.mode is None else self.mode if self.round is None else f"{self.mode} {self.round}"
@@ -53,8 +54,8 @@ class Ancestor:
 class RunSummary:
     """One run.
 
-    Of a finished run everything is told of ``best.safetensors``, the checkpoint that met the test set; of another
-    one of its best epoch so far, or before there is one of the newest state.
+    The figures of a finished run are those of ``best.safetensors``, the checkpoint that was tested; of another one
+    those of its best epoch so far, or before there is one of the newest state.
     """
 
     path: Path
@@ -65,7 +66,7 @@ class RunSummary:
     ancestors: tuple[Ancestor, ...]
     """Of a rewound run, the oldest first."""
     checkpoint: str
-    """The file that the figures below are of."""
+    """Name of the file with the figures below."""
     finished: bool
     """Whether it was trained to its end and tested."""
     step: int
@@ -80,7 +81,7 @@ class RunSummary:
     total_parameters: int
     """All parameters, those that no mask covers included."""
     validation_accuracy: float | None
-    """0 to 1, of the best epoch at the final density, before there is one of the newest; None before the first."""
+    """0 to 1, of the best epoch at the final density, else of the newest epoch; None before the first."""
     test_accuracy: float | None
     """0 to 1; None before the end."""
     flops: Mapping[str, float] | None
@@ -88,67 +89,61 @@ class RunSummary:
     bytes: int
     """Size of the file."""
     notes: tuple[str, ...]
-    """What could not be told, and why."""
+    """What is unknown, and why."""
 
     @property
     def seed(self) -> int:
-        """The key of its randomness."""
+        """Seed of the run."""
         return self.recipe.seed
 
     @property
     def mode(self) -> str | None:
-        """How it was rewound: lr, weights or finetune; None for a run that was not."""
+        """What was rewound: lr, weights or (nothing) finetune; None for a run that was not rewound."""
         return None if self.recipe.rewind is None else self.recipe.rewind.mode
 
     @property
     def round(self) -> int | None:
-        """Which round of its rewind it is, from 1."""
+        """Round of its rewind, from 1."""
         return None if self.recipe.rewind is None else self.recipe.rewind.round
 
     @property
     def rounds(self) -> int | None:
-        """Of how many."""
+        """Rounds of its rewind."""
         return None if self.recipe.rewind is None else len(self.recipe.rewind.densities)
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain dictionaries, lists and numbers."""
-        return {
-            "path": str(self.path),
-            "recipe": self.recipe.name,
-            "method": self.recipe.method.name,
-            "mode": self.mode,
-            "round": self.round,
-            "rounds": self.rounds,
-            "ancestors": [asdict(ancestor) for ancestor in self.ancestors],
-            "seed": self.seed,
-            "model": self.model,
-            "data": self.recipe.data.name,
-            "checkpoint": self.checkpoint,
-            "finished": self.finished,
-            "step": self.step,
-            "total_steps": self.total_steps,
-            "density": self.density,
-            "active": self.active,
-            "parameters": self.parameters,
-            "total_parameters": self.total_parameters,
-            "validation_accuracy": self.validation_accuracy,
-            "test_accuracy": self.test_accuracy,
-            "flops": None if self.flops is None else dict(self.flops),
-            "bytes": self.bytes,
-            "notes": list(self.notes),
-        }
+        """Return plain dictionaries, lists and numbers."""
+        keys = (
+            "mode",
+            "round",
+            "rounds",
+            "ancestors",
+            "seed",
+            "model",
+            "checkpoint",
+            "finished",
+            "step",
+            "total_steps",
+        )
+        figures = ("density", "active", "parameters", "total_parameters", "validation_accuracy", "test_accuracy")
+        document: dict[str, Any] = json_value(
+            {"path": self.path, "recipe": self.recipe.name, "method": self.recipe.method.name}
+            | {"data": self.recipe.data.name}
+            | {key: getattr(self, key) for key in (*keys, *figures, "flops", "bytes", "notes")}
+        )
+        return document
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class State:
-    """The checkpoints that tell of a run, without values."""
+class RunCheckpoints:
+    """The checkpoints of a run that its summary needs, without the values of tensors."""
 
     last: Checkpoint
     """The newest one."""
     shown: Checkpoint
     """The one that the run is judged by: of the best epoch or, before there is one, the newest."""
     file: Path
-    """Where that one is."""
+    """Path of that one."""
 
     @property
     def finished(self) -> bool:
@@ -156,22 +151,22 @@ class State:
         return "test" in self.last.metrics
 
 
-def read(folder: Path, *, factory: str | None = None) -> RunSummary:
-    """What the run in ``folder`` came to.
+def summarise_run(folder: Path, *, factory: str | None = None) -> RunSummary:
+    """Return the summary of the run in ``folder``.
 
     Args:
         folder: of a run; its checkpoints are checked against their hashes.
         factory: confirms the user's own network, ``package.module:factory``; see ``inspect``.
 
     Raises:
-        UsageError, CheckpointError: as ``open_state``.
+        UsageError, CheckpointError: as ``open_checkpoints``.
     """
-    state = open_state(folder)
-    return tell(folder, state, inspect(state.shown, factory=factory))
+    checkpoints = open_checkpoints(folder)
+    return summarise(folder, checkpoints, inspect(checkpoints.shown, factory=factory))
 
 
-def open_state(folder: Path) -> State:
-    """The checkpoints of the run in ``folder``, checked against their hashes.
+def open_checkpoints(folder: Path) -> RunCheckpoints:
+    """Open the checkpoints of the run in ``folder``, checked against their hashes.
 
     Raises:
         UsageError: no run was begun here, or it has no checkpoint yet.
@@ -188,18 +183,18 @@ def open_state(folder: Path) -> State:
         )
     finished = "test" in last.metrics
     if not finished and not os.path.lexists(folder / BEST):
-        return State(last=last, shown=last, file=folder / LAST)
+        return RunCheckpoints(last=last, shown=last, file=folder / LAST)
     shown = load_outline(folder / BEST)
     _check_belongs(folder / BEST, shown, last, tested=finished)
-    return State(last=last, shown=shown, file=folder / BEST)
+    return RunCheckpoints(last=last, shown=shown, file=folder / BEST)
 
 
-def tell(folder: Path, state: State, report: Inspection) -> RunSummary:
-    """What the run in ``folder`` came to; ``report`` is of the checkpoint that is shown."""
-    last, file = state.last, state.file
+def summarise(folder: Path, checkpoints: RunCheckpoints, report: Inspection) -> RunSummary:
+    """Return the summary of a run; ``report`` inspects the checkpoint that is shown."""
+    last, file = checkpoints.last, checkpoints.file
     validation = _newest_validation_accuracy(last)
     if file.name == BEST:
-        validation = _number(state.shown.metrics, "best", "accuracy")
+        validation = number_at(checkpoints.shown.metrics, "best", "accuracy")
     return RunSummary(
         path=folder,
         recipe=last.recipe,
@@ -212,7 +207,7 @@ def tell(folder: Path, state: State, report: Inspection) -> RunSummary:
         ),
         ancestors=tuple(_ancestor(note) for note in lineage.ancestors(last.metrics)),
         checkpoint=file.name,
-        finished=state.finished,
+        finished=checkpoints.finished,
         step=last.step,
         total_steps=report.total_steps,
         parameters=report.parameters,
@@ -220,7 +215,7 @@ def tell(folder: Path, state: State, report: Inspection) -> RunSummary:
         density=report.density,
         total_parameters=report.total_parameters,
         validation_accuracy=validation,
-        test_accuracy=_number(last.metrics, "test", "accuracy"),
+        test_accuracy=number_at(last.metrics, "test", "accuracy"),
         flops=report.flops,
         bytes=file.stat().st_size,
         notes=report.notes,
@@ -228,17 +223,17 @@ def tell(folder: Path, state: State, report: Inspection) -> RunSummary:
 
 
 def _check_belongs(file: Path, best: Checkpoint, last: Checkpoint, *, tested: bool) -> None:
-    """Raises CheckpointError unless the checkpoint is of the same run, and that which was tested if one was."""
+    """Raise CheckpointError unless ``best`` is of the same run as ``last`` and, if that was tested, the tested one."""
     if best.recipe != last.recipe:
         raise CheckpointError(f"the checkpoint is of another run than {LAST}", where=file)
-    step = _number(last.metrics, "best", "step")
+    step = number_at(last.metrics, "best", "step")
     if tested and best.step != step:
         raise CheckpointError("not the checkpoint that was tested", where=file, got=f"step {best.step}", expected=step)
 
 
 def _newest_validation_accuracy(checkpoint: Checkpoint) -> float | None:
     epochs = checkpoint.metrics.get("epochs")
-    return _number(epochs[-1], "validation_accuracy") if isinstance(epochs, list) and epochs else None
+    return number_at(epochs[-1], "validation_accuracy") if isinstance(epochs, list) and epochs else None
 
 
 def _examples(checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
@@ -248,19 +243,12 @@ def _examples(checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
 
 
 def _ancestor(note: Mapping[str, Any]) -> Ancestor:
-    number, mode = _number(note, "round"), note.get("mode")
+    number, mode = number_at(note, "round"), note.get("mode")
     return Ancestor(
         recipe=str(note.get("recipe")),
         method=str(note.get("method")),
-        density=_number(note, "density"),
+        density=number_at(note, "density"),
         mode=None if mode is None else str(mode),
         round=None if number is None else int(number),
         course=None if note.get("course") is None else str(note["course"]),
     )
-
-
-def _number(document: object, *path: str) -> float | None:
-    """The number at ``path`` in a JSON document that can be anything, or None when there is no sensible one."""
-    for key in path:
-        document = document.get(key) if isinstance(document, Mapping) else None
-    return document if isinstance(document, int | float) and abs(document) < 2**53 else None

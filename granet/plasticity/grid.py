@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from granet.allocation import total_budget
-from granet.analysis.comparison import ASIDE
+from granet.analysis.comparison import IGNORED_SETTINGS
 from granet.checkpoint import Checkpoint, load_outline
 from granet.errors import CheckpointError, UnknownNameError, UsageError
 from granet.masks.mapping import density, shapes
@@ -25,7 +25,7 @@ from granet.training.rewound_state import Scope
 FOLDER = "plasticity"
 """Where in the folder of a run the results go."""
 
-_LEAVE_ALONE = ASIDE | {
+_LEAVE_ALONE = IGNORED_SETTINGS | {
     *("name", "data.workers", "data.residency"),
     *("training.keep_every", "training.keep_last", "training.save_every"),
 }
