@@ -159,7 +159,7 @@ def export(
         ModelError: the network cannot be built or written down, does not fit in fp16, or the proof failed.
         UsageError: what was asked for cannot be done.
     """
-    with onnx_files.workshop(output) as shop:  # first of all, since it finds out whether anything can be written there
+    with onnx_files.staging(output) as folder:  # first of all, since it finds out whether anything can be written there
         tell("building the network")
         name, origin = checkpoint.network.name, Origin.of(checkpoint, content_hash)
         network = tracing.network(checkpoint, factory=factory, trial=example is None)
@@ -189,20 +189,20 @@ def export(
         tell("comparing with torch in ONNX Runtime")
         twin_name = twin_of(output).name
         if settings.coarsest != "fp32":
-            proof.check_graph(shop.write(graph, twin_name), batches, expected)
+            proof.check_graph(folder.write(graph, twin_name), batches, expected)
         if settings.compute == "fp16":
-            proof.check_range(shop.write(float16.with_all_values(graph), twin_name), batches)
-        sparse, twin = shop.write(encoded.model, output.name), shop.write(decoded, twin_name)
-        proved, answers = proof.prove(sparse, twin, batches, expected, precision=settings.coarsest, scratch=shop.folder)
+            proof.check_range(folder.write(float16.with_all_values(graph), twin_name), batches)
+        sparse, twin = folder.write(encoded.model, output.name), folder.write(decoded, twin_name)
+        proved, answers = proof.prove(sparse, twin, batches, expected, precision=settings.coarsest, scratch=folder.path)
 
         tell("writing")
         metadata.write_(encoded.model, _entries(origin, settings, weights, encoded.encodings, proved))
         metadata.write_(decoded, _entries(origin, settings, weights, {}, proved))
-        sparse, twin = shop.write(encoded.model, output.name), shop.write(decoded, twin_name)
+        sparse, twin = folder.write(encoded.model, output.name), folder.write(decoded, twin_name)
         conformance.check(sparse, full="coo" not in encoded.encodings.values())
         proof.check_again(sparse, batches, answers)
         sizes = onnx_files.size(sparse), onnx_files.size(twin)
-        shop.publish([output.name, *([twin_name] if settings.twin else [])])
+        folder.publish([output.name, *([twin_name] if settings.twin else [])])
 
     masked = [weight for weight in weights if weight.masked]
     return ExportReport(

@@ -1,6 +1,6 @@
-"""A look inside an ONNX file of anybody: its weights, how many of them are not zero, and how they are stored.
+"""Inspect an untrusted ONNX file: its weights, how many of them are not zero, and how they are stored.
 
-All counts are of what is stored. Nothing is run, and nothing is decoded.
+All counts are of what is stored. Nothing is run, and no decoder is evaluated.
 """
 
 from __future__ import annotations
@@ -15,22 +15,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from exporters.encoding import Decoder, decode
+from exporters.encoding import EncodedWeight, decode
 from exporters.encoding.decode import WeightReader
-from exporters.encoding.graphs import graphs
-from exporters.encoding.node_builder import field_bytes
-from exporters.encoding.values import Array
+from exporters.encoding.values import Array, type_name
+from exporters.graphs import field_bytes, graphs
 from exporters.weight_tensors import Operand, operands
 from granet.checkpoint import canonical
 from granet.errors import CheckpointError, ModelError
 
 _KEY = "granet."
-_TYPES: Mapping[int, str] = {
-    TensorProto.FLOAT: "fp32",
-    TensorProto.FLOAT16: "fp16",
-    TensorProto.BFLOAT16: "bf16",
-    TensorProto.DOUBLE: "fp64",
-}
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +32,11 @@ class WeightReport:
     """One weight of two dimensions or more.
 
     Attributes:
-        name: of the tensor, or of what a node makes.
+        name: of the tensor, or of the value that a node computes.
         shape: as it is stored.
         parameters: how many elements it has.
         active: how many of them are not zero.
-        density: active over parameters, 0 to 1.
+        density: active over parameters, 0 to 1; 1 where there are no parameters.
         encoding: dense; coo, the standard's sparse tensor; or one of ours, gaps8, gaps4 or bitmask.
         type: of the stored values, such as fp32, bf16 or int8.
         bytes: what it takes in the file, nodes and names included.
@@ -65,8 +59,7 @@ class ValueReport:
     Attributes:
         name: of the value.
         type: of its elements; None for what is no tensor.
-        shape: a size for each dimension, a name where it is free, None where nothing is said; None when not even the
-            number of dimensions is said.
+        shape: for each dimension its size, its name where it is free, or None; None where the file has no shape.
     """
 
     name: str
@@ -76,23 +69,23 @@ class ValueReport:
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxInspection:
-    """All that ``granet inspect`` shows of an ONNX file.
+    """What ``granet inspect`` shows of an ONNX file.
 
     Attributes:
         opsets: versions by domain; the standard operators are ``ai.onnx``.
         ir_version: of the file format.
         producer: the program that wrote it, with its version.
-        inputs: what has to be given.
-        outputs: what is returned.
+        inputs: of the graph, without initializers.
+        outputs: of the graph.
         nodes: how many, those of subgraphs included.
-        metadata: what granet noted in the file, by key without ``granet.``.
+        metadata: entries of granet, by key without ``granet.``.
         parameters: weights of the layers below.
         active: how many of them are not zero.
         density: active over parameters; 1 where there are no weights.
         total_parameters: those and all other floating-point initializers, such as biases.
         weight_bytes: what the layers below take in the file.
         layers: weights in the order in which the graph uses them.
-        notes: what could not be told, and why.
+        notes: what could not be counted, and why.
     """
 
     opsets: Mapping[str, int]
@@ -111,7 +104,7 @@ class OnnxInspection:
     notes: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain dictionaries, lists and numbers; ``step``, which a checkpoint has, is None."""
+        """Return the same as dictionaries, lists and numbers; ``step``, which a checkpoint has, is None."""
         report = dataclasses.asdict(self)
         for key in ("inputs", "outputs", "layers"):
             report[key] = [
@@ -121,7 +114,7 @@ class OnnxInspection:
 
 
 def inspect(model: onnx.ModelProto) -> OnnxInspection:
-    """Counts the weights of ``model``, which may come from anybody, with the data of all its tensors.
+    """Count the weights of ``model``, which may be untrusted, with the data of all its tensors.
 
     Raises:
         ModelError: tensors that are damaged, or decoders that granet did not write.
@@ -135,12 +128,12 @@ def inspect(model: onnx.ModelProto) -> OnnxInspection:
         notes.append(f"{weights.computed} layers multiply by what the graph computes; that is not counted")
     parameters, active = sum(layer.parameters for layer in layers), sum(layer.active for layer in layers)
     initializers = {tensor.name for tensor in model.graph.initializer}
-    apart = {layer.name for layer in layers} | {name for decoder in weights.decoders for name in decoder.node.input}
+    counted = {layer.name for layer in layers} | {name for decoder in weights.decoders for name in decoder.inputs}
     others = sum(
         math.prod(tensor.dims)
         for graph in graphs(model.graph)
         for tensor in graph.initializer
-        if tensor.name not in apart and tensor.data_type in _TYPES
+        if tensor.name not in counted and tensor.data_type in _FLOATS
     )
     return OnnxInspection(
         opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
@@ -162,16 +155,13 @@ def inspect(model: onnx.ModelProto) -> OnnxInspection:
 
 def _report(operand: Operand, reader: WeightReader, notes: list[str]) -> WeightReport:
     source, name = operand.source, operand.name
-    if isinstance(source, Decoder):
-        stored = sum(field_bytes(part.ByteSize()) for part in (source.node, *source.inputs))
-        facts = source.shape, source.active, source.encoding, source.precision, stored
-    elif isinstance(source, onnx.SparseTensorProto):
-        sparse = reader.sparse(source, name)
-        facts = sparse.shape, sparse.active, "coo", _type(sparse.type), field_bytes(source.ByteSize())
+    if isinstance(source, onnx.SparseTensorProto):
+        source = reader.sparse(source, name)
+    if isinstance(source, EncodedWeight):
+        shape, active, encoding, type_, size = source.shape, source.active, source.encoding, source.type, source.bytes
     else:
-        active = _active(_array(source, name), operand, notes)
-        facts = tuple(source.dims), active, "dense", _type(source.data_type), field_bytes(source.ByteSize())
-    shape, active, encoding, kind, size = facts
+        active = _count_active(_array(source, name), operand, notes)
+        shape, encoding, type_, size = tuple(source.dims), "dense", type_name(source.data_type), field_bytes(source)
     parameters = math.prod(shape)
     return WeightReport(
         name=name,
@@ -180,16 +170,16 @@ def _report(operand: Operand, reader: WeightReader, notes: list[str]) -> WeightR
         active=active,
         density=active / parameters if parameters else 1.0,
         encoding=encoding,
-        type=kind,
+        type=type_,
         bytes=size,
     )
 
 
-def _active(values: Array, operand: Operand, notes: list[str]) -> int:
-    """How many values are not zero, or are not the integer that stands for zero."""
+def _count_active(values: Array, operand: Operand, notes: list[str]) -> int:
+    """Count the values that are not zero, or are not the integer that represents zero."""
     if operand.zero is None:
         return int(np.count_nonzero(values))
-    zeros = None if isinstance(operand.zero, onnx.SparseTensorProto) else _array(operand.zero, operand.name)
+    zeros = _array(operand.zero, operand.name) if isinstance(operand.zero, TensorProto) else None
     if zeros is None or zeros.size == 0 or (zeros != zeros.flat[0]).any():
         notes.append(f"{operand.name} has zeros of several kinds, and all of its elements are counted as active")
         return int(values.size)
@@ -206,22 +196,17 @@ def _array(tensor: TensorProto, name: str) -> Array:
 def _value(value: onnx.ValueInfoProto) -> ValueReport:
     if not value.type.HasField("tensor_type"):
         return ValueReport(name=value.name, type=None, shape=None)
-    kind = value.type.tensor_type
+    tensor = value.type.tensor_type
     shape = None
-    if kind.HasField("shape"):
+    if tensor.HasField("shape"):
         shape = tuple(
-            size.dim_value if size.HasField("dim_value") else size.dim_param or None for size in kind.shape.dim
+            size.dim_value if size.HasField("dim_value") else size.dim_param or None for size in tensor.shape.dim
         )
-    return ValueReport(name=value.name, type=_type(kind.elem_type), shape=shape)
-
-
-def _type(kind: int) -> str:
-    known = kind in TensorProto.DataType.values()
-    return _TYPES.get(kind) or (TensorProto.DataType.Name(kind).lower() if known else f"type {kind}")
+    return ValueReport(name=value.name, type=type_name(tensor.elem_type), shape=shape)
 
 
 def _metadata(model: onnx.ModelProto) -> Iterator[tuple[str, Any]]:
-    """Entries of granet, which writes JSON; what is none is shown as it is."""
+    """Entries of granet, which are JSON; other text is shown as it is."""
     for entry in model.metadata_props:
         if entry.key.startswith(_KEY):
             try:

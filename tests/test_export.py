@@ -194,7 +194,7 @@ def test_the_opset_is_the_one_asked_for(small: Checkpoint, tmp_path: Path) -> No
 def test_data_beyond_what_a_file_holds_lie_beside_it(
     small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: tuple[ExportReport, Path, Path]
 ) -> None:
-    monkeypatch.setattr(onnx_files.Workshop.write, "__kwdefaults__", {"inline": 4000})
+    monkeypatch.setattr(onnx_files.StagingFolder.write, "__kwdefaults__", {"inline": 4000})
     report = exported(small, tmp_path / "m.onnx", twin=True)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".data", ".onnx", ".onnx"]
     assert run(tmp_path / "m.onnx", images(5))[0].tobytes() == run(pair[1], images(5))[0].tobytes()

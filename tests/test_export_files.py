@@ -42,9 +42,9 @@ def split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model whose data lie in a second file."""
     folder = tmp_path / "models"
     folder.mkdir()
-    with onnx_files.workshop(folder / "m.onnx") as shop:
-        shop.write(model(), "m.onnx", inline=100)
-        shop.publish(["m.onnx"])
+    with onnx_files.staging(folder / "m.onnx") as staging:
+        staging.write(model(), "m.onnx", inline=100)
+        staging.publish(["m.onnx"])
     return folder / "m.onnx"
 
 
@@ -83,10 +83,10 @@ def test_replacing_a_large_model_leaves_no_data_of_the_old_one(split: Path) -> N
     bystander = split.with_name("m.onnx.data")
     bystander.write_text("not ours")
     before = set(split.parent.iterdir())
-    with onnx_files.workshop(split) as shop:
-        shop.write(model(np.zeros((2, 1000), np.float32)), split.name, inline=100)
+    with onnx_files.staging(split) as staging:
+        staging.write(model(np.zeros((2, 1000), np.float32)), split.name, inline=100)
         assert set(split.parent.iterdir()) - before == {split.with_name(".m.onnx.tmp")}
-        shop.publish([split.name])
+        staging.publish([split.name])
     assert not weight_of(onnx_files.read(split)).any()
     assert bystander.exists()
     assert len(list(split.parent.iterdir())) == 3
@@ -97,8 +97,8 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path) -> None:
     target.write_text("old")
 
     def fail() -> None:
-        with onnx_files.workshop(target) as shop:
-            shop.write(model(), "m.onnx")
+        with onnx_files.staging(target) as staging:
+            staging.write(model(), "m.onnx")
             raise ModelError("no")
 
     with pytest.raises(ModelError):
@@ -118,7 +118,7 @@ def test_what_a_crash_left_is_cleared_away(tmp_path: Path) -> None:
 def test_where_nothing_can_be_written_is_told_at_once(tmp_path: Path, target: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(FileError, match=target), onnx_files.workshop(tmp_path / target):
+    with pytest.raises(FileError, match=target), onnx_files.staging(tmp_path / target):
         pytest.fail("it was opened")
 
 

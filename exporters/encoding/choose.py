@@ -1,7 +1,7 @@
-"""The smallest choice of encodings, decoders included.
+"""Choose the encodings that take the fewest bytes, decoders included.
 
-A decoder is stored once, however many tensors need it, so tensors cannot choose one by one: the first that wants an
-encoding would pay for all. There are few decoders, and every set of them is tried.
+A decoder is stored once, however many tensors need it, so tensors cannot choose one by one: the first that needs a
+decoder would pay for all. There are few decoders, and every set of them is tried.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from itertools import chain, combinations
 
 
 def smallest(options: Sequence[Mapping[str, int]], shared: Mapping[str, int]) -> list[str]:
-    """For each tensor the name of its option, so that all of them and what they share take the fewest bytes.
+    """Return for each tensor the name of its option, so that all of them and what they share take the fewest bytes.
 
     Args:
         options: for each tensor the bytes of each option; of equal ones the first is taken.
-        shared: bytes of what all tensors with an option of that name share; nothing for names that are not here.
+        shared: bytes of what all tensors with an option of that name share; none for names that are not in it.
 
     Returns:
         The chosen names, in the order of the tensors.
@@ -25,11 +25,11 @@ def smallest(options: Sequence[Mapping[str, int]], shared: Mapping[str, int]) ->
     for allowed in _subsets(chargeable):
         chosen, total = [], sum(shared[name] for name in allowed)
         for option in options:
-            open_to = {name: size for name, size in option.items() if name not in shared or name in allowed}
-            if not open_to:
+            possible = {name: size for name, size in option.items() if name not in shared or name in allowed}
+            if not possible:
                 break
-            chosen.append(min(open_to, key=open_to.__getitem__))
-            total += open_to[chosen[-1]]
+            chosen.append(min(possible, key=possible.__getitem__))
+            total += possible[chosen[-1]]
         else:
             if best is None or total < best[0]:
                 best = total, chosen

@@ -1,6 +1,6 @@
 """The standard's own sparse initializer: the non-zero values of a tensor with their flat indices, 64 bits each.
 
-ONNX Runtime makes it dense while it loads the model; what else reads ONNX often does not know it (``CAVEAT``).
+ONNX Runtime makes it dense while it loads the model; many other tools do not know it (``CAVEAT``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CAVEAT = (
 
 
 def sparse(name: str, values: Array) -> onnx.SparseTensorProto:
-    """``values`` as the sparse initializer ``name``."""
+    """Return ``values`` as the sparse initializer ``name``."""
     flat = values.reshape(-1)
     found = np.flatnonzero(flat)
     made = onnx.SparseTensorProto()
@@ -33,9 +33,9 @@ def sparse(name: str, values: Array) -> onnx.SparseTensorProto:
 
 
 def dense(values: Array, indices: Array, shape: tuple[int, ...]) -> Array:
-    """The tensor of ``shape`` that has ``values`` at ``indices`` and zeros elsewhere.
+    """Return the tensor of ``shape`` with ``values`` at ``indices``, which :func:`check` accepts, and zeros elsewhere.
 
-    Whoever calls has made sure that there may be a tensor of this shape, :func:`check` included.
+    Allocates the whole tensor: callers have to limit its size.
     """
     made = np.zeros(int(np.prod(shape, dtype=np.int64)), values.dtype)
     made[_flat(indices, shape)] = values
@@ -43,13 +43,13 @@ def dense(values: Array, indices: Array, shape: tuple[int, ...]) -> Array:
 
 
 def check(values: Array, indices: Array, shape: tuple[int, ...]) -> None:
-    """Whether ``values``, of one dimension, have each a place of their own in a tensor of ``shape``.
+    """Check that each of ``values``, of one dimension, has an element of its own in a tensor of ``shape``.
 
-    Indices are int64, flat [n], or by axis [n, axes], and increase, as the standard wants it. Allocates no more than
+    Indices are int64, flat [n], or by axis [n, axes], and increase, as the standard requires. Allocates no more than
     a multiple of them.
 
     Raises:
-        ValueError: they have not.
+        ValueError: that is not so.
     """
     if values.ndim != 1 or indices.dtype != np.int64:
         raise ValueError("values of more than one dimension, or indices that are not int64")
@@ -63,7 +63,4 @@ def check(values: Array, indices: Array, shape: tuple[int, ...]) -> None:
 
 
 def _flat(indices: Array, shape: tuple[int, ...]) -> Array:
-    if indices.ndim == 1:
-        return indices
-    flat: Array = np.ravel_multi_index(tuple(indices.T), shape)
-    return flat
+    return indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)

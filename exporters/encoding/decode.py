@@ -1,14 +1,15 @@
-"""The way back from files of anybody: what a decoder or a sparse tensor stands for, or why it stands for nothing.
+"""Read encoded weights of untrusted files.
 
-Nothing is allocated because something is claimed. A tensor has as many elements as bytes are there for, and positions
-of ours justify the size of what they are positions in. The standard's do not, and any may be claimed again and again;
-so all that a model claims together is at most ``PER_BYTE`` weights for each of its bytes, and ``ALLOWANCE`` more.
+Nothing is allocated because a file claims a size. A dense tensor has as many elements as there are bytes for, and the
+positions of our decoders justify the size of the tensor that they are positions in. Those of the standard's sparse
+tensors do not, and a tensor may be used again and again; so all weights of a model together may have at most
+``PER_BYTE`` elements for each of its bytes, and ``ALLOWANCE`` more.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +17,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters.encoding import coo, decoder_functions, layouts
-from exporters.encoding.decoder_functions import DOMAIN, LAYOUTS, Format
-from exporters.encoding.graphs import is_text, subgraphs
+from exporters.encoding.decoder_functions import DOMAIN, FUNCTIONS, LAYOUTS, DecoderLayout
 from exporters.encoding.layouts import Packed
-from exporters.encoding.values import DTYPES, PRECISION_OF, Array, restore
+from exporters.encoding.values import Array, restore, type_name
+from exporters.graphs import field_bytes, is_text, subgraphs
 from granet.errors import ModelError
 
 PER_BYTE = 256
-"""Weights that a model may have for each of its bytes: a filler of gaps8 skips 255, and something has to read it."""
+"""Weights that a model may have for each of its bytes: a filler of gaps8 skips 255, and takes a byte."""
 
 ALLOWANCE = 2**24
 """Weights that any model may have: a sparse tensor of the standard with few values takes next to no bytes."""
@@ -34,110 +35,61 @@ _HALF_BYTES = (TensorProto.UINT4, TensorProto.INT4)
 Source = TensorProto | onnx.SparseTensorProto
 
 Scope = Mapping[str, Source]
-"""The constant tensors that a graph sees, by name."""
+"""The constant tensors that the nodes of a graph can read, by name."""
 
 
 @dataclass(frozen=True, eq=False)
-class Decoder:
-    """A node that stands for a weight, found sound.
+class EncodedWeight:
+    """A weight that one of our decoders computes, or a sparse tensor of the standard, after all checks.
 
     Attributes:
-        node: the call of one of our functions.
         name: of the weight.
         shape: of the weight.
         encoding: gaps8, gaps4, bitmask, coo or dense.
-        precision: of the stored values: fp32, fp16 or int8.
+        type: of the stored values, such as fp32, fp16 or int8.
         active: how many stored values are not zero.
-        inputs: the tensors that it reads.
+        bytes: what it takes in the file, its node and all names included.
+        inputs: names of the tensors that its decoder reads.
+        decode: returns the weight, bit by bit what ONNX Runtime computes.
     """
 
-    node: onnx.NodeProto
     name: str
     shape: tuple[int, ...]
     encoding: str
-    precision: str
+    type: str
     active: int
-    inputs: tuple[Source, ...]
-    _layout: str
-    _format: Format
-    _packed: Packed
-    _scales: Array | None
-
-    @property
-    def type(self) -> int:
-        """The element type of the weight."""
-        return self._format.weight
-
-    def decode(self) -> Array:
-        """The weight, bit by bit what ONNX Runtime makes of it."""
-        values = self._packed.values
-        if self._layout != "Dense":
-            values = layouts.unpack(self._layout, self._packed, math.prod(self.shape)).reshape(self.shape)
-        return restore(values, self._format, self._scales)
-
-
-@dataclass(frozen=True, eq=False)
-class Sparse:
-    """A sparse tensor of the standard, found sound.
-
-    Attributes:
-        name: of the tensor.
-        shape: of the tensor.
-        type: its element type.
-        active: how many of its values are not zero.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    type: int
-    active: int
-    _values: Array
-    _indices: Array
-
-    def decode(self) -> Array:
-        """The tensor with its zeros."""
-        return coo.dense(self._values, self._indices, self.shape)
+    bytes: int
+    inputs: tuple[str, ...]
+    decode: Callable[[], Array]
 
 
 class WeightReader:
-    """Reads the encoded tensors of one model, and adds up what they claim.
+    """Reads the encoded weights of one model, and limits their size.
 
     Raises:
-        ModelError: the model has names that are no text.
+        ModelError: the model has names that are not UTF-8.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         if not is_text(model):
             raise ModelError("a model with names that are not UTF-8", remedy="it is damaged: export it again")
-        ours = [function for function in model.functions if is_decoder_domain(function.domain)]
+        ours = [function for function in model.functions if function.domain == DOMAIN]
         self._known = {function.name for function in ours if decoder_functions.is_ours(function)}
         self._left = PER_BYTE * int(model.ByteSize()) + ALLOWANCE
 
-    def decoder(self, node: onnx.NodeProto, scope: Scope) -> Decoder:
-        """What a node of our domain stands for.
+    def decoders(self, graph: onnx.GraphProto, scope: Scope) -> list[EncodedWeight]:
+        """Return the weights that nodes of our domain compute in a graph, without the graphs inside it.
 
         Raises:
-            ModelError: it is none that granet writes, or its tensors make no weight.
+            ModelError: a decoder that granet does not write, or one with damaged tensors.
         """
-        name = node.output[0] if node.output else ""
-        found = decoder_functions.meaning(node.op_type)
-        if found is None or node.op_type not in self._known or len(node.output) != 1:
-            raise ModelError(
-                "a decoder that this granet does not know",
-                where=name,
-                got=node.op_type,
-                remedy="use the version of granet that wrote the file, or a newer one",
-            )
-        try:
-            return self._read(node, name, *found, scope)
-        except ValueError as error:
-            raise ModelError("an encoded weight that is damaged", where=name, got=error) from error
+        return [self._decoder(node, scope) for node in graph.node if node.domain == DOMAIN]
 
-    def sparse(self, tensor: onnx.SparseTensorProto, name: str) -> Sparse:
-        """What a sparse tensor stands for.
+    def sparse(self, tensor: onnx.SparseTensorProto, name: str) -> EncodedWeight:
+        """Return the weight in a sparse tensor of the standard.
 
         Raises:
-            ModelError: it is not one, or claims to be larger than the bytes of the model justify.
+            ModelError: it is damaged, or larger than the bytes of the model justify.
         """
         try:
             shape = tuple(tensor.dims)
@@ -146,43 +98,72 @@ class WeightReader:
             coo.check(values, indices, shape)
         except ValueError as error:
             raise ModelError("a sparse tensor that is damaged", where=name, got=error) from error
-        return Sparse(name, shape, tensor.values.data_type, int(np.count_nonzero(values)), values, indices)
-
-    def _read(self, node: onnx.NodeProto, name: str, layout_name: str, form: Format, scope: Scope) -> Decoder:
-        layout = LAYOUTS[layout_name]
-        roles = [*([layout.positions] if layout.positions else []), "values", *(["scales"] if form.scaled else [])]
-        missing = [given for given in node.input if given not in scope]
-        if len(node.input) != len(roles) or missing:
-            raise ValueError(f"inputs {list(node.input)}; expected constant tensors for {', '.join(roles)}")
-        given = {role: scope[source] for role, source in zip(roles, node.input, strict=True)}
-        attributes = {attribute.name: list(_integers(attribute)) for attribute in node.attribute}
-        if attributes.keys() != set(layout.attributes):
-            raise ValueError(f"attributes {sorted(attributes)}; expected {sorted(layout.attributes)}")
-        stored = given["values"]
-        sparse = isinstance(stored, onnx.SparseTensorProto)
-        values = self.sparse(stored, name).decode() if layout_name == "Dense" and sparse else _dense(stored)
-        if values.dtype != DTYPES[form.stored]:
-            raise ValueError(f"values of type {values.dtype}; expected {DTYPES[form.stored]}")
-        shape = tuple(attributes.get("shape", values.shape))
-        self._claim(shape)
-        packed = Packed(np.empty(0, np.uint8), 0, values)
-        if layout.positions is not None:
-            packed = _packed(layout.type, given[layout.positions], values, attributes.get("count"))
-            if attributes["size"] != [math.prod(shape)]:
-                raise ValueError(f"a size of {attributes['size']} for the shape {shape}")
-            layouts.check(layout_name, packed, math.prod(shape))
-        return Decoder(
-            node=node,
+        return EncodedWeight(
             name=name,
             shape=shape,
-            encoding="coo" if sparse else layout.encoding,
-            precision=PRECISION_OF[form.stored],
+            encoding="coo",
+            type=type_name(tensor.values.data_type),
             active=int(np.count_nonzero(values)),
-            inputs=tuple(given.values()),
-            _layout=layout_name,
-            _format=form,
-            _packed=packed,
-            _scales=_scales(_dense(given["scales"]), shape) if form.scaled else None,
+            bytes=field_bytes(tensor),
+            inputs=(),
+            decode=lambda: coo.dense(values, indices, shape),
+        )
+
+    def _decoder(self, node: onnx.NodeProto, scope: Scope) -> EncodedWeight:
+        name = node.output[0] if node.output else ""
+        if node.op_type not in FUNCTIONS or node.op_type not in self._known or len(node.output) != 1:
+            raise ModelError(
+                "a decoder that this granet does not know",
+                where=name,
+                got=node.op_type,
+                remedy="use the version of granet that wrote the file, or a newer one",
+            )
+        try:
+            return self._read(node, name, scope)
+        except ValueError as error:
+            raise ModelError("an encoded weight that is damaged", where=name, got=error) from error
+
+    def _read(self, node: onnx.NodeProto, name: str, scope: Scope) -> EncodedWeight:
+        layout_name, format = FUNCTIONS[node.op_type]
+        layout = LAYOUTS[layout_name]
+        roles = layout.inputs(format)
+        if len(node.input) != len(roles) or not all(source in scope for source in node.input):
+            raise ValueError(f"inputs {list(node.input)}; expected constant tensors for {', '.join(roles)}")
+        given = {role: scope[source] for role, source in zip(roles, node.input, strict=True)}
+        attributes = {attribute.name: _integers(attribute) for attribute in node.attribute}
+        if attributes.keys() != set(layout.attributes):
+            raise ValueError(f"attributes {sorted(attributes)}; expected {sorted(layout.attributes)}")
+        stored, encoding = given["values"], layout.encoding
+        if isinstance(stored, onnx.SparseTensorProto) and layout.positions is None:
+            encoding, values = "coo", self.sparse(stored, name).decode()
+        else:
+            values = _dense(stored)
+        if values.dtype != (expected := helper.tensor_dtype_to_np_dtype(format.stored)):
+            raise ValueError(f"values of type {values.dtype}; expected {expected}")
+        shape = tuple(attributes.get("shape", values.shape))
+        size = math.prod(shape)
+        self._claim(shape)
+        packed = None
+        if layout.positions is not None:
+            packed = _packed(layout, given[layout.positions], values, attributes)
+            if attributes["size"] != [size]:
+                raise ValueError(f"a size of {attributes['size']} for the shape {shape}")
+            layouts.check(layout_name, packed, size)
+        scales = _scales(_dense(given["scales"]), shape) if format.scaled else None
+
+        def decode() -> Array:
+            flat = values if packed is None else layouts.unpack(layout_name, packed, size)
+            return restore(flat.reshape(shape), format, scales)
+
+        return EncodedWeight(
+            name=name,
+            shape=shape,
+            encoding=encoding,
+            type=type_name(format.stored),
+            active=int(np.count_nonzero(values)),
+            bytes=sum(map(field_bytes, (node, *given.values()))),
+            inputs=tuple(node.input),
+            decode=decode,
         )
 
     def _claim(self, shape: tuple[int, ...]) -> None:
@@ -193,28 +174,8 @@ class WeightReader:
             raise ValueError(f"a shape of {shape}, for which the model has too few bytes")
 
 
-def is_decoder_domain(domain: str) -> bool:
-    """Whether operators of ``domain`` are our decoders."""
-    return domain == DOMAIN
-
-
-def decoders(model: onnx.ModelProto) -> list[Decoder]:
-    """Every decoder in the graph of ``model`` and the graphs inside it.
-
-    Raises:
-        ModelError: one that granet did not write, or that is damaged.
-    """
-    reader = WeightReader(model)
-    return [
-        reader.decoder(node, scope)
-        for graph, scope in scopes(model.graph)
-        for node in graph.node
-        if is_decoder_domain(node.domain)
-    ]
-
-
 def scopes(graph: onnx.GraphProto, outer: Scope | None = None) -> Iterator[tuple[onnx.GraphProto, Scope]]:
-    """A graph and those inside it, each with the constant tensors that it sees."""
+    """Yield a graph and those inside it, each with the constant tensors that its nodes can read."""
     own: dict[str, Source] = dict(outer or {})
     for value in graph.input:  # an initializer that is an input too can be replaced
         own.pop(value.name, None)
@@ -231,10 +192,10 @@ def scopes(graph: onnx.GraphProto, outer: Scope | None = None) -> Iterator[tuple
 
 
 def array(tensor: TensorProto) -> Array:
-    """The elements of a dense tensor, of any type but text.
+    """Return the elements of a dense tensor from an untrusted file.
 
     Raises:
-        ValueError: it has not as many as its shape says, or of no such type, or they are in another file.
+        ValueError: their number does not fit the shape, their type cannot be read, or they are in another file.
     """
     if tensor.data_location == TensorProto.EXTERNAL:
         raise ValueError("data in another file, which was not read")
@@ -252,7 +213,7 @@ def array(tensor: TensorProto) -> Array:
 
 
 def _present(tensor: TensorProto) -> int:
-    """How many elements there are bytes for; for pairs of half bytes, as the shape has it where that fits."""
+    """Count the elements that there are bytes for; of pairs of half bytes, as many as the shape says if that fits."""
     try:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     except KeyError as error:
@@ -278,18 +239,16 @@ def _dense(source: Source) -> Array:
     return array(source)
 
 
-def _packed(kind: int, positions: Source, values: Array, count: list[int] | None) -> Packed:
-    found = _dense(positions)
-    if found.dtype != helper.tensor_dtype_to_np_dtype(kind):
-        raise ValueError(f"positions of type {found.dtype}; expected {helper.tensor_dtype_to_np_dtype(kind)}")
+def _packed(layout: DecoderLayout, positions: Source, values: Array, attributes: Mapping[str, list[int]]) -> Packed:
+    found, expected = _dense(positions), helper.tensor_dtype_to_np_dtype(layout.type)
+    if found.dtype != expected:
+        raise ValueError(f"positions of type {found.dtype}; expected {expected}")
     if found.ndim != 1 or values.ndim != 1:
         raise ValueError("positions or values that have not one dimension")
-    if count is not None and len(count) != 1:
+    count = attributes.get("count", [found.size])
+    if len(count) != 1:
         raise ValueError(f"a count of {count}")
-    entries = found.size if count is None else count[0]
-    if kind == TensorProto.UINT4:
-        found = layouts.nibbles(found.astype(np.uint8))
-    return Packed(found, entries, values)
+    return Packed(found, count[0], values)
 
 
 def _scales(scales: Array, shape: tuple[int, ...]) -> Array:
@@ -299,8 +258,7 @@ def _scales(scales: Array, shape: tuple[int, ...]) -> Array:
     return scales
 
 
-def _integers(attribute: onnx.AttributeProto) -> Sequence[int]:
+def _integers(attribute: onnx.AttributeProto) -> list[int]:
     if attribute.type != onnx.AttributeProto.INTS:
         raise ValueError(f"attribute {attribute.name!r} that is not a list of integers")
-    found: Sequence[int] = attribute.ints
-    return found
+    return list(attribute.ints)

@@ -1,9 +1,9 @@
-"""The decoders: model-local functions of standard operators that turn a stored tensor back into a weight.
+"""Decoders: model-local functions of standard operators that compute a weight from what is stored of it.
 
 A name is a layout and a suffix. The layout says where the values belong (``docs/onnx-encodings.md``), the suffix in
-which format they are stored and which one the weight has:
+which number format they are stored and which one the weight has:
 
-    layout         inputs             what its functions do
+    layout         inputs             what its functions compute
     Gaps8Steps     steps, values      sum the steps up, put each value where it lands
     Gaps8          codes, values      the same, with values for the codes that name an index only
     Gaps4          codes, values      the same for codes of four bits, a UINT4 tensor (opset 21 and later)
@@ -18,10 +18,10 @@ which format they are stored and which one the weight has:
     Half           fp16 -> fp16
     Int8Half       int8 -> fp16, times ``scales`` in fp32
 
-ONNX Runtime inlines functions and folds what hangs on constants when it creates a session, from ORT_ENABLE_BASIC on.
-Operators whose output shape depends on values (NonZero, Compress) are not folded, and neither is a lone
-DequantizeLinear; there are none here. What costs time there is memory that is touched for the first time, so each line
-below counts that works on as many elements as there are codes, or worse, weights.
+ONNX Runtime inlines functions and folds what depends on constants alone when it creates a session, from
+ORT_ENABLE_BASIC on. It does not fold operators whose output shape depends on values (NonZero, Compress), nor a lone
+DequantizeLinear, so that none of them is used here. The time goes into memory that is touched for the first time: every
+line costs that works on as many elements as there are codes, or worse, weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from onnx import TensorProto, numpy_helper
 
 DOMAIN = "ai.granet"
 VERSION = 1
-"""Of the domain. A function that is to mean anything else gets another name."""
+"""The version of the domain. It stays: a function with another meaning gets another name."""
 
 OPSET = 13
 """The first version of the standard operators that has all that is used here."""
@@ -70,25 +70,29 @@ SUFFIXES: Mapping[Format, str] = {
 
 @dataclass(frozen=True)
 class DecoderLayout:
-    """What is stored beside the values.
+    """How a decoder stores where its values belong.
 
     Attributes:
-        encoding: what users call it.
-        positions: the name of the input that says where values belong; None when they are all there.
-        type: its element type.
+        encoding: the name that users see.
+        positions: the name of the input with the positions; None when every weight is stored.
+        body: the lines that compute ``flat``, or the weight itself, from the inputs.
+        text: a description for readers of the model.
+        type: the element type of the positions.
         attributes: of the function.
         quick: whether it takes few operations to decode.
-        body: what makes ``flat``, or the weight itself, from the inputs.
-        text: what it is, for whoever reads the model.
     """
 
     encoding: str
     positions: str | None
-    type: int
-    attributes: tuple[str, ...]
-    quick: bool
     body: str
     text: str
+    type: int = TensorProto.UINT8
+    attributes: tuple[str, ...] = ("shape", "size")
+    quick: bool = False
+
+    def inputs(self, format: Format) -> list[str]:
+        """Return the names of the function's inputs."""
+        return [*([self.positions] if self.positions else []), "values", *(["scales"] if format.scaled else [])]
 
 
 # Two codes for each byte, the low half first; bit by bit, the lowest first.
@@ -102,7 +106,7 @@ _ENDS = """
 """
 
 # A code that names an index moves the cursor by one more than it says, the filler by what it says; less one, both land
-# where nothing else does (``sparse_codec.Gaps.steps``). Values begin with a zero, which is what fillers get.
+# where nothing else does (``granet.masks.codec.Gaps.steps``). Values begin with a zero, which is what fillers get.
 _CODES = (
     _ENDS
     + """
@@ -122,49 +126,14 @@ _CODES = (
 """
 )
 
-_GAPS4 = "Codes below 15 skip that many weights and name the next one, 15 skips 15. values: 0, then those named."
-
-LAYOUTS: Mapping[str, DecoderLayout] = {
-    "Gaps8Steps": DecoderLayout(
-        "gaps8",
-        "steps",
-        TensorProto.UINT8,
-        ("shape", "size"),
-        True,
-        _ENDS
-        + """
+_STEPS = """
   moves = Cast <to: int = 6> (steps)
   landings = CumSum (moves, origin)
   zeros = ConstantOfShape <value: tensor = ZERO> (length)
   flat = ScatterElements (zeros, landings, VALUES)
-""",
-        "steps: from each stored weight to the next, the first from weight 0. values: one for each; fillers are 0.",
-    ),
-    "Gaps8": DecoderLayout(
-        "gaps8",
-        "codes",
-        TensorProto.UINT8,
-        ("shape", "size"),
-        False,
-        _CODES.replace("FILLER", "255"),
-        "Codes below 255 skip that many weights and name the next one, 255 skips 255. values: 0, then those named.",
-    ),
-    "Gaps4": DecoderLayout(
-        "gaps4",
-        "codes",
-        TensorProto.UINT4,
-        ("shape", "size"),
-        False,
-        _CODES.replace("FILLER", "15"),
-        _GAPS4,
-    ),
-    "Gaps4Packed": DecoderLayout(
-        "gaps4",
-        "bytes",
-        TensorProto.UINT8,
-        ("shape", "size", "count"),
-        False,
-        """
+"""
+
+_NIBBLES_OF_BYTES = """
   first = Constant <value_ints: ints = [0]> ()
   end = Constant <value_ints: ints = @count> ()
   row = Constant <value_ints: ints = [-1]> ()
@@ -174,17 +143,8 @@ LAYOUTS: Mapping[str, DecoderLayout] = {
   padded = Reshape (pairs, row)
   codes = Slice (padded, first, end)
 """.replace("NIBBLES", ", ".join(map(str, _NIBBLES.flat)))
-        + _CODES.replace("FILLER", "15"),
-        _GAPS4 + " Two codes a byte, the low half first, count in all.",
-    ),
-    "Bitmask": DecoderLayout(
-        "bitmask",
-        "bytes",
-        TensorProto.UINT8,
-        ("shape", "size"),
-        False,
-        _ENDS
-        + """
+
+_RANKED_BITS = """
   first = Constant <value_ints: ints = [0]> ()
   row = Constant <value_ints: ints = [-1]> ()
   table = Constant <value: tensor = uint8[256, 8] {BITS}> ()
@@ -196,39 +156,51 @@ LAYOUTS: Mapping[str, DecoderLayout] = {
   ranks = CumSum (counts, origin)
   chosen = Mul (ranks, counts)
   flat = GatherElements (VALUES, chosen)
-""".replace("BITS", ", ".join(map(str, _BITS.flat))),
+""".replace("BITS", ", ".join(map(str, _BITS.flat)))
+
+_GAPS8 = "Codes below 255 skip that many weights and name the next one, 255 skips 255. values: 0, then those named."
+_GAPS4 = "Codes below 15 skip that many weights and name the next one, 15 skips 15. values: 0, then those named."
+
+LAYOUTS: Mapping[str, DecoderLayout] = {
+    "Gaps8Steps": DecoderLayout(
+        "gaps8",
+        "steps",
+        _ENDS + _STEPS,
+        "steps: from each stored weight to the next, the first from weight 0. values: one for each; fillers are 0.",
+        quick=True,
+    ),
+    "Gaps8": DecoderLayout("gaps8", "codes", _CODES.replace("FILLER", "255"), _GAPS8),
+    "Gaps4": DecoderLayout("gaps4", "codes", _CODES.replace("FILLER", "15"), _GAPS4, type=TensorProto.UINT4),
+    "Gaps4Packed": DecoderLayout(
+        "gaps4",
+        "bytes",
+        _NIBBLES_OF_BYTES + _CODES.replace("FILLER", "15"),
+        _GAPS4 + " Two codes a byte, the low half first, count in all.",
+        attributes=("shape", "size", "count"),
+    ),
+    "Bitmask": DecoderLayout(
+        "bitmask",
+        "bytes",
+        _ENDS + _RANKED_BITS,
         "A bit for each weight, the lowest of a byte first. values: 0, then those whose bit is set.",
     ),
-    "Dense": DecoderLayout("dense", None, TensorProto.UNDEFINED, (), True, "", "values: all of them."),
+    "Dense": DecoderLayout("dense", None, "", "values: all of them.", attributes=(), quick=True),
 }
 """By their names, those that are decoded faster first."""
 
+FUNCTIONS: Mapping[str, tuple[str, Format]] = {
+    name + suffix: (name, format)
+    for name, layout in LAYOUTS.items()
+    for format, suffix in SUFFIXES.items()
+    if layout.positions is not None or format.stored != format.weight
+}
+"""For each decoder its layout and format, by the name of the function, which is the operator of nodes that call it."""
+
 _CONSTANTS = (TensorProto.UINT8, TensorProto.INT32, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8)
-_TYPES: Mapping[int, str] = {TensorProto.FLOAT: "float", TensorProto.FLOAT16: "float16", TensorProto.INT8: "int8"}
-
-
-def name_of(layout: str, form: Format) -> str:
-    """The name of the function, which is the operator of the nodes that call it."""
-    return layout + SUFFIXES[form]
-
-
-@cache
-def _meanings() -> Mapping[str, tuple[str, Format]]:
-    return {
-        name_of(layout, form): (layout, form)
-        for layout in LAYOUTS
-        for form in SUFFIXES
-        if layout != "Dense" or form.stored != form.weight
-    }
-
-
-def meaning(name: str) -> tuple[str, Format] | None:
-    """The layout and format of the function called ``name``; None when there is no such function."""
-    return _meanings().get(name)
 
 
 def function(name: str, opset: int) -> onnx.FunctionProto:
-    """The function called ``name``, for a model that uses version ``opset`` of the standard operators."""
+    """Return the function called ``name``, for a model with version ``opset`` of the standard operators."""
     built = onnx.FunctionProto()
     built.CopyFrom(_parsed(name))
     built.opset_import[0].version = opset
@@ -236,52 +208,51 @@ def function(name: str, opset: int) -> onnx.FunctionProto:
 
 
 def is_ours(candidate: onnx.FunctionProto) -> bool:
-    """Whether a function in a file is, line by line, the one of this name that is written here.
+    """Return whether a function in a file is, line by line, the one of this name that is written here.
 
-    Comments, what tools note beside the lines, and the order of lines that do not depend on one another do not count.
+    Comments and other annotations of tools, and the order of independent lines, do not count.
     """
-    if candidate.domain != DOMAIN or meaning(candidate.name) is None:
+    if candidate.domain != DOMAIN or candidate.name not in FUNCTIONS:
         return False
     versions = [entry.version for entry in candidate.opset_import if entry.domain in ("", "ai.onnx")]
     if len(versions) != 1 or len(candidate.opset_import) != 1:
         return False
-    return _bare(candidate) == _bare(function(candidate.name, versions[0]))
+    return _normalised(candidate) == _normalised(function(candidate.name, versions[0]))
 
 
 @cache
 def _parsed(name: str) -> onnx.FunctionProto:
-    layout_name, form = _meanings()[name]
+    layout_name, format = FUNCTIONS[name]
     layout = LAYOUTS[layout_name]
-    inputs = [*([layout.positions] if layout.positions else []), "values", *(["scales"] if form.scaled else [])]
-    lines, values = "", "values"
-    if form == Format(TensorProto.FLOAT16, TensorProto.FLOAT) and layout_name != "Dense":
-        lines, values = f"  wide = Cast <to: int = {TensorProto.FLOAT}> (values)\n", "wide"
-    zero = _TYPES[form.stored if values == "values" else form.weight] + "[1] {0}"
-    lines += layout.body.replace("VALUES", values).replace("ZERO", zero)
-    lines += _ending("values" if layout_name == "Dense" else None, form)
+    lines, values, zero = "", "values", format.stored
+    if format == Format(TensorProto.FLOAT16, TensorProto.FLOAT) and layout.positions:
+        lines, values, zero = f"  wide = Cast <to: int = {TensorProto.FLOAT}> (values)\n", "wide", format.weight
+    zeros = TensorProto.DataType.Name(zero).lower() + "[1] {0}"
+    lines += layout.body.replace("VALUES", values).replace("ZERO", zeros) + _last_lines(layout, format)
     attributes = f" <{', '.join(layout.attributes)}>" if layout.attributes else ""
-    signature = f"{name}{attributes} ({', '.join(inputs)}) => (weight)"
+    signature = f"{name}{attributes} ({', '.join(layout.inputs(format))}) => (weight)"
     parsed = onnx.parser.parse_function(
         f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>\n{signature}\n{{\n{lines}\n}}'
     )
-    scaled = " Each is a multiple of its channel's scale." if form.scaled else ""
-    parsed.doc_string = layout.text + scaled
+    parsed.doc_string = layout.text + (" Each is a multiple of its channel's scale." if format.scaled else "")
     return parsed
 
 
-def _ending(dense: str | None, form: Format) -> str:
-    """From ``flat``, or the name of what has the weight's shape already, to ``weight``."""
-    shaped = dense or ("shaped" if form.scaled else "weight")
-    lines = "" if dense else f"  {shaped} = Reshape (flat, dims)\n"
-    if not form.scaled:
-        return lines or f"  weight = Cast <to: int = {form.weight}> ({shaped})\n"
-    product = "weight" if form.weight == TensorProto.FLOAT else "product"
+def _last_lines(layout: DecoderLayout, format: Format) -> str:
+    """From ``flat``, or from values that have the weight's shape already, to ``weight``."""
+    lines, shaped = "", "values"
+    if layout.positions:
+        shaped = "shaped" if format.scaled else "weight"
+        lines = f"  {shaped} = Reshape (flat, dims)\n"
+    if not format.scaled:
+        return lines or f"  weight = Cast <to: int = {format.weight}> ({shaped})\n"
+    product = "weight" if format.weight == TensorProto.FLOAT else "product"
     lines += f"  levels = Cast <to: int = {TensorProto.FLOAT}> ({shaped})\n  {product} = Mul (levels, scales)\n"
-    return lines if product == "weight" else f"{lines}  weight = Cast <to: int = {form.weight}> (product)\n"
+    return lines if product == "weight" else f"{lines}  weight = Cast <to: int = {format.weight}> (product)\n"
 
 
-def _bare(candidate: onnx.FunctionProto) -> bytes:
-    """What a function says, in one spelling."""
+def _normalised(candidate: onnx.FunctionProto) -> bytes:
+    """Serialize a function without annotations and in a fixed order."""
     copy = onnx.FunctionProto()
     copy.CopyFrom(candidate)
     for field in ("doc_string", "metadata_props", "value_info"):
@@ -293,14 +264,14 @@ def _bare(candidate: onnx.FunctionProto) -> bytes:
         for attribute in node.attribute:
             attribute.ClearField("doc_string")
             if attribute.HasField("t"):
-                _spell_(attribute.t)
+                _use_raw_data_(attribute.t)
     copy.node.sort(key=lambda node: list(node.output))
-    spelled: bytes = copy.SerializeToString(deterministic=True)
-    return spelled
+    serialized: bytes = copy.SerializeToString(deterministic=True)
+    return serialized
 
 
-def _spell_(tensor: TensorProto) -> None:
-    """Puts the data of a small constant where they belong, wherever a tool has put them."""
+def _use_raw_data_(tensor: TensorProto) -> None:
+    """Move the data of a small constant to ``raw_data``, whichever field a tool has put them in."""
     here = tensor.data_location != TensorProto.EXTERNAL  # what reads tensors would open any file that this names
     small = len(tensor.dims) <= _BITS.ndim and all(0 <= size <= _BITS.size for size in tensor.dims)
     if tensor.data_type in _CONSTANTS and here and small:

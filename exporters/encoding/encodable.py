@@ -1,4 +1,4 @@
-"""Which initializers a decoder can stand in for, and what their axes mean to the layers that read them."""
+"""Find the initializers that a decoder can replace, and the output channels of weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import onnx
 from onnx import TensorProto
 
-from exporters.encoding.graphs import graphs
+from exporters.graphs import graphs
 from granet.errors import ModelError
 
 LARGEST = 2**28
@@ -16,9 +16,9 @@ LARGEST = 2**28
 
 
 def obstacles(graph: onnx.GraphProto, scope: Collection[str]) -> dict[str, str | None]:
-    """For each initializer in ``scope``, in the order of the graph, why it has to stay as it is; None if it has not.
+    """Return for each initializer in ``scope``, in the order of the graph, why it cannot be encoded; None if it can.
 
-    A node before all others is as good as an initializer to whoever reads it, subgraphs included.
+    A decoder before all other nodes serves every reader as an initializer does, in subgraphs too.
 
     Raises:
         ModelError: a name in ``scope`` that no initializer has.
@@ -27,22 +27,18 @@ def obstacles(graph: onnx.GraphProto, scope: Collection[str]) -> dict[str, str |
     for name in scope:
         if name not in present:
             raise ModelError("there is no initializer of that name", where=name)
-    inputs, outputs = ({value.name for value in side} for side in (graph.input, graph.output))
-    wanted, told = set(scope), {}
-    for tensor in graph.initializer:
-        if tensor.name in wanted:
-            told[tensor.name] = (
-                "it is an input of the graph, which callers may replace"
-                if tensor.name in inputs
-                else "it is an output of the graph"
-                if tensor.name in outputs
-                else _obstacle(tensor)
-            )
-    return told
+    reasons = {value.name: "it is an output of the graph" for value in graph.output}
+    reasons |= {value.name: "it is an input of the graph, which callers may replace" for value in graph.input}
+    wanted = set(scope)
+    return {
+        tensor.name: reasons.get(tensor.name) or _obstacle(tensor)
+        for tensor in graph.initializer
+        if tensor.name in wanted
+    }
 
 
 def channel_axes(graph: onnx.GraphProto) -> Mapping[str, int]:
-    """The axis of the output channels of weights that layers read directly, where that is not 0."""
+    """Return the axis of the output channels of weights that layers read directly, where that is not 0."""
     axes: dict[str, int] = {}
     for inner in graphs(graph):
         for node in inner.node:

@@ -1,9 +1,9 @@
-"""A model with dense weights -> the same model with encoded ones."""
+"""Encode the dense weights of a model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +12,13 @@ from onnx import TensorProto, helper
 
 from exporters.encoding import choose, coo, decoder_functions, encodable, node_builder
 from exporters.encoding.decoder_functions import DOMAIN, LAYOUTS, Format
-from exporters.encoding.graphs import copy, names, opset
-from exporters.encoding.node_builder import COO, PLAIN, EncodedWeight
-from exporters.encoding.values import PRECISION_OF, PRECISIONS
+from exporters.encoding.node_builder import COO, PLAIN
+from exporters.encoding.values import PRECISIONS, StoredValues, store, type_name
+from exporters.graphs import copy_without, field_bytes, opset, value_names
 from granet.errors import ModelError, UnknownNameError
 
 ENCODINGS = ("auto", "gaps8", "gaps4", "bitmask", "coo", "dense")
-"""What can be asked for; ``auto`` takes what is smallest of all but coo."""
+"""What users can ask for; ``auto`` takes the smallest of all but coo."""
 
 _FUNCTIONS_IR = 8
 """The first version of the format in which a model can have functions."""
@@ -26,19 +26,19 @@ _FUNCTIONS_IR = 8
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedTensor:
-    """What became of one tensor.
+    """How one tensor is stored.
 
     Attributes:
-        name: the initializer's, and now that of the value which stands in for it.
+        name: of the initializer, and now of the value that replaces it.
         parameters: how many weights it has.
         active: how many of them are not zero as stored.
         encoding: gaps8, gaps4, bitmask, coo or dense.
         precision: of the stored values: fp32, fp16 or int8; None for a tensor that is ``kept``.
         bytes: what it takes in the file, its node and all names included.
-        limit_bytes: what it takes at least in any encoding that knows nothing but the density d: H(d) bits for each
+        limit_bytes: the least it takes in any encoding that knows nothing but the density d: H(d) bits for each
             weight, and the values that are active, with their scales.
         vanished: how many weights are not zero, but are in this precision.
-        kept: why it stays as it was, when that was not a choice.
+        kept: why it cannot be encoded.
     """
 
     name: str
@@ -54,7 +54,7 @@ class EncodedTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """A model, and how its tensors are stored.
+    """A model with encoded weights.
 
     Attributes:
         model: computes what the original does, with weights rounded to the precision.
@@ -75,66 +75,68 @@ class Encoded:
 
 
 def encode(model: onnx.ModelProto, *, encoding: str, precision: str, scope: Collection[str]) -> Encoded:
-    """Encodes initializers of ``model``, which is not changed.
+    """Return a copy of ``model`` with some of its initializers encoded.
 
     Weights of zero are not stored, whatever their sign, and become +0.0.
 
     Args:
         model: with the data of all its tensors.
-        encoding: one of ``ENCODINGS``. ``auto`` makes the file as small as it can, but for a hundredth of a tensor that
-            a much faster decoder may cost, and leaves tensors as they are where nothing is smaller. Any other is used
-            wherever it is possible.
+        encoding: one of ``ENCODINGS``. ``auto`` makes the file as small as possible, except that a much faster decoder
+            may cost a hundredth of a tensor, and leaves tensors as they are that no encoding makes smaller. Any other
+            is used wherever it is possible.
         precision: of stored values, one of ``PRECISIONS``.
         scope: names of initializers of the graph. Those that cannot be encoded stay as they are; the result says why.
 
     Raises:
         UnknownNameError: no such encoding or precision.
-        ModelError: a weight that the precision cannot say, a name that is not there, or a model of a version whose
-            operators cannot decode.
+        ModelError: a weight that the precision cannot represent, a name that is not in the graph, or a model of a
+            version whose operators cannot decode.
     """
-    for kind, name, known in (("encoding", encoding, ENCODINGS), ("precision", precision, PRECISIONS)):
+    for option, name, known in (("encoding", encoding, ENCODINGS), ("precision", precision, PRECISIONS)):
         if name not in known:
-            raise UnknownNameError(kind, name, known)
+            raise UnknownNameError(option, name, known)
     obstacles = encodable.obstacles(model.graph, scope)
     axes = encodable.channel_axes(model.graph)
     weights = {
-        tensor.name: EncodedWeight.of(tensor, precision, axes.get(tensor.name, 0))
+        tensor.name: store(tensor, precision, axes.get(tensor.name, 0))
         for tensor in model.graph.initializer
         if tensor.name in obstacles and obstacles[tensor.name] is None
     }
-    ways: dict[str, str] = {}
-    for form in {weight.stored.format for weight in weights.values()}:  # no two of which share decoders
-        ways |= _choose(model, {name: x for name, x in weights.items() if x.stored.format == form}, form, encoding)
-    return _assemble(model, weights, ways, obstacles)
+    chosen: dict[str, str] = {}
+    for format in {weight.format for weight in weights.values()}:  # no two of which share decoders
+        chosen |= _choose(model, {name: x for name, x in weights.items() if x.format == format}, format, encoding)
+    return _assemble(model, weights, chosen, obstacles)
 
 
 def _choose(
-    model: onnx.ModelProto, weights: Mapping[str, EncodedWeight], form: Format, encoding: str
+    model: onnx.ModelProto, weights: Mapping[str, StoredValues], format: Format, encoding: str
 ) -> dict[str, str]:
-    """Which way each of the weights goes, all of one format."""
-    allowed = _allowed(model, form, encoding)
+    """The layout of each of the weights, which have one format."""
+    allowed = _allowed(model, format, encoding)
     if len(allowed) == 1:
         return dict.fromkeys(weights, allowed[0])
-    costs = [{way: _cost(way, weight) for way in allowed} for weight in weights.values()]
-    decoders = {way: node_builder.decoder(way, form) for way in allowed}
-    shared = {way: _function_bytes(name, opset(model)) for way, name in decoders.items() if name is not None}
+    costs = [{layout: _cost(layout, weight) for layout in allowed} for weight in weights.values()]
+    shared = {
+        layout: field_bytes(decoder_functions.function(name, opset(model)))
+        for layout in allowed
+        if (name := node_builder.decoder(layout, format)) is not None
+    }
     return dict(zip(weights, choose.smallest(costs, shared), strict=True))
 
 
-def _allowed(model: onnx.ModelProto, form: Format, encoding: str) -> list[str]:
-    """The ways that are open to weights of a format, the fastest to decode first.
+def _allowed(model: onnx.ModelProto, format: Format, encoding: str) -> list[str]:
+    """The layouts that weights of a format may have, the fastest to decode first.
 
     Raises:
-        ModelError: there is none but through operators that the model's version lacks.
+        ModelError: all of them need operators that the model's version lacks.
     """
-    changed = form.stored != form.weight
     if encoding == "coo":
-        ways = [COO]
+        allowed = [COO]
     else:
         with_uint4 = opset(model) >= decoder_functions.UINT4_OPSET and model.ir_version >= decoder_functions.UINT4_IR
-        left_out = {"Gaps4Packed" if with_uint4 else "Gaps4", *([] if changed else ["Dense"])}
-        ways = [way for way in LAYOUTS if encoding in ("auto", LAYOUTS[way].encoding) and way not in left_out]
-    if opset(model) < decoder_functions.OPSET and any(node_builder.decoder(way, form) for way in ways):
+        left_out = {"Gaps4Packed" if with_uint4 else "Gaps4", *(["Dense"] if format.stored == format.weight else [])}
+        allowed = [name for name in LAYOUTS if encoding in ("auto", LAYOUTS[name].encoding) and name not in left_out]
+    if opset(model) < decoder_functions.OPSET and any(node_builder.decoder(name, format) for name in allowed):
         raise ModelError(
             "the operators of this model's version cannot decode weights",
             where="opset",
@@ -142,42 +144,46 @@ def _allowed(model: onnx.ModelProto, form: Format, encoding: str) -> list[str]:
             expected=f"{decoder_functions.OPSET} or later",
             remedy="export it again with a newer opset",
         )
-    return [PLAIN, *ways] if encoding == "auto" or not ways else ways
+    return [PLAIN, *allowed] if encoding == "auto" or not allowed else allowed
+
+
+def _cost(layout: str, weight: StoredValues) -> int:
+    """The bytes of a weight, and a hundredth more for a slow decoder: it has to be worth it."""
+    size = int(node_builder.build(layout, weight, ()).ByteSize())
+    return size if layout == PLAIN or LAYOUTS[layout].quick else size + size // 100
 
 
 def _assemble(
     model: onnx.ModelProto,
-    weights: Mapping[str, EncodedWeight],
-    ways: Mapping[str, str],
+    weights: Mapping[str, StoredValues],
+    chosen: Mapping[str, str],
     obstacles: Mapping[str, str | None],
 ) -> Encoded:
-    taken = names(model)
-    encoded = copy(model, leave=("initializer", "node"))
-    graph, tensors = encoded.graph, []
+    taken = value_names(model)
+    encoded = copy_without(model, "initializer", "node")
+    tensors = []
     for tensor in model.graph.initializer:
-        weight = weights.get(tensor.name)
-        if weight is None:
-            graph.initializer.append(tensor)
+        if tensor.name in weights:
+            weight, layout = weights[tensor.name], chosen[tensor.name]
+            built = node_builder.build(layout, weight, taken)
+            encoded.graph.MergeFrom(built)
+            tensors.append(_describe(layout, weight, int(built.ByteSize())))
+        else:
+            encoded.graph.initializer.append(tensor)
             if tensor.name in obstacles:
-                tensors.append(_kept(tensor, obstacles[tensor.name]))
-            continue
-        built = node_builder.build(ways[tensor.name], weight, taken)
-        graph.initializer.extend(built.initializers)
-        graph.sparse_initializer.extend(built.sparse)
-        graph.node.extend(built.nodes)
-        tensors.append(_told(ways[tensor.name], weight, built.bytes))
-    graph.node.extend(model.graph.node)  # behind what makes their weights
-    needed = {node_builder.decoder(way, weights[name].stored.format) for name, way in ways.items()} - {None}
+                tensors.append(_describe_kept(tensor, obstacles[tensor.name]))
+    encoded.graph.node.extend(model.graph.node)  # behind the decoders of their weights
+    functions = {node_builder.decoder(layout, weights[name].format) for name, layout in chosen.items()}
     return Encoded(
         model=encoded,
         tensors=tuple(tensors),
-        shared_bytes=_add_functions_(encoded, sorted(filter(None, needed))),
+        shared_bytes=_add_functions_(encoded, sorted(filter(None, functions))),
         remarks=tuple(_remarks(tensors)),
     )
 
 
 def _add_functions_(model: onnx.ModelProto, wanted: Iterable[str]) -> int:
-    """Adds the decoders, in place, and returns what they take."""
+    """Add the decoders, in place, and return what they take."""
     before = int(model.ByteSize())
     present = {function.name for function in model.functions if function.domain == DOMAIN}
     for name in wanted:
@@ -189,39 +195,28 @@ def _add_functions_(model: onnx.ModelProto, wanted: Iterable[str]) -> int:
     return int(model.ByteSize()) - before
 
 
-def _cost(way: str, weight: EncodedWeight) -> int:
-    """The bytes of a weight, and a hundredth more where decoding takes more than the least: it has to be worth it."""
-    size = node_builder.build(way, weight, ()).bytes
-    return size if way == PLAIN or LAYOUTS[way].quick else size + size // 100
-
-
-def _function_bytes(name: str, version: int) -> int:
-    return node_builder.field_bytes(int(decoder_functions.function(name, version).ByteSize()))
-
-
-def _told(way: str, weight: EncodedWeight, size: int) -> EncodedTensor:
-    stored = weight.stored
-    encoding = {PLAIN: "dense", COO: "coo"}.get(way) or LAYOUTS[way].encoding
-    values = weight.plain if way == PLAIN else stored.values
+def _describe(layout: str, weight: StoredValues, size: int) -> EncodedTensor:
+    if layout == PLAIN:  # which stores the initializer itself
+        weight = store(weight.tensor, "fp32", 0)
+    values = weight.values
     active = int(np.count_nonzero(values))
     density = active / values.size
     entropy = -sum(share * math.log2(share) for share in (density, 1 - density) if share)
-    scales = 0 if way == PLAIN or stored.scales is None else stored.scales.nbytes
+    scales = 0 if weight.scales is None else weight.scales.nbytes
     return EncodedTensor(
         name=weight.tensor.name,
         parameters=values.size,
         active=active,
-        encoding=encoding,
-        precision=PRECISION_OF[stored.format.weight if way == PLAIN else stored.format.stored],
+        encoding={PLAIN: "dense", COO: "coo"}.get(layout) or LAYOUTS[layout].encoding,
+        precision=type_name(weight.format.stored),
         bytes=size,
         limit_bytes=entropy * values.size / 8 + active * values.itemsize + scales,
-        vanished=0 if way == PLAIN else stored.vanished,
+        vanished=weight.vanished,
     )
 
 
-def _kept(tensor: TensorProto, reason: str | None) -> EncodedTensor:
-    size = math.prod(tensor.dims)
-    taken = node_builder.field_bytes(tensor.ByteSize())
+def _describe_kept(tensor: TensorProto, reason: str | None) -> EncodedTensor:
+    size, taken = math.prod(tensor.dims), field_bytes(tensor)
     return EncodedTensor(
         name=tensor.name,
         parameters=size,
@@ -234,12 +229,11 @@ def _kept(tensor: TensorProto, reason: str | None) -> EncodedTensor:
     )
 
 
-def _remarks(tensors: Iterable[EncodedTensor]) -> Iterator[str]:
-    told = list(tensors)
-    if any(tensor.encoding == "coo" for tensor in told):
+def _remarks(tensors: Sequence[EncodedTensor]) -> Iterator[str]:
+    if any(tensor.encoding == "coo" for tensor in tensors):
         yield coo.CAVEAT
     vanished = dict.fromkeys(PRECISIONS, 0)
-    for tensor in told:
+    for tensor in tensors:
         if tensor.precision is not None:
             vanished[tensor.precision] += tensor.vanished
         if tensor.kept is not None:

@@ -1,7 +1,7 @@
-"""Where values belong: positions <-> the tensors that a decoder reads, in each layout of ``functions.LAYOUTS``.
+"""Pack positions and values into the tensors that a decoder reads, and unpack them without trusting them.
 
-The codes are those of :mod:`granet.masks.codec`, byte for byte, but for Gaps8Steps, whose entries are what the codes
-move by. Reading trusts nothing: sizes have to be justified by the bytes that are there.
+The codes are those of :mod:`granet.masks.codec`, byte for byte, but for Gaps8Steps, whose entries are the distances
+from one position to the next. Reading allocates nothing that the bytes in the file do not justify.
 """
 
 from __future__ import annotations
@@ -11,61 +11,58 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
+from exporters.encoding.decoder_functions import LAYOUTS
 from granet.masks import codec
 from granet.masks.codec import ENCODINGS, Bytes, Gaps
 
 Array = NDArray[Any]
 
 _GAPS8, _GAPS4 = Gaps(8), Gaps(4)
+_UINT4 = helper.tensor_dtype_to_np_dtype(TensorProto.UINT4)
 
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """What is stored of a tensor.
+    """The positions and values that are stored of a tensor.
 
     Attributes:
-        positions: where values belong, as stored, uint8.
-        entries: how many entries those are: codes, steps or, where no entry is smaller, bytes.
-        values: those that are stored, zeros that the layout wants included, one-dimensional.
+        positions: as in the file: bytes, codes or steps as uint8, codes of four bits as uint4.
+        entries: how many codes, steps or, in a bitmask, bytes these are.
+        values: one-dimensional, with the zeros that the layout adds.
     """
 
-    positions: Bytes
+    positions: Array
     entries: int
     values: Array
 
 
 def pack(layout: str, values: Array) -> Packed:
-    """``values``, of one dimension, in a layout that has positions."""
+    """Return ``values``, of one dimension, in a layout that has positions."""
     found = np.flatnonzero(values)
-    blocks = [found] if found.size else []
     chosen = values[found]
+    encoding = LAYOUTS[layout].encoding
+    positions = ENCODINGS[encoding].encode([found] if found.size else [], values.size)
     if layout == "Gaps8Steps":
-        codes = ENCODINGS["gaps8"].encode(blocks, values.size)
-        spread = np.zeros(codes.size, values.dtype)
-        spread[codes != _GAPS8.filler] = chosen
-        steps = _GAPS8.steps(codes)
-        steps[:1] -= 1  # the running sum is then where a value belongs, and not behind it
+        spread = np.zeros(positions.size, values.dtype)
+        spread[positions != _GAPS8.filler] = chosen
+        steps = _GAPS8.steps(positions)
+        steps[:1] -= 1  # the running sum is then the position itself
         return Packed(steps, steps.size, spread)
-    encoding = _encoding(layout)
-    positions = ENCODINGS[encoding].encode(blocks, values.size)
     entries = positions.size
     if encoding == "gaps4":
-        codes = _GAPS4.unpack(positions)
-        # The half byte that pads skips past the end: it stands where there is no room for a filler.
-        entries = codes.size - int(_GAPS4.steps(codes).sum(dtype=np.int64) > values.size)
+        entries = _count_codes(positions, values.size)
+    if layout == "Gaps4":
+        positions = _GAPS4.unpack(positions)[:entries].astype(_UINT4)
     return Packed(positions, entries, np.concatenate([np.zeros(1, values.dtype), chosen]))
 
 
 def unpack(layout: str, packed: Packed, size: int) -> Array:
-    """The inverse of :func:`pack`: all ``size`` values, with zeros where none was stored.
-
-    Allocates nothing of ``size`` before the bytes have justified it.
+    """Return all ``size`` values, with zeros where none was stored: the inverse of :func:`pack`.
 
     Raises:
-        ValueError: anything that :func:`pack` would not have written for any values; a stored value may be zero,
-            which only makes it less than sparse.
+        ValueError: see :func:`check`.
     """
     check(layout, packed, size)
     flat = np.zeros(size, packed.values.dtype)
@@ -73,47 +70,43 @@ def unpack(layout: str, packed: Packed, size: int) -> Array:
         flat[np.cumsum(packed.positions, dtype=np.int64)] = packed.values
         return flat
     start = 1
-    for block in ENCODINGS[_encoding(layout)].positions(packed.positions, size):
+    for block in ENCODINGS[LAYOUTS[layout].encoding].positions(_bytes(packed.positions), size):
         flat[block] = packed.values[start : start + block.size]
         start += block.size
     return flat
 
 
-def raw(kind: int, packed: Packed) -> bytes:
-    """The positions as the data of a tensor of element type ``kind``."""
-    data = packed.positions
-    if kind == TensorProto.UINT4 and packed.entries % 2:  # here the standard pads, with zeros
-        data = data.copy()
-        data[-1] &= 15
-    return data.tobytes()
-
-
-def nibbles(codes: Bytes) -> Bytes:
-    """Codes of four bits, one a byte, as :func:`pack` has them."""
-    return _GAPS4.pack(codes)
-
-
 def check(layout: str, packed: Packed, size: int) -> None:
-    """Whether :func:`unpack` can do it.
+    """Check that :func:`pack` writes such positions for a tensor of ``size`` values.
+
+    A stored value may be zero, which only makes it less than sparse. Allocates nothing of ``size``.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it does not.
     """
-    positions, values = packed.positions, packed.values
+    positions, values = _bytes(packed.positions), packed.values
     if layout == "Gaps8Steps":
         _check_steps(positions, values, size)
         return
-    encoding = _encoding(layout)
+    encoding = LAYOUTS[layout].encoding
     active = codec.count(encoding, positions, size)
-    if encoding == "gaps4":
-        codes = _GAPS4.unpack(positions)
-        expected = codes.size - int(_GAPS4.steps(codes).sum(dtype=np.int64) > size)
-        if packed.entries != expected:
-            raise ValueError(f"{packed.entries} codes; expected {expected}")
+    if encoding == "gaps4" and packed.entries != (expected := _count_codes(positions, size)):
+        raise ValueError(f"{packed.entries} codes; expected {expected}")
     if values.size != active + 1:
         raise ValueError(f"{values.size} values for {active} positions; expected one more")
     if values[:1].tobytes().strip(b"\0"):
         raise ValueError(f"values that begin with {values[0]}; expected 0")
+
+
+def _bytes(positions: Array) -> Bytes:
+    """Positions as the codec has them: codes of four bits two in a byte."""
+    return _GAPS4.pack(positions.astype(np.uint8)) if positions.dtype == _UINT4 else positions
+
+
+def _count_codes(positions: Bytes, size: int) -> int:
+    """The number of codes of four bits without padding, which is recognised by skipping past the end."""
+    codes = _GAPS4.unpack(positions)
+    return codes.size - int(_GAPS4.steps(codes).sum(dtype=np.int64) > size)
 
 
 def _check_steps(steps: Bytes, values: Array, size: int) -> None:
@@ -126,7 +119,3 @@ def _check_steps(steps: Bytes, values: Array, size: int) -> None:
         raise ValueError(f"a position {last} of {size}")
     if size - 1 - last >= _GAPS8.filler:
         raise ValueError(f"steps that end {size - 1 - last} before the end; expected fewer than {_GAPS8.filler}")
-
-
-def _encoding(layout: str) -> str:
-    return {"Gaps8": "gaps8", "Gaps4": "gaps4", "Gaps4Packed": "gaps4", "Bitmask": "bitmask"}[layout]

@@ -1,104 +1,67 @@
-"""What goes into a graph in the place of one initializer."""
+"""Build the nodes and initializers that replace one initializer."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Any
 
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
-from exporters.encoding import coo, decoder_functions, layouts, values
-from exporters.encoding.decoder_functions import DOMAIN, LAYOUTS, Format
+from exporters.encoding import coo, layouts
+from exporters.encoding.decoder_functions import DOMAIN, LAYOUTS, SUFFIXES, Format
 from exporters.encoding.values import Array, StoredValues
 
 PLAIN, COO = "plain", "coo"
-"""Besides the layouts: the initializer as it is, and the standard's sparse one."""
+"""Choices besides the layouts: the initializer as it is, and the standard's sparse one."""
 
 
-@dataclass(frozen=True, eq=False)
-class EncodedWeight:
-    """A tensor that can be encoded: as it is, and as it would be stored."""
-
-    tensor: TensorProto
-    plain: Array
-    stored: StoredValues
-
-    @classmethod
-    def of(cls, tensor: TensorProto, precision: str, axis: int) -> EncodedWeight:
-        """The weight in an initializer, whose output channels lie along ``axis``."""
-        weight = numpy_helper.to_array(tensor)
-        channels = axis % weight.ndim if weight.ndim > 1 else None
-        return cls(tensor, weight, values.store(weight, precision, channels=channels, where=tensor.name))
-
-
-@dataclass(frozen=True, eq=False)
-class Parts:
-    """Fields of a graph."""
-
-    initializers: Sequence[TensorProto] = ()
-    sparse: Sequence[onnx.SparseTensorProto] = ()
-    nodes: Sequence[onnx.NodeProto] = ()
-
-    @property
-    def bytes(self) -> int:
-        """What they take in a file."""
-        fields: Sequence[Sequence[Any]] = (self.initializers, self.sparse, self.nodes)
-        return sum(field_bytes(item.ByteSize()) for field in fields for item in field)
-
-
-def decoder(way: str, form: Format) -> str | None:
-    """The function that weights of a format need when they go ``way``: a layout, ``PLAIN`` or ``COO``."""
-    if way == PLAIN or (way == COO and form.stored == form.weight):
+def decoder(layout: str, format: Format) -> str | None:
+    """Return the function that weights of a format need in a layout, ``PLAIN`` or ``COO``; None when they need none."""
+    if layout == PLAIN or (layout == COO and format.stored == format.weight):
         return None
-    return decoder_functions.name_of("Dense" if way == COO else way, form)
+    return ("Dense" if layout == COO else layout) + SUFFIXES[format]
 
 
-def build(way: str, weight: EncodedWeight, taken: Collection[str]) -> Parts:
-    """A weight that goes ``way``, under names that are not ``taken``."""
-    if way == PLAIN:
-        return Parts(initializers=[weight.tensor])
-    name, stored, function = weight.tensor.name, weight.stored, decoder(way, weight.stored.format)
+def build(layout: str, weight: StoredValues, taken: Collection[str]) -> onnx.GraphProto:
+    """Return a graph with what stores a weight in a layout, ``PLAIN`` or ``COO``.
+
+    Its size in bytes is what the weight takes in a file.
+
+    Args:
+        layout: one of ``LAYOUTS``, ``PLAIN`` or ``COO``.
+        weight: what to store.
+        taken: names that new values may not have.
+    """
+    if layout == PLAIN:
+        return onnx.GraphProto(initializer=[weight.tensor])
+    built = onnx.GraphProto()
+    name, function, values = weight.tensor.name, decoder(layout, weight.format), weight.values
     if function is None:
-        return Parts(sparse=[coo.sparse(name, stored.values)])
+        built.sparse_initializer.append(coo.sparse(name, values))
+        return built
+    inputs: list[str] = []
 
-    def called(suffix: str) -> str:
-        free = f"{name}/{suffix}"
+    def add(role: str, array: Array, *, sparse: bool = False) -> None:
+        free = f"{name}/{role}"
         while free in taken:
             free += "_"
-        return free
+        inputs.append(free)
+        if sparse:
+            built.sparse_initializer.append(coo.sparse(free, array))
+        else:
+            built.initializer.append(numpy_helper.from_array(array, free))
 
-    layout = LAYOUTS["Dense" if way == COO else way]
-    tensors: list[TensorProto] = []
-    sparse: list[onnx.SparseTensorProto] = []
     attributes: dict[str, Any] = {}
-    if way == COO:
-        sparse = [coo.sparse(called("values"), stored.values)]
-        inputs = [sparse[0].values.name]
-    elif layout.positions is None:
-        tensors = [numpy_helper.from_array(stored.values, called("values"))]
-        inputs = [tensors[0].name]
+    if layout == COO or (positions := LAYOUTS[layout].positions) is None:
+        add("values", values, sparse=layout == COO)
     else:
-        packed = layouts.pack(way, stored.values.reshape(-1))
-        positions = TensorProto(
-            name=called(layout.positions),
-            data_type=layout.type,
-            dims=[packed.entries if layout.type == TensorProto.UINT4 else packed.positions.size],
-        )
-        positions.raw_data = layouts.raw(layout.type, packed)
-        tensors = [positions, numpy_helper.from_array(packed.values, called("values"))]
-        inputs = [tensor.name for tensor in tensors]
-        known = {"shape": list(stored.values.shape), "size": [stored.values.size], "count": [packed.entries]}
-        attributes = {key: known[key] for key in layout.attributes}
-    if stored.scales is not None:
-        tensors.append(numpy_helper.from_array(stored.scales, called("scales")))
-        inputs.append(tensors[-1].name)
-    node = helper.make_node(function, inputs, [name], domain=DOMAIN, **attributes)
-    return Parts(tensors, sparse, [node])
-
-
-def field_bytes(size: int) -> int:
-    """What a message of ``size`` bytes takes as a field: its number, its length and itself."""
-    return 1 + max(math.ceil(size.bit_length() / 7), 1) + size
+        packed = layouts.pack(layout, values.reshape(-1))
+        add(positions, packed.positions)
+        add("values", packed.values)
+        known = {"shape": list(values.shape), "size": [values.size], "count": [packed.entries]}
+        attributes = {key: known[key] for key in LAYOUTS[layout].attributes}
+    if weight.scales is not None:
+        add("scales", weight.scales)
+    built.node.append(helper.make_node(function, inputs, [name], domain=DOMAIN, **attributes))
+    return built

@@ -1,10 +1,10 @@
-"""The values of a weight in the format in which they are stored, and back.
+"""Number formats of stored weights: round a weight to one, and restore the weight.
 
     fp32   as they are
     fp16   rounded to the nearest number of fp16
     int8   -127 to 127 times a scale, fp32, for each output channel: its largest magnitude over 127
 
-A weight that is fp16 itself is stored as fp16 for fp32 too: nothing is ever stored in more bits than it has.
+A weight in fp16 is stored as fp16 for fp32 too: nothing is stored in more bits than it has.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from exporters.encoding.decoder_functions import Format
 from granet.errors import ModelError
@@ -24,76 +24,73 @@ Array = NDArray[Any]
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
-DTYPES: Mapping[int, np.dtype[Any]] = {
-    TensorProto.FLOAT: np.dtype(np.float32),
-    TensorProto.FLOAT16: np.dtype(np.float16),
-    TensorProto.INT8: np.dtype(np.int8),
+_NAMES: Mapping[int, str] = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.DOUBLE: "fp64",
 }
-"""The element types of stored values and weights."""
 
-PRECISION_OF: Mapping[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.INT8: "int8"}
-"""What users call an element type."""
+
+def type_name(element_type: int) -> str:
+    """Return the name that users see for an element type of ONNX: fp32, bf16, int8, ..."""
+    if element_type not in TensorProto.DataType.values():
+        return f"type {element_type}"
+    return _NAMES.get(element_type) or TensorProto.DataType.Name(element_type).lower()
 
 
 @dataclass(frozen=True, eq=False)
 class StoredValues:
-    """The values of one weight.
+    """An initializer and its values as they are to be stored.
 
     Attributes:
-        format: how they are stored.
+        tensor: the initializer.
+        format: the number formats of the stored values and of the weight.
         values: of the weight's shape; no negative zeros.
         scales: fp32, one for each channel, with as many dimensions as the weight; None unless the format has scales.
         vanished: how many weights are not zero but are stored as zero.
     """
 
+    tensor: TensorProto
     format: Format
     values: Array
     scales: NDArray[np.float32] | None
     vanished: int
 
 
-def store(weight: Array, precision: str, *, channels: int | None, where: str) -> StoredValues:
-    """Rounds ``weight`` to what ``precision`` can say.
+def store(tensor: TensorProto, precision: str, axis: int) -> StoredValues:
+    """Round the weight in an initializer of type fp32 or fp16 to a precision.
 
     Args:
-        weight: fp32 or fp16.
+        tensor: the initializer.
         precision: one of ``PRECISIONS``.
-        channels: the axis of its output channels, for int8; None for one scale.
-        where: what it is called.
+        axis: of the output channels, each of which has a scale in int8; a weight of one dimension has one scale.
 
     Raises:
         ModelError: a number beyond the range of fp16, or for int8 one that is not finite.
     """
-    own = TensorProto.FLOAT if weight.dtype == np.float32 else TensorProto.FLOAT16
-    scales = None
+    weight = numpy_helper.to_array(tensor)
+    scales, stored, values = None, tensor.data_type, weight
     if precision == "int8":
-        kind = TensorProto.INT8
-        values, scales = _quantised(weight, channels, where)
-    elif precision == "fp16" and own == TensorProto.FLOAT:
-        kind = TensorProto.FLOAT16
-        values = _halved(weight, where)
-    else:
-        kind, values = own, weight
+        stored = TensorProto.INT8
+        values, scales = _quantise(weight, axis, tensor.name)
+    elif precision == "fp16" and tensor.data_type == TensorProto.FLOAT:
+        stored = TensorProto.FLOAT16
+        values = _round_to_fp16(weight, tensor.name)
     vanished = np.count_nonzero(weight) - np.count_nonzero(values)
-    return StoredValues(Format(kind, own), values, scales, int(vanished))
+    return StoredValues(tensor, Format(stored, tensor.data_type), values, scales, int(vanished))
 
 
 def restore(values: Array, format: Format, scales: Array | None) -> Array:
-    """The weight that stored values stand for, as ONNX Runtime computes it, bit by bit.
-
-    Args:
-        values: of the weight's shape.
-        format: how they are stored.
-        scales: for formats that have them, of as many dimensions as the weight.
-    """
-    weight = values.astype(DTYPES[TensorProto.FLOAT if format.scaled else format.weight], copy=False)
-    if scales is not None:
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            weight = (weight * scales).astype(DTYPES[format.weight], copy=False)
-    return weight
+    """Return the weight that stored values of its shape decode to, bit by bit as ONNX Runtime computes it."""
+    dtype = helper.tensor_dtype_to_np_dtype(format.weight)
+    if scales is None:
+        return values.astype(dtype, copy=False)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return (values.astype(np.float32) * scales).astype(dtype, copy=False)
 
 
-def _halved(weight: Array, where: str) -> Array:
+def _round_to_fp16(weight: Array, where: str) -> Array:
     with np.errstate(over="ignore", under="ignore"):
         values = weight.astype(np.float16)
     lost = np.isinf(values) & np.isfinite(weight)
@@ -109,7 +106,7 @@ def _halved(weight: Array, where: str) -> Array:
     return np.where(values == 0, np.float16(0), values)
 
 
-def _quantised(weight: Array, channels: int | None, where: str) -> tuple[Array, NDArray[np.float32]]:
+def _quantise(weight: Array, axis: int, where: str) -> tuple[Array, NDArray[np.float32]]:
     wide = weight.astype(np.float64)
     if not np.isfinite(wide).all():
         raise ModelError(
@@ -118,10 +115,10 @@ def _quantised(weight: Array, channels: int | None, where: str) -> tuple[Array, 
             got=f"{wide[~np.isfinite(wide)][0]:g}",
             remedy="store it with --precision fp32",
         )
-    others = tuple(axis for axis in range(wide.ndim) if axis != channels)
+    others = tuple(other for other in range(wide.ndim) if wide.ndim == 1 or other != axis % wide.ndim)
     largest = np.abs(wide).max(axis=others, keepdims=True, initial=0.0)
     scales = (largest / 127).astype(np.float32)
-    # A channel of zeros, or of numbers so small that their scale is none, decodes to zeros with any scale.
+    # A channel of zeros, or of numbers so small that their scale rounds to zero, decodes to zeros with any scale.
     scales[scales == 0] = 1
     levels = np.rint(wide / scales.astype(np.float64)).clip(-127, 127).astype(np.int8)
     return levels, scales
