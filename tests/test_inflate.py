@@ -424,7 +424,7 @@ def test_the_command_prints_json_and_nothing_else(place: Path, capsys: pytest.Ca
     ("arguments", "code", "message"),
     [
         (["sparse.onnx", "-o", "sparse.onnx", "--overwrite"], 2, "would be overwritten"),
-        (["sparse.onnx", "-o", "there.onnx"], 2, "there already. Replace it with --overwrite"),
+        (["sparse.onnx", "-o", "there.onnx"], 2, "the file exists. Replace it with --overwrite"),
         (["sparse.onnx", "-o", "no/folder/x.onnx"], 1, "could not be written"),
         (["none.onnx", "-o", "x.onnx"], 1, "cannot be read"),
         (["empty.onnx", "-o", "x.onnx"], 1, "not an ONNX model"),
