@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx
 
-from granet.checkpoint import Checkpoint, Network, canonical
+from granet.checkpoint import Checkpoint, Network, canonical, header
 from granet.checkpoint.fields import Field
 from granet.errors import ModelError
 
@@ -84,25 +84,16 @@ def read_origin(model: onnx.ModelProto, *, where: str) -> Origin:
         )
     root = Field(canonical.loads(texts[0], where=f"{where}: {CHECKPOINT}"), f"{where}: {CHECKPOINT}")
     fields = root.record("content_hash", "step", "network", "data", "validation", "seed")
-    parts = fields["network"].record("name", "in_channels", "classes", "image_size", "mean", "std")
-    channels = parts["in_channels"].count(1)
-    deviations = parts["std"].floats(channels)
-    if min(deviations) <= 0:
-        parts["std"].refuse("positive numbers")
+    network = header.network(fields["network"].record(*header.NETWORK))
+    if min(network.std) <= 0:
+        fields["network"].refuse("standard deviations above 0")
     validation = fields["validation"].value
     if not isinstance(validation, float) or not 0 < validation < 1:
         fields["validation"].refuse("a share above 0 and below 1")
     return Origin(
         content_hash=fields["content_hash"].text(),
         step=fields["step"].count(),
-        network=Network(
-            name=parts["name"].text(),
-            in_channels=channels,
-            classes=parts["classes"].texts(),
-            image_size=parts["image_size"].count(1),
-            mean=parts["mean"].floats(channels),
-            std=deviations,
-        ),
+        network=network,
         data=fields["data"].text(),
         validation=validation,
         seed=fields["seed"].count(),

@@ -12,18 +12,19 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from exporters.compaction.surgery import named_tensors, replace
-from granet.checkpoint import Network, canonical, container
+from granet.checkpoint import Network, canonical, container, header
 from granet.checkpoint.container import StoredTensor
 from granet.checkpoint.fields import Field
 from granet.errors import CheckpointError, ModelError
 from granet.files import atomic, mapped
-from granet.models import build, is_factory, outline
+from granet.models import build, check_confirmed, is_factory, outline
 
 KEY = "granet.network"
 """The entry of the metadata."""
@@ -50,16 +51,7 @@ def write(path: str | os.PathLike[str], model: nn.Module, network: Network) -> N
     if "," in (precisions := _precisions(tensor.dtype for tensor in tensors.values())):
         raise CheckpointError("a network of several precisions cannot be stored", where=path, got=precisions)
     largest_first = sorted(tensors, key=lambda name: -tensors[name].itemsize)
-    fields = {
-        "format": FORMAT,
-        "version": VERSION,
-        "name": network.name,
-        "in_channels": network.in_channels,
-        "classes": list(network.classes),
-        "image_size": network.image_size,
-        "mean": list(network.mean),
-        "std": list(network.std),
-    }
+    fields = {"format": FORMAT, "version": VERSION, **asdict(network)}
     layout = container.lay_out(
         {name: (tensors[name].dtype, tuple(tensors[name].shape)) for name in largest_first},
         {"format": "pt", KEY: canonical.dumps(fields, where="network")},
@@ -99,19 +91,13 @@ def load(path: str | os.PathLike[str], *, factory: str | None = None) -> nn.Modu
     network, stored = _open(path)
     where = os.fspath(path)
     own = is_factory(network.name)
-    if own and factory != network.name:
-        raise ModelError(
-            "the file names code to run",
-            where=f"{where}, network {network.name}",
-            got=repr(factory) if factory else None,
-            remedy=f"if you trust it, confirm with factory={network.name!r}",
-        )
+    check_confirmed(network.name, factory)
     model = _original(network, where)
     _check_fit(model, stored, where)
     if not own:
         replace(model, {name: torch.empty(s.shape, dtype=s.dtype, device="meta") for name, s in stored.items()})
         _try_out(copy.deepcopy(model).to("meta"), network, where)
-    replace(model, {name: _tensor(s, f"{where}, tensor {name}") for name, s in stored.items()})
+    replace(model, {name: s.tensor(f"{where}, tensor {name}") for name, s in stored.items()})
     if own:  # whose code may do anything with values
         _try_out(model, network, where)
     for name, tensor in named_tensors(model).items():
@@ -141,17 +127,7 @@ def _open(path: str | os.PathLike[str]) -> tuple[Network, Mapping[str, StoredTen
         raise CheckpointError(
             "not a compacted network of a version that this granet knows", where=place, expected=f"version {VERSION}"
         )
-    record = fields.record("format", "version", "name", "in_channels", "classes", "image_size", "mean", "std")
-    channels = record["in_channels"].count(1)
-    network = Network(
-        name=record["name"].text(),
-        in_channels=channels,
-        classes=record["classes"].texts(),
-        image_size=record["image_size"].count(1),
-        mean=record["mean"].floats(channels),
-        std=record["std"].floats(channels),
-    )
-    return network, stored
+    return header.network(fields.record("format", "version", *header.NETWORK)), stored
 
 
 def _original(network: Network, where: str) -> nn.Module:
@@ -159,12 +135,7 @@ def _original(network: Network, where: str) -> nn.Module:
     # Sizes that the file does not bear out must not become memory: an outline has none.
     construct = build if is_factory(network.name) else outline
     try:
-        return construct(
-            network.name,
-            in_channels=network.in_channels,
-            classes=len(network.classes),
-            image_size=network.image_size,
-        ).eval()
+        return construct(network.name, **network.sizes).eval()
     except (TypeError, OverflowError) as error:  # what torch makes of sizes beyond 64 bits
         raise ModelError("the network cannot be built for these sizes", where=where, got=network.name) from error
 
@@ -217,9 +188,3 @@ def _try_out(model: nn.Module, network: Network, where: str) -> None:
             got=got,
             expected=(1, len(network.classes)),
         )
-
-
-def _tensor(stored: StoredTensor, where: str) -> Tensor:
-    if stored.dtype == torch.bool and stored.data.max(initial=0) > 1:
-        raise CheckpointError("a bool that is neither 0 nor 1", where=where)
-    return torch.from_numpy(stored.data.copy()).view(stored.dtype).reshape(stored.shape)

@@ -13,7 +13,7 @@ from granet.analysis.json_values import json_value
 from granet.errors import GranetError, ModelError
 from granet.layers import flops
 from granet.masks import mapping
-from granet.models import build, is_factory, outline
+from granet.models import build, check_confirmed, is_factory, outline
 from granet.runs.lineage import ancestors
 
 if TYPE_CHECKING:
@@ -226,21 +226,10 @@ def rebuild(checkpoint: Checkpoint, factory: str | None) -> nn.Module:
         GranetError: it cannot be built, would run unconfirmed code, or now has other parameters.
     """
     facts = checkpoint.network
-    if is_factory(facts.name) and factory != facts.name:
-        raise ModelError(
-            "the checkpoint names code to run",
-            where=f"network {facts.name}",
-            got=factory,
-            remedy=f"if you trust it, confirm with --model {facts.name}",
-        )
+    check_confirmed(facts.name, factory)
     # Sizes in the file could ask for any amount of memory: an outline takes none. A factory may need real tensors.
     construct = build if is_factory(facts.name) else outline
-    network = construct(
-        facts.name,
-        in_channels=facts.in_channels,
-        classes=len(facts.classes),
-        image_size=facts.image_size,
-    )
+    network = construct(facts.name, **facts.sizes)
     now = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
     then = {name: tuple(weight.shape) for name, weight in checkpoint.weights.items()}
     for name in {**then, **now}:

@@ -1,11 +1,11 @@
-"""Checkpoints: a value (``value``), its bytes (``codec``) and its file (``files``).
+"""Checkpoints: a value (``value``), its bytes (``codec``) and its check (``verification``).
 
     checkpoint = granet.checkpoint.load("runs/a/last.safetensors")
     granet.checkpoint.save("copy.safetensors", checkpoint)
     assert granet.checkpoint.verify("copy.safetensors").ok
 
-``docs/format.md`` is the specification. Of the bytes, ``container`` knows the file, ``schema`` the header,
-``integrity`` the hashes, ``packing`` and ``reader`` the tensors on their way in and out.
+``docs/format.md`` is the specification. Of the bytes, ``container`` knows the safetensors file, ``header`` the header,
+``tensors`` how a tensor and its mask are encoded, ``integrity`` the hashes, ``reader`` an opened file.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _Result = TypeVar("_Result")
 
 
 def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
-    """Writes ``checkpoint`` to the file at ``path``, atomically and durably; equal values make identical files.
+    """Write ``checkpoint`` to the file at ``path``, atomically and durably; equal values make identical files.
 
     Its tensors may be anywhere, in any memory format. Takes as much memory as the file and, where a tensor lies on
     another device or in another order, a copy of that one.
@@ -55,10 +55,10 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """The checkpoint in the file at ``path``, on the CPU, bit for bit as it was saved.
+    """Return the checkpoint in the file at ``path``, on the CPU, bit for bit as it was saved.
 
     Raises:
-        FileError: not there, or not readable.
+        FileError: the file is not there, or not readable.
         CheckpointError: not a granet checkpoint, damaged (a single flipped bit is noticed, and the error
             names the tensor or the header), or of a version that this granet cannot read.
     """
@@ -66,9 +66,9 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def load_outline(path: str | os.PathLike[str]) -> Checkpoint:
-    """The same without values: only masks and explored sets have data, all other tensors are on the meta device.
+    """Return the checkpoint with masks and explored sets, and all other tensors without data, on the meta device.
 
-    For looking at a checkpoint that does not fit memory. The whole file is checked against its hashes all the same.
+    For a look at a checkpoint that does not fit memory. The whole file is checked against its hashes all the same.
 
     Raises:
         CheckpointError: as :func:`load`.
@@ -77,7 +77,7 @@ def load_outline(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The weights, in their full shapes, and buffers of a checkpoint, for ``model.load_state_dict``.
+    """Return the weights, in their full shapes, and buffers of a checkpoint, for ``model.load_state_dict``.
 
     Raises:
         CheckpointError: as :func:`load`.
@@ -86,12 +86,13 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def content_hash(path: str | os.PathLike[str]) -> str:
-    """What identifies a checkpoint: 64 hexadecimal digits, the same for equal values and for nothing else.
+    """Return the content hash of a checkpoint: 64 hexadecimal digits, the same for equal values and for nothing else.
 
-    Reads the header alone, and checks that it is sound; it names the tensors by their hashes.
+    Reads and checks the header alone, which contains the hashes of the tensors. A loaded checkpoint has the hash of
+    what it was loaded from as ``checkpoint.content_hash``.
 
     Raises:
-        FileError: not there, or not readable.
+        FileError: the file is not there, or not readable.
         CheckpointError: not a granet checkpoint, or with a damaged header.
     """
     return _read(path, File.open).content_hash

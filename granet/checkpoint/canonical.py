@@ -1,4 +1,4 @@
-"""Canonical JSON: one text for one value, and a parser that accepts nothing doubtful.
+"""Canonical JSON: equal values have the same text, and the parser refuses what it could not have written.
 
 Keys are sorted, there is no white space, and text is ASCII with escapes, so that equal values give identical bytes.
 What other programs would read differently is refused in both directions: numbers that are not finite, integers
@@ -21,7 +21,7 @@ _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
 
 
 def dumps(value: object, *, where: str) -> str:
-    """The canonical text of ``value``: dicts with string keys, lists, tuples (as lists), str, int, float, bool, None.
+    """Return the text of ``value``: dicts with string keys, lists, tuples (as lists), str, int, float, bool, None.
 
     Raises:
         CheckpointError: a value that has no such text; ``where``, extended by the path to it, says which.
@@ -31,7 +31,7 @@ def dumps(value: object, *, where: str) -> str:
 
 
 def loads(text: str, *, where: str) -> Any:
-    """The value that ``text`` stands for; it need not be canonical.
+    """Parse ``text``, which need not be canonical.
 
     Raises:
         CheckpointError: text that is not JSON, or JSON that ``dumps`` could not have written.
@@ -45,7 +45,7 @@ def loads(text: str, *, where: str) -> Any:
 
 
 def short(value: object) -> str:
-    """``repr(value)``, cut to a length that fits a message."""
+    """Return ``repr(value)``, cut to a length that fits a message."""
     return shortened(repr(value))
 
 
@@ -57,7 +57,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_unicode(text: str) -> bool:
-    """False when there are halves of surrogate pairs in it, which other programs refuse to read."""
+    """Whether ``text`` has no halves of surrogate pairs, which other programs refuse to read."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -67,7 +67,7 @@ def _check(value: object, where: str) -> None:
 
 
 def _faults(value: object, depth: int) -> Iterator[tuple[str, str, str | None]]:
-    """What cannot be stored: the path to it, what is wrong, and what to do."""
+    """Yield what cannot be stored: the path to it, what is wrong, and what to do."""
     if isinstance(value, dict | list | tuple):
         if depth == 0:
             yield "", f"nested deeper than {MAX_DEPTH} levels", None

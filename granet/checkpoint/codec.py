@@ -1,11 +1,8 @@
-"""A checkpoint <-> the bytes of its file, as ``docs/format.md`` describes them.
-
-What is stored of a value and what the header says of it are decided here; ``packing`` and ``reader`` move the
-tensors. Values are moved as bits, so that active zeros, -0.0 and the payloads of NaNs come back as they went.
-"""
+"""A checkpoint <-> the bytes of its file, as ``docs/format.md`` describes them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
@@ -14,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from granet.checkpoint import packing, schema
-from granet.checkpoint.packing import Active, TensorSource
+from granet.checkpoint import container, header, integrity
 from granet.checkpoint.reader import File, Outline
+from granet.checkpoint.tensors import StoredMask, TensorSource
 from granet.checkpoint.value import Checkpoint, Slot
 from granet.errors import CheckpointError, RecipeError
 from granet.masks.codec import Bytes, Mask
@@ -27,7 +24,7 @@ _THREADS = 2
 
 
 def encode(checkpoint: Checkpoint) -> memoryview:
-    """The file that holds ``checkpoint``. Equal values give equal bytes, wherever their tensors are.
+    """Return the file that holds ``checkpoint``. Equal values give equal bytes, wherever their tensors are.
 
     The file shares no memory with the checkpoint, whose tensors may be those of a training in progress: on a GPU, in
     any memory format.
@@ -41,23 +38,24 @@ def encode(checkpoint: Checkpoint) -> memoryview:
     explored: dict[str, dict[str, Any]] = {}
     optimizer: dict[str, dict[str, Any]] = {}
     for name, weight in checkpoint.weights.items():
-        active = None
+        stored = None
         if name in checkpoint.masks:
             mask, ever = _flat(checkpoint.masks[name]), _flat(checkpoint.explored[name])
-            active = Active.of(mask, tuple(weight.shape))
-            masks[name] = {"shape": list(active.shape), **_put_positions(sources, f"masks/{name}", active)}
+            stored = StoredMask.encode(mask, tuple(weight.shape))
+            masks[name] = _add_mask(sources, f"masks/{name}", stored)
             if np.greater(mask, ever).any():
                 raise CheckpointError("a weight is active that the explored set does not have", where=name)
             if not np.array_equal(mask, ever):
-                explored[name] = _put_positions(sources, f"explored/{name}", Active.of(ever, active.shape))
-        sources[f"weights/{name}"] = TensorSource(weight, active, name)
+                explored[name] = _add_mask(sources, f"explored/{name}", StoredMask.encode(ever, stored.part.shape))
+                del explored[name]["shape"]  # that of the mask
+        sources[f"weights/{name}"] = TensorSource(weight, stored, name)
         if name in checkpoint.optimizer:
-            optimizer[name] = _put_slots(sources, name, checkpoint.optimizer[name], active)
+            optimizer[name] = _add_slots(sources, name, checkpoint.optimizer[name], stored)
     for name, buffer in checkpoint.buffers.items():
         sources[f"buffers/{name}"] = TensorSource(buffer, None, name)
     for name, accumulator in checkpoint.accumulators.items():
         sources[f"accumulators/{name}"] = TensorSource(accumulator, None, f"accumulator of {name}")
-    header = schema.render(
+    text = header.render(
         {
             "step": checkpoint.step,
             "recipe": checkpoint.recipe.as_dict(),
@@ -72,11 +70,11 @@ def encode(checkpoint: Checkpoint) -> memoryview:
             "optimizer": optimizer,
         }
     )
-    return packing.assemble(sources, header)
+    return _assemble(sources, text)
 
 
 def decode(data: Bytes, where: str) -> Checkpoint:
-    """The checkpoint in the bytes of a file; its tensors are on the CPU, contiguous, and own their memory.
+    """Return the checkpoint in the bytes of a file; its tensors are on the CPU, contiguous, and own their memory.
 
     Args:
         data: the file, uint8 [n]; may be a memory map.
@@ -90,7 +88,7 @@ def decode(data: Bytes, where: str) -> Checkpoint:
 
 
 def decode_outline(data: Bytes, where: str) -> Checkpoint:
-    """As ``decode``, but all tensors except masks and explored sets are on the meta device: shapes without values.
+    """Decode as ``decode``, but with all tensors except masks and explored sets on the meta device.
 
     The hashes of all tensors are checked nevertheless.
     """
@@ -98,7 +96,7 @@ def decode_outline(data: Bytes, where: str) -> Checkpoint:
 
 
 def decode_weights(data: Bytes, where: str) -> dict[str, Tensor]:
-    """Weights in their full shapes and buffers, in this order: a plain state dict. As ``decode`` otherwise."""
+    """Decode weights, in their full shapes, and buffers, in this order: a plain state dict."""
     file = File.open(data, where)
     weights = {name: file.weight(name) for name in file.header.weights}
     return weights | {name: file.whole(f"buffers/{name}") for name in file.header.buffers}
@@ -109,24 +107,26 @@ def _flat(mask: Tensor) -> Mask:
     return flat
 
 
-def _put_positions(sources: dict[str, TensorSource], name: str, active: Active) -> dict[str, Any]:
-    if not active.all:
-        sources[name] = TensorSource(torch.from_numpy(active.data), None, name)
-    return {"encoding": active.encoding, "count": active.count}
+def _add_mask(sources: dict[str, TensorSource], name: str, mask: StoredMask) -> dict[str, Any]:
+    """Add the positions of a mask to the tensors to store, if it needs any; return its part of the header."""
+    if not mask.all:
+        sources[name] = TensorSource(torch.from_numpy(mask.data), None, name)
+    return asdict(mask.part)
 
 
-def _put_slots(
-    sources: dict[str, TensorSource], name: str, slots: dict[str, Slot], active: Active | None
+def _add_slots(
+    sources: dict[str, TensorSource], name: str, slots: dict[str, Slot], mask: StoredMask | None
 ) -> dict[str, Any]:
-    kinds: dict[str, Any] = {}
+    """Add the tensors that an optimizer has for a parameter; return their part of the header."""
+    part: dict[str, Any] = {}
     for slot, value in slots.items():
         where = f"{slot} of {name}"
         if isinstance(value, Tensor):
-            masked = active is not None and value.dim() > 0 and value.shape == active.shape
-            kinds[slot] = schema.MASKED if masked else schema.WHOLE
-            sources[f"optimizer/{slot}/{name}"] = TensorSource(value, active if masked else None, where)
+            masked = mask is not None and value.dim() > 0 and value.shape == mask.part.shape
+            part[slot] = header.MASKED if masked else header.WHOLE
+            sources[f"optimizer/{slot}/{name}"] = TensorSource(value, mask if masked else None, where)
         elif value is None or isinstance(value, bool | int | float):
-            kinds[slot] = value
+            part[slot] = value
         else:
             raise CheckpointError(
                 "optimizer state of this type cannot be stored",
@@ -134,29 +134,62 @@ def _put_slots(
                 got=type(value).__name__,
                 expected="a tensor, a number or None",
             )
-    return kinds
+    return part
+
+
+def _assemble(sources: Mapping[str, TensorSource], text: str) -> memoryview:
+    """Return the file with these tensors and this header.
+
+    It is laid out first, which needs only the masks, and then filled tensor by tensor while a thread hashes what is
+    already there. So it takes the file and, where a tensor lies on another device or in another order, a copy of one.
+
+    Raises:
+        CheckpointError: a tensor that cannot be stored exactly, or a header that is too long.
+    """
+    # Larger elements first: so each tensor lies at a multiple of its element's size, as a memory map wants it.
+    names = sorted(sources, key=lambda name: (-sources[name].values.itemsize, name))
+    tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]]
+    tensors = {integrity.TABLE: (torch.uint8, (len(names), integrity.LENGTH))}
+    tensors |= {name: (sources[name].values.dtype, sources[name].stored_shape) for name in names}
+    layout = container.lay_out(tensors, {integrity.CONTENT: integrity.UNSEALED, header.KEY: text})
+    if len(layout.header) > container.MAX_HEADER:
+        raise CheckpointError(
+            "progress, metrics and names together are too long for a checkpoint",
+            expected=f"at most {container.MAX_HEADER} bytes of header",
+        )
+    file = np.empty(layout.size, np.uint8)
+    file[: len(layout.header)] = np.frombuffer(layout.header, np.uint8)
+    with ThreadPoolExecutor(1, "granet-hash") as pool:
+        hashes = []
+        for name in names:
+            target = file[layout.places[name]]
+            sources[name].write(target)
+            hashes.append(pool.submit(integrity.digest, target))
+        file[layout.places[integrity.TABLE]] = np.frombuffer(b"".join(hash.result() for hash in hashes), np.uint8)
+    integrity.seal(file[: layout.places[integrity.TABLE].stop])
+    return file.data
 
 
 def _checkpoint(file: File) -> Checkpoint:
-    header = file.header
+    fields = file.header
     try:
-        recipe = Recipe.from_dict(header.recipe)
+        recipe = Recipe.from_dict(fields.recipe)
     except RecipeError as error:
         raise CheckpointError(f"the recipe in the header is not valid: {error}", where=file.where) from None
     # NumPy works outside the interpreter's lock. Errors come in the order of the network, whoever is first.
     with ThreadPoolExecutor(_THREADS, "granet-load") as pool:
-        parameters = dict(zip(header.weights, pool.map(file.parameter, header.weights), strict=True))
+        parameters = dict(zip(fields.weights, pool.map(file.parameter, fields.weights), strict=True))
     return Checkpoint(
         weights={name: parameter.weight for name, parameter in parameters.items()},
         masks={name: parameter.mask for name, parameter in parameters.items() if parameter.mask is not None},
-        buffers={name: file.whole(f"buffers/{name}") for name in header.buffers},
+        buffers={name: file.whole(f"buffers/{name}") for name in fields.buffers},
         explored={name: parameter.explored for name, parameter in parameters.items() if parameter.explored is not None},
-        optimizer={name: parameter.slots for name, parameter in parameters.items() if name in header.optimizer},
-        accumulators={name: file.whole(f"accumulators/{name}") for name in header.accumulators},
+        optimizer={name: parameter.slots for name, parameter in parameters.items() if name in fields.optimizer},
+        accumulators={name: file.whole(f"accumulators/{name}") for name in fields.accumulators},
         recipe=recipe,
-        step=header.step,
-        network=header.network,
-        progress=header.progress,
-        metrics=header.metrics,
+        step=fields.step,
+        network=fields.network,
+        progress=fields.progress,
+        metrics=fields.metrics,
         stored_hash=file.content_hash,
     )

@@ -1,7 +1,7 @@
-"""The safetensors container: laid out for writing, and read without trusting it.
+"""The safetensors container: its layout for writing, and a reader that does not trust it.
 
 A file is 8 bytes with the length of the header (unsigned, little-endian), the header (a JSON object, padded with
-spaces) and the tensors, one behind the other. The header maps the name of a tensor to its dtype, shape and offsets,
+spaces) and the tensors, one after the other. The header maps the name of a tensor to its dtype, shape and offsets,
 and ``__metadata__`` to strings.
 
 The library that writes these files also reads them, but it opens a path by itself (and waits for ever at a pipe) and
@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from granet.checkpoint import canonical
 from granet.checkpoint.canonical import short
@@ -50,16 +52,30 @@ MAX_HEADER = 8 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class StoredTensor:
-    """A tensor as it lies in the file: ``data`` is a read-only view of its bytes, uint8, exactly as many as it has."""
+    """A tensor in a file: ``data`` is a read-only view of its bytes, uint8, exactly as many as it has."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     data: Bytes
 
+    def bits(self, where: str) -> NDArray[Any]:
+        """Return the values as integers of their width, 1-D, a view; ``where`` is the tensor's name, for messages.
+
+        Raises:
+            CheckpointError: a bool that is neither 0 nor 1.
+        """
+        if self.dtype == torch.bool and self.data.max(initial=0) > 1:
+            raise CheckpointError("a bool that is neither 0 nor 1", where=where)
+        return self.data.view(f"i{self.dtype.itemsize}")
+
+    def tensor(self, where: str) -> Tensor:
+        """Return a copy of the tensor, on the CPU; see ``bits``."""
+        return torch.from_numpy(self.bits(where).copy()).view(self.dtype).reshape(self.shape)
+
 
 @dataclass(frozen=True)
 class FileLayout:
-    """Where everything goes in a file of ``size`` bytes: ``header``, its length included, and then each tensor."""
+    """The layout of a file of ``size`` bytes: its header, with the length in front, and the place of each tensor."""
 
     header: bytes
     places: Mapping[str, slice]
@@ -67,7 +83,7 @@ class FileLayout:
 
 
 def lay_out(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]) -> FileLayout:
-    """The layout of a file with these tensors, dtype and shape, and metadata, all in the order given.
+    """Lay out a file with these tensors (dtype and shape) and metadata, all in the order given.
 
     Tensors lie at multiples of their element's size when larger elements come first.
     """
@@ -85,12 +101,12 @@ def lay_out(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata
 
 
 def header_length(data: Bytes | bytes) -> int:
-    """What the first 8 bytes of a file say about the length of the header that follows them."""
+    """Return the length of the header, which the first 8 bytes of a file give."""
     return int.from_bytes(bytes(data[:8]), "little")
 
 
 def read(data: Bytes, where: str) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The tensors, in the order in which they lie in the file, and the metadata.
+    """Return the tensors, in the order in which they lie in the file, and the metadata.
 
     Args:
         data: the whole file, uint8 [n].
@@ -118,7 +134,7 @@ def read(data: Bytes, where: str) -> tuple[dict[str, StoredTensor], dict[str, st
         end = stop
     if end != body.size:
         raise CheckpointError(
-            "the file is damaged: cut off, or with something behind its end",
+            "the file is damaged: cut off, or with something after its end",
             where=where,
             got=f"{body.size} bytes of tensors",
             expected=end,
@@ -128,7 +144,7 @@ def read(data: Bytes, where: str) -> tuple[dict[str, StoredTensor], dict[str, st
 
 
 def _split(data: Bytes, where: str) -> tuple[dict[str, Any], Bytes]:
-    """The header as an object, and the bytes behind it."""
+    """Return the header as an object, and the bytes after it."""
     if data.size == 0:
         raise CheckpointError("the file is empty", where=where, remedy="use an older copy of it")
     length = header_length(data)

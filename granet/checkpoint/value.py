@@ -1,4 +1,4 @@
-"""What a checkpoint is: one value that holds all that resuming, inspecting and exporting need."""
+"""The value of a checkpoint: all that resuming, inspecting and exporting need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from granet.errors import CheckpointError
 from granet.recipe import Recipe
 
 Slot = Tensor | float | int | bool | None
-"""One thing an optimizer remembers of a parameter, such as a momentum buffer or a step count."""
+"""State of an optimizer for one parameter, such as a momentum buffer or a step count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,11 @@ class Network:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What ``granet.models.build`` needs besides the name: ``in_channels``, ``classes`` and ``image_size``."""
+        return {"in_channels": self.in_channels, "classes": len(self.classes), "image_size": self.image_size}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

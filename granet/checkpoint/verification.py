@@ -1,4 +1,4 @@
-"""Is a file all that it should be? Every tensor is looked at, one after another, whatever is wrong with the others."""
+"""Verify a checkpoint file: every tensor is checked, whatever is wrong with the others."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from granet.allocation import sizes, total_budget
 from granet.checkpoint.reader import File
 from granet.errors import CheckpointError, GranetError
 from granet.files import mapped
@@ -31,12 +32,12 @@ _NOT_FINITE: Mapping[torch.dtype, int] = {
 }
 
 _BLOCK = 2**16
-"""Values that are looked at together."""
+"""Values that are examined together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerificationFailure:
-    """Something that is not as it should be."""
+    """One thing that is wrong with a file."""
 
     part: str
     """``header``, ``recipe``, ``budget``, or the name of the tensor in the file, such as ``weights/conv1.weight``."""
@@ -45,7 +46,7 @@ class VerificationFailure:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What :func:`verify` found."""
+    """The result of :func:`verify`."""
 
     path: str
     bytes: int
@@ -55,7 +56,7 @@ class Verification:
     step: int | None
     """Optimizer steps done; None when the header is damaged."""
     tensors: int
-    """How many were looked at; 0 when the header is damaged."""
+    """How many were checked; 0 when the header is damaged."""
     parameters: int
     """Maskable weights, by the header."""
     active: int
@@ -70,14 +71,12 @@ class Verification:
         return not self.failures
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain dictionaries, lists and numbers, with ``ok``."""
-        report = dataclasses.asdict(self)
-        failures = [dataclasses.asdict(failure) for failure in self.failures]
-        return {"ok": self.ok, **report, "failures": failures, "notes": list(self.notes)}
+        """Return the fields and ``ok``, for JSON."""
+        return {"ok": self.ok, **dataclasses.asdict(self)}
 
 
 def verify(path: str | os.PathLike[str]) -> Verification:
-    """Looks at all of a checkpoint through a memory map, one tensor at a time.
+    """Check all of a checkpoint through a memory map, one tensor at a time.
 
     Checked are: the header against its hash and against itself; every tensor against its hash; masks and explored
     sets against their counts; that explored sets contain the masks; that values are finite; that the recipe is
@@ -91,7 +90,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     failures: list[VerificationFailure] = []
     file = None
     notes: list[str] = []
-    with _noted(failures, "header"):
+    with _recorded(failures, "header"):
         file = File.open(data, name)
     if file is not None:
         damaged = _check_tensors(file, failures)
@@ -112,8 +111,8 @@ def verify(path: str | os.PathLike[str]) -> Verification:
 
 
 @contextmanager
-def _noted(failures: list[VerificationFailure], part: str) -> Iterator[None]:
-    """Notes what goes wrong inside, and goes on behind it."""
+def _recorded(failures: list[VerificationFailure], part: str) -> Iterator[None]:
+    """Record an error raised inside as a failure of ``part``, and continue after the block."""
     try:
         yield
     except GranetError as error:
@@ -121,10 +120,10 @@ def _noted(failures: list[VerificationFailure], part: str) -> Iterator[None]:
 
 
 def _check_tensors(file: File, failures: list[VerificationFailure]) -> set[str]:
-    """Checks each tensor by itself; returns those that cannot be read."""
+    """Check each tensor by itself; return those that cannot be read."""
     damaged = set(file.stored)
     for tensor in file.stored:
-        with _noted(failures, tensor):
+        with _recorded(failures, tensor):
             bits = file.bits(tensor)
             damaged.remove(tensor)
             _check_finite(bits, file.stored[tensor].dtype, file.name(tensor))
@@ -146,18 +145,18 @@ def _check_masks(file: File, damaged: set[str], failures: list[VerificationFailu
     for name in file.header.masks:
         mask, explored = f"masks/{name}", f"explored/{name}"
         if mask not in damaged:
-            with _noted(failures, mask):
+            with _recorded(failures, mask):
                 active = file.mask(name)
                 if explored not in damaged:
-                    with _noted(failures, explored):
+                    with _recorded(failures, explored):
                         file.explored(name, active)
 
 
 def _check_recipe(file: File, failures: list[VerificationFailure]) -> list[str]:
-    """Checks the recipe, and the number of active weights against it; returns what could not be checked."""
-    header, masks = file.header, file.header.masks.values()
+    """Check the recipe, and the number of active weights against it; return notes on what could not be checked."""
+    header, masks = file.header, file.header.masks
     steps_per_epoch = header.progress.get("steps_per_epoch")
-    with _noted(failures, "recipe"):
+    with _recorded(failures, "recipe"):
         recipe = Recipe.from_dict(header.recipe)
         if not masks:
             return ["no budget to check: there are no masks"]
@@ -168,14 +167,15 @@ def _check_recipe(file: File, failures: list[VerificationFailure]) -> list[str]:
         method = build_method(recipe, steps_per_epoch)
         if not method.settled(header.step, recipe.total_steps(steps_per_epoch)):
             return ["the budget was not checked: the method has not reached its final density yet"]
-        with _noted(failures, "budget"):
-            active, weights = sum(mask.count for mask in masks), sum(math.prod(mask.shape) for mask in masks)
-            budget = round(method.final_density() * weights)
+        with _recorded(failures, "budget"):
+            shapes = {name: mask.shape for name, mask in masks.items()}
+            active, density = sum(mask.count for mask in masks.values()), method.final_density()
+            budget = total_budget(shapes, density)
             if active != budget:
                 raise CheckpointError(
                     "the number of active weights is not that of the recipe",
                     where=file.where,
                     got=active,
-                    expected=f"{budget}, density {method.final_density():g} of {weights}",
+                    expected=f"{budget}, density {density:g} of {sum(sizes(shapes).values())}",
                 )
     return []

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from granet.checkpoint import container, schema
+from granet.checkpoint import container, header
 from granet.checkpoint.canonical import short
-from granet.checkpoint.container import StoredTensor
 from granet.errors import CheckpointError, listing, shortened
 from granet.files import mapped
 from granet.importing import torch_file
@@ -79,18 +77,12 @@ def _safetensors(data: Bytes, where: str) -> Foreign:
         raise CheckpointError(
             error.what, where=error.where, got=error.got, expected=error.expected, remedy="use another copy"
         ) from None
-    if schema.KEY in metadata:
+    if header.KEY in metadata:
         raise CheckpointError(
             "a granet checkpoint already", where=where, remedy="use it as it is: there is nothing to import"
         )
-    tensors = {name: _tensor(part, f"{where}, tensor {short(name)}") for name, part in stored.items()}
+    tensors = {name: part.tensor(f"{where}, tensor {short(name)}") for name, part in stored.items()}
     return Foreign(where=where, format="safetensors", tensors=_some(tensors, where), ordered=False, remarks=())
-
-
-def _tensor(stored: StoredTensor, where: str) -> Tensor:
-    if stored.dtype == torch.bool and stored.data.max(initial=0) > 1:
-        raise CheckpointError("a bool that is neither 0 nor 1", where=where)
-    return torch.from_numpy(stored.data.copy()).view(stored.dtype).reshape(stored.shape)
 
 
 def _unwrapped(value: Any, wrappers: Sequence[str], where: str) -> Foreign:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from granet import checkpoint
-from granet.checkpoint import container, schema
+from granet.checkpoint import container, header
 from granet.errors import CheckpointError, GranetError
 from granet.files import mapped
 from granet.importing import masking, match_tensors, names, reading
@@ -118,7 +118,7 @@ def _is_checkpoint(path: str | os.PathLike[str], where: str) -> bool:
     if data[8:9].tobytes() != b"{":
         return False
     try:
-        return schema.KEY in container.read(data, where)[1]
+        return header.KEY in container.read(data, where)[1]
     except CheckpointError:
         return False  # whoever reads it next says what is wrong
 

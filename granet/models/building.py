@@ -71,6 +71,25 @@ def is_factory(name: str) -> bool:
     return bool(colon) and library not in _LIBRARIES
 
 
+def check_confirmed(name: str, factory: str | None) -> None:
+    """Check that a network named in a file may be built: code of the user's runs only when named once more.
+
+    Args:
+        name: of the network, from a file of any origin.
+        factory: the name that the user gave beside the file, if any.
+
+    Raises:
+        ModelError: the file names code that the user did not.
+    """
+    if is_factory(name) and factory != name:
+        raise ModelError(
+            "the file names code to run",
+            where=f"network {name}",
+            got=repr(factory) if factory else None,
+            remedy=f"if you trust it, confirm with --model {name}",
+        )
+
+
 def _construct(name: str, in_channels: int, classes: int, image_size: int) -> nn.Module:
     for option, value in (("in_channels", in_channels), ("classes", classes), ("image_size", image_size)):
         if value < 1:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from granet.errors import ModelError
-from granet.models.building import build, is_factory, outline
+from granet.models.building import build, check_confirmed, is_factory, outline
 
 if TYPE_CHECKING:
     from granet.checkpoint import Checkpoint
@@ -45,21 +45,10 @@ def from_checkpoint(checkpoint: Checkpoint, *, factory: str | None = None, trial
         ModelError: the network cannot be built or does not fit the weights, or its factory was not confirmed.
     """
     network = checkpoint.network
-    if is_factory(network.name) and factory != network.name:
-        raise ModelError(
-            "the checkpoint names code to run",
-            where=f"network {network.name}",
-            got=f"{factory!r}" if factory else None,
-            remedy=f"if you trust it, confirm with --model {network.name}",
-        )
-    sizes = {
-        "in_channels": network.in_channels,
-        "classes": len(network.classes),
-        "image_size": network.image_size,
-    }
+    check_confirmed(network.name, factory)
     if not is_factory(network.name):  # sizes that the weights do not bear out must not become memory
-        _check_fit(outline(network.name, **sizes), checkpoint.weights, checkpoint.buffers)
-    model = build(network.name, **sizes, trial=trial)
+        _check_fit(outline(network.name, **network.sizes), checkpoint.weights, checkpoint.buffers)
+    model = build(network.name, **network.sizes, trial=trial)
     load_weights(model, checkpoint.weights, checkpoint.buffers)
     return model
 

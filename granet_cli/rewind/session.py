@@ -12,8 +12,8 @@ import torch
 
 from granet.checkpoint import load_outline
 from granet.data import Dataset
-from granet.errors import ModelError, UsageError
-from granet.models import is_factory
+from granet.errors import UsageError
+from granet.models import check_confirmed
 from granet.recipe import Recipe
 from granet.rewinding.plan import RewindRequest, course, plan
 from granet.training import RunFolder, open_data
@@ -42,13 +42,7 @@ def planned(asked: RewindRequest, *, factory: str | None) -> Planned:
     """
     outline = load_outline(asked.checkpoint)
     check_network(outline, factory)
-    name = outline.network.name
-    if is_factory(name) and factory != name:
-        raise ModelError(
-            "the checkpoint names code to run",
-            where=f"network {name}",
-            remedy=f"if you trust it, confirm with --model {name}",
-        )
+    check_confirmed(outline.network.name, factory)
     recipe = course(asked, outline)
     dataset = open_data(recipe)
     return Planned(plan(asked, recipe, outline, dataset), dataset)

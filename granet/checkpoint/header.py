@@ -47,17 +47,9 @@ MAX_RECIPE = 2**16
 
 @dataclass(frozen=True, kw_only=True)
 class MaskPart:
-    """A mask: ``count`` active weights of a parameter of ``shape``, their positions in ``encoding``."""
+    """A mask or explored set: ``count`` entries of a parameter of ``shape``, their positions in ``encoding``."""
 
     shape: tuple[int, ...]
-    encoding: str
-    count: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExploredPart:
-    """An explored set: ``count`` positions in ``encoding``."""
-
     encoding: str
     count: int
 
@@ -66,8 +58,8 @@ class ExploredPart:
 class Header:
     """All of the header. ``weights`` and ``buffers`` list names in their order in the network.
 
-    Masks without an entry in ``explored`` are their own explored sets. A slot of the optimizer is a number or None,
-    or says how its tensor is stored.
+    A mask without an entry in ``explored`` is its own explored set. A slot of the optimizer is a number or None, or
+    MASKED or WHOLE where it is a tensor.
     """
 
     step: int
@@ -78,7 +70,7 @@ class Header:
     weights: tuple[str, ...]
     buffers: tuple[str, ...]
     masks: dict[str, MaskPart]
-    explored: dict[str, ExploredPart]
+    explored: dict[str, MaskPart]
     accumulators: tuple[str, ...]
     optimizer: dict[str, dict[str, float | str | None]]
 
@@ -87,7 +79,7 @@ _FIELDS = ("format", "version", *Header.__dataclass_fields__)
 
 
 def render(fields: dict[str, Any]) -> str:
-    """The text of a header with these fields; format and version are added.
+    """Return the text of a header with these fields; format and version are added.
 
     Raises:
         CheckpointError: fields that :func:`parse` would not accept.
@@ -98,22 +90,23 @@ def render(fields: dict[str, Any]) -> str:
 
 
 def parse(text: str, *, where: str) -> Header:
-    """The header in ``text``, with every field checked by itself and names against one another.
+    """Return the header in ``text``, with every field checked by itself and names against one another.
 
     Raises:
         CheckpointError: a text that is not a header, or of a version that this reader does not know.
     """
     fields = _known(canonical.loads(text, where=where), where).record(*_FIELDS)
+    masks = {name: _mask(field) for name, field in fields["masks"].members()}
     header = Header(
         step=fields["step"].count(),
         recipe=fields["recipe"].object(),
-        network=_network(fields["network"]),
+        network=network(fields["network"].record(*NETWORK)),
         progress=fields["progress"].object(),
         metrics=fields["metrics"].object(),
         weights=fields["weights"].texts(),
         buffers=fields["buffers"].texts(),
-        masks={name: _mask(field) for name, field in fields["masks"].members()},
-        explored={name: _explored(field) for name, field in fields["explored"].members()},
+        masks=masks,
+        explored={name: _explored(field, masks.get(name)) for name, field in fields["explored"].members()},
         accumulators=fields["accumulators"].texts(),
         optimizer={name: _slots(field) for name, field in fields["optimizer"].members()},
     )
@@ -124,7 +117,7 @@ def parse(text: str, *, where: str) -> Header:
 
 
 def _known(fields: Any, where: str) -> Field:
-    """``fields``, of a known version, without those that a newer minor version added."""
+    """Check format and version, and leave out fields that a newer minor version added."""
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise CheckpointError("the header is not that of a granet checkpoint", where=where)
     major, minor = Field(fields.get("version"), f"{where}['version']").integers(2)
@@ -139,8 +132,16 @@ def _known(fields: Any, where: str) -> Field:
     return Field({name: value for name, value in fields.items() if minor <= MINOR or name in _FIELDS}, where)
 
 
-def _network(field: Field) -> Network:
-    fields = field.record("name", "in_channels", "classes", "image_size", "mean", "std")
+NETWORK = ("name", "in_channels", "classes", "image_size", "mean", "std")
+"""The fields that describe a network."""
+
+
+def network(fields: Mapping[str, Field]) -> Network:
+    """Return the network that the fields ``NETWORK`` describe.
+
+    Raises:
+        CheckpointError: a field that cannot be that of a network.
+    """
     channels = fields["in_channels"].count(1)
     return Network(
         name=fields["name"].text(),
@@ -161,9 +162,10 @@ def _mask(field: Field) -> MaskPart:
     )
 
 
-def _explored(field: Field) -> ExploredPart:
+def _explored(field: Field, mask: MaskPart | None) -> MaskPart:
     fields = field.record("encoding", "count")
-    return ExploredPart(
+    return MaskPart(
+        shape=() if mask is None else mask.shape,  # without a mask it is refused below
         encoding=fields["encoding"].one_of((DENSE, *ENCODINGS)),
         count=fields["count"].count(),
     )
@@ -199,7 +201,7 @@ def _check_names(header: Header, where: str) -> None:
 
 
 def check_tensors(header: Header, stored: Mapping[str, StoredTensor], where: str) -> None:
-    """Checks that exactly the tensors are stored that the header implies, in the shapes and numbers it implies.
+    """Check that exactly the tensors are stored that the header implies, in the shapes and numbers it implies.
 
     Raises:
         CheckpointError: they are not.
@@ -218,10 +220,11 @@ def check_tensors(header: Header, stored: Mapping[str, StoredTensor], where: str
                 got=short(stored[name].shape),
                 expected=short(shape),
             )
+    masked = {name: mask.shape for name, mask in header.masks.items() if mask.shape}
     for name, slots in header.optimizer.items():
         for slot, kind in slots.items():
             # Otherwise values outside the mask could hide there, and there would be two ways to write one checkpoint.
-            if kind == WHOLE and _covers(header.masks.get(name), stored[f"optimizer/{slot}/{name}"].shape):
+            if kind == WHOLE and name in masked and masked[name] == stored[f"optimizer/{slot}/{name}"].shape:
                 raise CheckpointError(
                     "a slot that is shaped like its masked parameter is not stored as masked",
                     where=f"{where}, tensor {short(f'optimizer/{slot}/{name}')}",
@@ -234,7 +237,7 @@ def check_tensors(header: Header, stored: Mapping[str, StoredTensor], where: str
 
 
 def _shapes(header: Header) -> dict[str, tuple[int, ...] | None]:
-    """The shape of every tensor but positions; None where any shape will do."""
+    """Return the shape of every tensor but positions; None where any shape will do."""
 
     def values(name: str) -> tuple[int, ...] | None:
         mask = header.masks.get(name)
@@ -252,11 +255,7 @@ def _shapes(header: Header) -> dict[str, tuple[int, ...] | None]:
     return shapes
 
 
-def _covers(mask: MaskPart | None, shape: tuple[int, ...]) -> bool:
-    return mask is not None and mask.shape == shape != ()
-
-
-def _check_counts(mask: MaskPart, explored: ExploredPart | None, where: str) -> None:
+def _check_counts(mask: MaskPart, explored: MaskPart | None, where: str) -> None:
     size = math.prod(mask.shape)
     sound = mask.count <= size and (mask.count == size) == (mask.encoding == DENSE)
     got = f"{mask.count} of {size} active, encoded as {mask.encoding}"
