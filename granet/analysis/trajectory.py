@@ -24,7 +24,7 @@ from granet.methods import SNFS
 from granet.methods.base import Method
 from granet.methods.pruning import Pruning
 from granet.methods.swapping import Swapping
-from granet.methods.update import initial_masks, update_topology
+from granet.methods.update import draw_masks, update_topology
 
 _STAGES = 12
 """Prunes that are carried out to see where they lead; between them layers follow the density."""
@@ -197,7 +197,7 @@ def _stages(
     seed: int,
 ) -> tuple[Stage, ...]:
     """Carry out some of the prunes, of untrained weights and without swapping."""
-    drawn = initial_masks(method, shapes, seed=seed)
+    drawn = draw_masks(method, shapes, seed=seed)
     masks: mapping.Masks = {name: mask.to(weights[name].device) for name, mask in drawn.items()}
     stages = [_stage(0, masks)]
     # A swap that cannot rank its gradients is left out, and none would change what a layer has.

@@ -19,8 +19,8 @@ from granet.history.changes import FlatMasks, checksum, flat
 from granet.history.format import Log
 from granet.masks import mapping
 from granet.masks.codec import Mask
-from granet.methods import update
 from granet.methods.registry import method_class
+from granet.methods.update import draw_masks
 from granet.recipe import Recipe, build_method
 from granet.runs.find import BEST, HISTORY, LAST, REWIND, holds_run
 
@@ -210,7 +210,7 @@ def initial_masks(found: Log, recipe: Recipe, steps_per_epoch: int, path: Path) 
             initial = found.stored_masks()
         else:
             method = build_method(recipe, steps_per_epoch)
-            initial = flat(update.initial_masks(method, found.shapes, seed=recipe.seed))
+            initial = flat(draw_masks(method, found.shapes, seed=recipe.seed))
     except (ValueError, GranetError) as error:
         raise CheckpointError("the beginning of the history is damaged", where=path, got=error) from error
     if checksum(initial) != found.check:

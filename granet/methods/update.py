@@ -23,7 +23,7 @@ def check_method(method: Method, shapes: Shapes, total_steps: int) -> None:
     method.check(GRANULARITIES[method.granularity].units(shapes), total_steps)
 
 
-def initial_masks(method: Method, shapes: Shapes, *, seed: int) -> Masks:
+def draw_masks(method: Method, shapes: Shapes, *, seed: int) -> Masks:
     """Draw the masks that a run starts with: a function of the method, the shapes and the seed alone, on the CPU."""
     granularity = GRANULARITIES[method.granularity]
     units = granularity.units(shapes)

@@ -31,7 +31,7 @@ from granet.masks.layout import Layout, only_device
 from granet.masks.mapping import Masks
 from granet.masks.packed import PackedMasks
 from granet.methods.base import Method
-from granet.methods.update import check_method, initial_masks, update_topology
+from granet.methods.update import check_method, draw_masks, update_topology
 from granet.sparsifier.compiled_step import CompiledStep
 from granet.sparsifier.gradient_masking import GradientMasks, zero_outside
 from granet.sparsifier.gradient_momentum import GradientSums
@@ -101,7 +101,7 @@ class Sparsifier:
         self._optimizer_stepped = False
         self._overflow: Tensor | None = None
         self._hidden: list[tuple[nn.Parameter, Tensor]] = []
-        self._explored = self._packed(initial_masks(method, shapes, seed=self.seed))
+        self._explored = self._packed(draw_masks(method, shapes, seed=self.seed))
         self._adopt(self._explored)
         self._handles: list[RemovableHandle] = [
             optimizer.register_step_pre_hook(self._before_optimizer_step),
