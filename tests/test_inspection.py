@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from granet.analysis.inspection import Wiring, channels_in_use, inspect
+from granet.analysis.inspection import channels_in_use, inspect
 from granet.checkpoint import Checkpoint, Network
 from granet.layers import flops
+from granet.layers.axes import WeightAxes
 from granet.models import build
 from granet.recipe import Recipe
 
@@ -148,8 +149,8 @@ def test_channels_in_use_are_those_that_a_layer_connects(layer: nn.Module, activ
     images = torch.ones((1, channels) if isinstance(layer, nn.Linear) else (1, channels, 4, 4), requires_grad=True)
     output = layer(images)
     output.sum().backward()
-    wiring = Wiring(getattr(layer, "groups", 1), bool(getattr(layer, "transposed", False)))
-    inputs, outputs = channels_in_use(mask, wiring)
+    axes = WeightAxes.of(layer)
+    inputs, outputs = channels_in_use(mask, axes)
     assert inputs.tolist() == images.grad[0].reshape(channels, -1).any(1).tolist()
     assert outputs.tolist() == output[0].flatten(1 if output.ndim > 2 else 0).reshape(len(outputs), -1).any(1).tolist()
 

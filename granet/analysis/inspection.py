@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from granet.analysis.json_values import json_value
 from granet.errors import GranetError, ModelError
 from granet.layers import flops
+from granet.layers.axes import WeightAxes
+from granet.layers.maskable import MASKABLE
 from granet.masks import mapping
 from granet.models import build, check_confirmed, is_factory, outline
 from granet.runs.lineage import ancestors
@@ -129,13 +131,13 @@ def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection
         totals = {"dense": sum(costs.values()), "active": sum(active_costs.values())}
         shares = {name: cost and cost / totals["active"] for name, cost in active_costs.items()}
 
-    wirings = _wirings(network) if network is not None else {}
+    axes = _axes(network) if network is not None else {}
     layers = tuple(
         _layer(
             name,
             checkpoint.masks[name],
             checkpoint.explored[name],
-            wirings.get(name, Wiring()),
+            axes.get(name, WeightAxes()),
             None if shares is None else shares.get(name, 0.0),
         )
         for name in _in_order(checkpoint.masks, network)
@@ -170,8 +172,8 @@ def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection
     )
 
 
-def _layer(name: str, mask: Tensor, explored: Tensor, wiring: Wiring, share: float | None) -> LayerReport:
-    inputs, outputs = channels_in_use(mask, wiring)
+def _layer(name: str, mask: Tensor, explored: Tensor, axes: WeightAxes, share: float | None) -> LayerReport:
+    inputs, outputs = channels_in_use(mask, axes)
     return LayerReport(
         name=name,
         shape=tuple(mask.shape),
@@ -187,36 +189,22 @@ def _layer(name: str, mask: Tensor, explored: Tensor, wiring: Wiring, share: flo
     )
 
 
-@dataclass(frozen=True)
-class Wiring:
-    """How a weight joins inputs to outputs: [out, in / groups, ...], or transposed [in, out / groups, ...]."""
-
-    groups: int = 1
-    transposed: bool = False
-
-
-def channels_in_use(mask: Tensor, wiring: Wiring) -> tuple[Tensor, Tensor]:
+def channels_in_use(mask: Tensor, axes: WeightAxes) -> tuple[Tensor, Tensor]:
     """Return which inputs and which outputs have an active weight: bool [inputs], bool [outputs].
 
     Args:
         mask: bool, of the shape of a convolution's or linear layer's weight.
-        wiring: what its first two dimensions mean.
+        axes: what its first two dimensions mean.
     """
-    links = mask.reshape(mask.shape[0], mask.shape[1] if mask.ndim > 1 else 1, -1).any(-1)
-    rows = links.any(1)
-    # Rows come group after group, and the second dimension numbers the channels of the row's own group.
-    columns = links.reshape(wiring.groups, -1, links.shape[1]).any(1).flatten()
-    return (rows, columns) if wiring.transposed else (columns, rows)
+    links = axes.links(mask)
+    return links.any(1).flatten(), links.any(2).flatten()
 
 
-def _wirings(network: nn.Module) -> dict[str, Wiring]:
-    """Return the wiring of every convolution by the name of its weight; other layers have the default."""
+def _axes(network: nn.Module) -> dict[str, WeightAxes]:
+    """The axes of the weight of every convolution and linear layer, by its name."""
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    return {
-        names[id(weight)]: Wiring(int(module.groups), bool(module.transposed))
-        for module in network.modules()
-        if isinstance(module, nn.modules.conv._ConvNd) and id(weight := module.weight) in names
-    }
+    layers = (module for module in network.modules() if isinstance(module, MASKABLE))
+    return {names[id(weight)]: WeightAxes.of(module) for module in layers if id(weight := module.weight) in names}
 
 
 def rebuild(checkpoint: Checkpoint, factory: str | None) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.fx import Node
 
 from granet.coupling.channels import KEPT, Channels, Coupling, FeatureMap, Flags, Values
 from granet.coupling.tracing import Trace
+from granet.layers.axes import WeightAxes
 
 Liveness = Callable[[Flags], Flags]
 """From the live channels of an operator's result to those of one of its arguments."""
@@ -19,17 +20,15 @@ Liveness = Callable[[Flags], Flags]
 
 @dataclass(frozen=True)
 class CoupledLayer:
-    """How a weight joins inputs to outputs: [out, in / groups, ...], or transposed [in, out / groups, ...]."""
+    """A convolution or linear layer, by the name of its weight."""
 
     weight: str
-    groups: int
-    transposed: bool
+    axes: WeightAxes
 
     def width(self, shape: tuple[int, ...], *, rows: int) -> tuple[int, int]:
         """Return inputs and outputs of a weight of this shape, which had ``rows`` rows when it had all its groups."""
-        groups = shape[0] * self.groups // rows if self.groups > 1 else 1
-        sides = (shape[0], shape[1] * groups)
-        return sides if self.transposed else sides[::-1]
+        groups = shape[0] * self.axes.groups // rows if self.axes.groups > 1 else 1
+        return replace(self.axes, groups=groups).channels(shape)
 
 
 @dataclass(frozen=True, eq=False)

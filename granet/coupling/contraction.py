@@ -18,6 +18,7 @@ from torch.fx import Node
 from granet.coupling.analysis import Analysis, ConstantFold, CoupledLayer
 from granet.coupling.channels import FeatureMap, Flags, Values
 from granet.coupling.tracing import arguments, operation
+from granet.layers.axes import WeightAxes
 
 
 def contraction(analysis: Analysis, node: Node) -> FeatureMap | None:
@@ -26,15 +27,16 @@ def contraction(analysis: Analysis, node: Node) -> FeatureMap | None:
     weight, bias = analysis.name(given["weight"]), analysis.name(given["bias"])
     if weight is None or (bias is None and given["bias"] is not None):
         return None
-    layer = CoupledLayer(weight, given.get("groups", 1), "transpose" in operation(node))
+    axes = WeightAxes(given.get("groups", 1), "transpose" in operation(node))
+    layer = CoupledLayer(weight, axes)
     analysis.layers.setdefault(weight, layer)
     values = analysis.trace.tensors[weight].detach()
-    if layer.groups > 1 and (layer.transposed or not _runs_as_module(analysis, node, layer)):
+    if axes.groups > 1 and (axes.transposed or not _runs_as_module(analysis, node, layer)):
         return None
     rank = len(analysis.trace.shape(node))
     axis = rank - 1 if operation(node) == "linear" else rank - values.ndim + 1
     source = analysis.feature(given["input"], axis)
-    links = _links(values, layer)
+    links = axes.links(values != 0).cpu()
     groups, outputs, _ = links.shape
     if groups > 1:
         # All inputs and outputs of a group are coupled, so that groups keep their size.
@@ -44,8 +46,8 @@ def contraction(analysis: Analysis, node: Node) -> FeatureMap | None:
         rows = inputs[:, 0].repeat(outputs)
         analysis.coupling.couple_axis(weight, 0, rows)
     else:
-        rows = analysis.coupling.of_axis(weight, int(layer.transposed), outputs)
-        analysis.coupling.couple_axis(weight, int(not layer.transposed), source.channels)
+        rows = analysis.coupling.of_axis(weight, axes.outputs, outputs)
+        analysis.coupling.couple_axis(weight, axes.inputs, source.channels)
     if bias is not None:
         analysis.coupling.couple_axis(bias, 0, rows)
 
@@ -68,22 +70,16 @@ def contraction(analysis: Analysis, node: Node) -> FeatureMap | None:
     return analysis.result(axis, rows, np.where(varies, np.nan, shift + sums), (source, liveness))
 
 
-def _links(values: Tensor, layer: CoupledLayer) -> Tensor:
-    """Return which outputs read which inputs: bool [groups, outputs of a group, inputs of a group]."""
-    links = (values != 0).reshape(*values.shape[:2], -1).any(2).cpu()
-    return links.T.unsqueeze(0) if layer.transposed else links.reshape(layer.groups, -1, links.shape[1])
-
-
 def _contributions(values: Tensor, layer: CoupledLayer, constant: Values) -> Values:
     """Return what constant inputs add to the outputs: float64 [outputs]. Inputs of zero are skipped."""
-    if layer.transposed or not constant.any():
-        return np.zeros(values.shape[int(layer.transposed)])
+    if layer.axes.transposed or not constant.any():
+        return np.zeros(values.shape[layer.axes.outputs])
     inputs = torch.from_numpy(constant)
-    if layer.groups == 1:  # the usual case: few columns of a large weight
+    if layer.axes.groups == 1:  # the usual case: few columns of a large weight
         columns = inputs.nonzero().flatten()
         values, inputs = values[:, columns.to(values.device)], inputs[columns]
-    sums = values.double().cpu().reshape(*values.shape[:2], -1).sum(2).reshape(layer.groups, -1, values.shape[1])
-    total: Values = (sums @ inputs.reshape(layer.groups, -1, 1)).flatten().numpy()
+    sums = values.double().cpu().reshape(*values.shape[:2], -1).sum(2).reshape(layer.axes.groups, -1, values.shape[1])
+    total: Values = (sums @ inputs.reshape(layer.axes.groups, -1, 1)).flatten().numpy()
     return total
 
 
@@ -96,7 +92,7 @@ def _fold(analysis: Analysis, node: Node, layer: CoupledLayer, source: FeatureMa
         into, exact, sums = None, exact & (source.constant == 0.0), np.zeros_like(sums)
     if exact.any():
         columns, addition = torch.from_numpy(exact).nonzero().flatten(), torch.from_numpy(sign * sums)
-        analysis.folds.append(ConstantFold(layer.weight, int(not layer.transposed), columns, into, addition))
+        analysis.folds.append(ConstantFold(layer.weight, layer.axes.inputs, columns, into, addition))
     return exact
 
 
@@ -132,7 +128,7 @@ def _obstacle(analysis: Analysis, given: dict[str, Any], layer: CoupledLayer) ->
 def _pads(given: dict[str, Any], layer: CoupledLayer, values: Tensor) -> bool:
     """Return whether some outputs read less of an input than others."""
     padding = given.get("padding", 0)
-    if layer.transposed:
+    if layer.axes.transposed:
         return True
     if isinstance(padding, str):
         return padding != "valid" and max(values.shape[2:]) > 1

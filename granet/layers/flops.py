@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from granet.errors import ModelError, UnknownNameError, UsageError
-
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *_TRANSPOSED)
+from granet.layers.axes import WeightAxes
+from granet.layers.maskable import MASKABLE
 
 
 def inference(model: nn.Module, input_shape: Sequence[int], densities: Mapping[str, float] | None = None) -> float:
@@ -69,7 +68,7 @@ def layers(model: nn.Module, input_shape: Sequence[int]) -> dict[str, float]:
         shadow = _without_data(model)
         names = {id(parameter): name for name, parameter in shadow.named_parameters()}
         for module_name, module in shadow.named_modules():
-            if isinstance(module, _COUNTED):
+            if isinstance(module, MASKABLE):
                 # A parametrised weight is computed, not stored: it goes by the name it appears under.
                 weight = names.get(id(module._parameters.get("weight")), f"{module_name}.weight")
                 module.register_forward_hook(_Counter(weight, costs), with_kwargs=True)
@@ -110,8 +109,7 @@ class _Counter:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         # A convolution and a linear layer read all weights of one output for each output value; a transposed
         # convolution spreads each input value by all weights of that input.
-        transposed = isinstance(module, _TRANSPOSED)
-        values = (*args, *kwargs.values())[0] if transposed else output
+        values = (*args, *kwargs.values())[0] if WeightAxes.of(module).transposed else output
         weight: Tensor = module.weight  # type: ignore[assignment]
         macs = values.numel() * weight[0].numel()
         self.costs[self.weight] = self.costs.get(self.weight, 0.0) + 2.0 * macs
