@@ -157,6 +157,12 @@ def test_toml_and_dict_give_the_recipe_back(data):
     assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
 
 
+def test_equal_recipes_have_equal_hashes():
+    again = Recipe.from_toml(QUICKSTART.to_toml())
+    assert hash(again) == hash(QUICKSTART)
+    assert hash(again.override({"method.density": 0.3})) != hash(QUICKSTART)
+
+
 def test_the_longest_recipe_can_still_be_read_back():
     longest = QUICKSTART.override(
         {

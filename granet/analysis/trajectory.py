@@ -23,6 +23,7 @@ from granet.masks import mapping
 from granet.methods import SNFS
 from granet.methods.base import Method
 from granet.methods.pruning import Pruning
+from granet.methods.snapshot import Snapshot
 from granet.methods.swapping import Swapping
 from granet.methods.update import draw_masks, update_topology
 
@@ -204,8 +205,7 @@ def _stages(
     unknown = {name: torch.full((1,), torch.nan) for name in list(shapes)[:1]}
     momenta = {n: torch.zeros_like(w) for n, w in weights.items()} if method.momentum_decay is not None else {}
     for step in _spread(prunes):
-        update = update_topology(
-            method,
+        snapshot = Snapshot(
             step=step,
             total_steps=total_steps,
             weights={name: weight.detach() for name, weight in weights.items()},
@@ -214,7 +214,7 @@ def _stages(
             masks=masks,
             seed=seed,
         )
-        masks = update.masks
+        masks = update_topology(method, snapshot).masks
         stages.append(_stage(step, masks))
     return tuple(stages)
 

@@ -10,7 +10,6 @@ from granet.allocation import Shapes
 from granet.masks import mapping
 from granet.masks.mapping import Masks
 from granet.masks.random_scores import UniformScores
-from granet.masks.selection import Tensors
 from granet.methods.base import Method
 from granet.methods.granularity import GRANULARITIES
 from granet.methods.snapshot import Snapshot
@@ -33,28 +32,9 @@ def draw_masks(method: Method, shapes: Shapes, *, seed: int) -> Masks:
     return granularity.refine(drawn, UniformScores(keys, like))
 
 
-def update_topology(
-    method: Method,
-    *,
-    step: int,
-    total_steps: int,
-    weights: Tensors,
-    gradients: Tensors,
-    momenta: Tensors,
-    masks: Masks,
-    seed: int,
-) -> TopologyUpdate:
-    """Return the change of masks that ``method`` makes at ``step``; arguments are those of ``Snapshot``."""
+def update_topology(method: Method, weights: Snapshot) -> TopologyUpdate:
+    """Return the change of masks that ``method`` makes of this snapshot of weights."""
     granularity = GRANULARITIES[method.granularity]
-    snapshot = Snapshot(
-        step=step,
-        total_steps=total_steps,
-        weights=weights,
-        gradients=gradients,
-        momenta=momenta,
-        masks=masks,
-        seed=seed,
-    )
-    update = method.update(granularity.coarsen(snapshot))
-    pruned, refined = (granularity.refine(units, weights) for units in (update.pruned, update.masks))
-    return replace(update, before=masks, pruned=pruned, masks=refined)
+    update = method.update(granularity.coarsen(weights))
+    pruned, masks = (granularity.refine(units, weights.weights) for units in (update.pruned, update.masks))
+    return replace(update, before=weights.masks, pruned=pruned, masks=masks)

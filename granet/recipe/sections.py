@@ -160,6 +160,9 @@ class MethodSection(Section):
         dense = {"dense": fields["dense"]} if "dense" in fields and "dense" in known else {}
         return {"name": self.name, **plain, **dense}
 
+    def __hash__(self) -> int:
+        return hash((self.name, frozenset(self.settings.items()), self.dense))
+
     def __getattr__(self, name: str) -> Any:
         settings = self.__dict__.get("settings", {})
         if name in settings or any(name in settings_of(method) for method in known_methods().values()):

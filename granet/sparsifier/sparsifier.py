@@ -31,6 +31,7 @@ from granet.masks.layout import Layout, only_device
 from granet.masks.mapping import Masks
 from granet.masks.packed import PackedMasks
 from granet.methods.base import Method
+from granet.methods.snapshot import Snapshot
 from granet.methods.update import check_method, draw_masks, update_topology
 from granet.sparsifier.compiled_step import CompiledStep
 from granet.sparsifier.gradient_masking import GradientMasks, zero_outside
@@ -165,8 +166,7 @@ class Sparsifier:
     def propose(self, step: int) -> TopologyUpdate:
         """Return the update that the method would make at ``step`` of the present weights and gradients."""
         needs_gradients = self.method.needs_gradients(step, self.total_steps)
-        return update_topology(
-            self.method,
+        weights = Snapshot(
             step=step,
             total_steps=self.total_steps,
             weights={name: parameter.detach() for name, parameter in self._parameters.items()},
@@ -175,6 +175,7 @@ class Sparsifier:
             masks=self._masks,
             seed=self.seed,
         )
+        return update_topology(self.method, weights)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs besides model and optimizer: a number and copies of tensors."""
