@@ -24,8 +24,8 @@ from granet.recipe import Recipe
 from granet.runs import events as told
 from granet.training import RunFolder, open_data, resume, train
 from granet.training.distributed import World, ddp, fingerprints
-from granet.training.distributed.batch_norm import over_ranks
-from granet.training.distributed.checksum import Checksum
+from granet.training.distributed.agreement import MaskChecksum
+from granet.training.distributed.batch_norm import sync_batch_norms
 from granet.training.distributed.fingerprints import of_masks
 from granet.training.trainer import Trainer
 from tests.ranks_at_work import CPU, Failed, at_work, done
@@ -171,12 +171,12 @@ def first_gradients(world: World, settled: bool) -> list[bool]:
     network = Crossed()
     images = torch.randn(4, 8, generator=torch.Generator().manual_seed(world.ranks.rank))
     if not settled:
-        ddp.Reduced.settle = lambda *_: None  # type: ignore[method-assign,assignment]
-    reduced = world.network(network, lambda: images, lambda: torch.autocast("cpu", enabled=False), compile=False)
+        ddp.settle_buckets = lambda *_: None
+    reduced = world.data_parallel(network, lambda: images, lambda: torch.autocast("cpu", enabled=False), compile=False)
     found = []
     for _ in range(2):
         network.zero_grad()
-        with reduced.part(last=True):
+        with world.gradient_sync(reduced, last=True):
             reduced(images).square().sum().backward()
         found.append([parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None])
     return [torch.equal(a, b) for a, b in zip(*found, strict=True)]
@@ -210,7 +210,7 @@ def normalising(world: World, images: Array, momentum: float | None) -> list[Arr
         for parameter in network.parameters():
             parameter.copy_(torch.linspace(0.5, 1.5, 3))
     names = list(network.state_dict())
-    synced = world.normalised(network)
+    synced = world.sync_batch_norms(network)
     assert list(synced.state_dict()) == names
     for _ in range(2):
         synced.zero_grad()
@@ -242,7 +242,7 @@ def test_batch_norm_over_ranks_is_that_of_the_whole_batch(momentum: float | None
 
 def test_shared_batch_norms_stay_shared() -> None:
     norm = nn.BatchNorm1d(2)
-    network = over_ranks(nn.Sequential(norm, nn.Linear(2, 2), norm), None, CPU)  # type: ignore[arg-type]
+    network = sync_batch_norms(nn.Sequential(norm, nn.Linear(2, 2), norm), None, CPU)  # type: ignore[arg-type]
     assert network[0] is network[2]  # type: ignore[index]
     assert network[0].weight is norm.weight  # type: ignore[index]
 
@@ -364,7 +364,7 @@ class Idle(nn.Module):
 
 
 def wrapping(world: World) -> None:
-    world.network(Idle(), lambda: torch.zeros(2, 8), lambda: torch.autocast("cpu", enabled=False), compile=False)
+    world.data_parallel(Idle(), lambda: torch.zeros(2, 8), lambda: torch.autocast("cpu", enabled=False), compile=False)
 
 
 def test_a_parameter_that_nothing_depends_on_is_named() -> None:
@@ -430,7 +430,7 @@ def test_ranks_draw_differently_and_the_first_as_a_single_one(recipe: Callable[.
 
 def test_a_checksum_sees_every_weight_that_moves() -> None:
     masks = PackedMasks({}, torch.zeros(70, dtype=torch.uint8))
-    checksum = Checksum()
+    checksum = MaskChecksum()
     seen = [int(checksum.of(masks))]
     for place in range(len(masks.bits)):
         for bit in range(8):
@@ -453,7 +453,7 @@ def lost_within_a_step(world: World, recipe: Recipe, folder: Path, at: int) -> N
                 told_to_stop.touch()
                 os._exit(1)
 
-            world.totals = gone  # type: ignore[method-assign,assignment]
+            world.sum_metrics = gone  # type: ignore[method-assign,assignment]
         original(trainer, images, labels)
 
     Trainer._step = step  # type: ignore[method-assign]

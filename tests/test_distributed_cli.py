@@ -104,8 +104,8 @@ def failing(world, what: str) -> None:  # type: ignore[no-untyped-def]
     from granet.errors import DataError
 
     if what == "first":
-        world.from_first(lambda: (_ for _ in ()).throw(DataError("no such folder", where="x")))
-    with world.together():
+        world.from_rank_zero(lambda: (_ for _ in ()).throw(DataError("no such folder", where="x")))
+    with world.share_errors():
         if what == "all" or (what == "one" and world.ranks.rank == 1):
             raise DataError("no such folder", where="x")
 
@@ -172,7 +172,7 @@ def test_what_torchrun_says_is_understood() -> None:
             "TORCHELASTIC_MAX_RESTARTS": "3",
         }
     )
-    assert place == TorchrunRank(ranks=Ranks(5, 8), local_rank=1, local_size=4, restarts=2, max_restarts=3)
+    assert place == TorchrunRank(rank=5, size=8, local_rank=1, local_size=4, restarts=2, max_restarts=3)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_ranks_need_gpus_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    second = TorchrunRank(ranks=Ranks(1, 3), local_rank=1, local_size=3)
+    second = TorchrunRank(rank=1, size=3, local_rank=1, local_size=3)
     assert device_for("auto", second) == torch.device("cuda", 1)
     assert device_for("cuda:1", TorchrunRank()) == torch.device("cuda", 1)
     assert device_for("cpu", second) == torch.device("cpu")
@@ -203,4 +203,4 @@ def test_ranks_need_gpus_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         device_for("cuda:1", second)
     with pytest.raises(DeviceError, match=r"got 3 ranks on this machine; expected at most 2. .*--nproc-per-node 2"):
-        device_for("cuda", TorchrunRank(ranks=Ranks(2, 3), local_rank=2, local_size=3))
+        device_for("cuda", TorchrunRank(rank=2, size=3, local_rank=2, local_size=3))

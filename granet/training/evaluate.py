@@ -67,7 +67,7 @@ def evaluate(
                 raise Interrupted("stopped while evaluating")
     finally:
         model.train(training)
-    total, correct, examples = _in_order(world.gathered(_table(rows, max(rounds, len(rows)), model)))
+    total, correct, examples = _in_order(world.all_gather(_table(rows, max(rounds, len(rows)), model)))
     if not examples:
         raise DataError("there is nothing to evaluate", expected="a split with at least one example")
     return Evaluation(total / examples, correct / examples, examples)

@@ -22,7 +22,6 @@ from granet.runs.retention import Retention
 from granet.training import starting_weights
 from granet.training.device import describe_device, use_kernels
 from granet.training.distributed import fingerprints
-from granet.training.distributed.broadcast import shared
 from granet.training.distributed.world import World
 from granet.training.evaluate import Evaluation
 from granet.training.rewound_state import rewound
@@ -75,18 +74,18 @@ def train(
         DataError, ModelError, CheckpointError: see ``open_data`` and ``state.begin``.
     """
     world = World() if world is None else world
-    with world.together():
+    with world.share_errors():
         recipe = starting_weights.settled(recipe)
-    restarted = world.any(restarted or world.again)
-    if restarted and world.from_first(lambda: b"yes" if _is_there(recipe, folder) else None) is not None:
+    restarted = world.any(restarted or world.restarted)
+    if restarted and world.from_rank_zero(lambda: b"yes" if _is_there(recipe, folder) else None) is not None:
         place = None if recipe.data.directory is None else Path(recipe.data.directory)
         return resume(folder, device, directory=place, dataset=dataset, world=world, watch=watch, stop=stop)
-    world.from_first(lambda: folder.check_free(overwrite=overwrite))
+    world.from_rank_zero(lambda: folder.check_free(overwrite=overwrite))
     use_kernels(deterministic=recipe.training.deterministic)
-    with world.together():
-        if dataset is None and world.first:
+    with world.share_errors():
+        if dataset is None and world.is_rank_zero:
             dataset = open_data(recipe, download=download)
-    with world.together():
+    with world.share_errors():
         if dataset is None:  # after rank 0, which has fetched what was missing, at least on its own machine
             dataset = open_data(recipe, download=download)
         run = begin(recipe, dataset, device, world=world)
@@ -99,7 +98,7 @@ def train(
             folder.check_free(overwrite=overwrite)  # once more: somebody else may have begun here in the meantime
             folder.create(recipe)
 
-        world.from_first(create)
+        world.from_rank_zero(create)
         watch(_started(run, folder))
         return Trainer(run, folder, watch, stop).finish()
 
@@ -111,9 +110,9 @@ def _is_there(recipe: Recipe, folder: RunFolder) -> bool:
 
 def _check_same(run: Run) -> None:
     """Raises UsageError or DataError on every rank when they differ in what they begin with."""
-    run.world.agree("software", lambda: fingerprints.of_software(run.device, run.precision), UsageError)
-    run.world.agree("recipe", lambda: fingerprints.of_recipe(run.recipe), UsageError)
-    run.world.agree("data", lambda: fingerprints.of_data(run.dataset), DataError)
+    run.world.check_equal("software", lambda: fingerprints.of_software(run.device, run.precision), UsageError)
+    run.world.check_equal("recipe", lambda: fingerprints.of_recipe(run.recipe), UsageError)
+    run.world.check_equal("data", lambda: fingerprints.of_data(run.dataset), DataError)
 
 
 def resume(
@@ -152,10 +151,10 @@ def resume(
             held.enter_context(folder.claimed())
             return folder.open()[1]
 
-        state = shared(world, claim)
+        state = world.checkpoint_from_rank_zero(claim)
         recipe = state.recipe if state is not None else _begun(world, folder)
         use_kernels(deterministic=recipe.training.deterministic)
-        with world.together():
+        with world.share_errors():
             data = open_data(recipe, directory=directory) if dataset is None else dataset
             run = begin(recipe, data, device, fresh=state is None, world=world)
         _check_same(run)
@@ -164,7 +163,7 @@ def resume(
 
 def _begun(world: World, folder: RunFolder) -> Recipe:
     """The recipe of a run that has no checkpoint yet."""
-    text = world.from_first(lambda: folder.open()[0].to_toml().encode())
+    text = world.from_rank_zero(lambda: folder.open()[0].to_toml().encode())
     assert text is not None  # noqa: S101  it is what the function above returns
     return Recipe.from_toml(bytes(text).decode(), where=folder.recipe_file)
 
@@ -173,7 +172,7 @@ def _go_on(
     run: Run, state: checkpoint.Checkpoint | None, folder: RunFolder, watch: Watch, stop: Callable[[], bool]
 ) -> Evaluation:
     if state is not None:
-        with run.world.together():
+        with run.world.share_errors():
             restore(run, state)
     else:
         _rewind(run)
@@ -184,7 +183,7 @@ def _go_on(
         if run.step in kept:
             folder.forget(Retention.of(run.recipe, run.pipeline.steps_per_epoch).obsolete(kept, run.step))
 
-    run.world.from_first(tidy)
+    run.world.from_rank_zero(tidy)
     watch(_started(run, folder))
     if (resized := _resized(run, state)) is not None:
         watch(resized)
@@ -194,7 +193,7 @@ def _go_on(
 def _rewind(run: Run) -> None:
     """Puts a run that starts from a checkpoint where it starts; any other is there already."""
     if run.recipe.rewind is not None:
-        start = shared(run.world, lambda: rewound(run))
+        start = run.world.checkpoint_from_rank_zero(lambda: rewound(run))
         assert start is not None  # noqa: S101  as the function says
         restore(run, start)
 

@@ -154,7 +154,7 @@ def begin(
     model = move_model(model, device)
     _check_smallest_part(recipe, model, dataset, world)
     if recipe.training.sync_batch_norm:
-        model = world.normalised(model)
+        model = world.sync_batch_norms(model)
     optimizer = build_optimizer(recipe, model, device)
     sparsifier = Sparsifier(
         model,

@@ -43,7 +43,7 @@ class TrainingStep:
         """
         settings = run.recipe.training
         self._run = run
-        self._network = run.world.network(
+        self._network = run.world.data_parallel(
             run.model,
             self._blank_images,
             partial(autocast, run.device, run.precision),
@@ -95,18 +95,18 @@ class TrainingStep:
         """
         run, images = self._run, image_layout(images)
         # Dropout and the like draw from torch's global stream; seeding it by the step makes them resumable.
-        seed(run.device, key(run.recipe.seed, "forward", run.step, *run.world.purpose))
-        self._undo = run.world.mark(self._snapshot)
+        seed(run.device, key(run.recipe.seed, "forward", run.step, *run.world.rank_key))
+        self._undo = self._snapshot() if run.world.undoes_lost_steps else None
         run.optimizer.zero_grad(set_to_none=True)
         parts = list(zip(*(batch.chunk(run.recipe.training.accumulate) for batch in (images, labels)), strict=True))
         for number, (part, answers) in enumerate(parts, 1):
-            with self._network.part(last=number == len(parts)):
+            with run.world.gradient_sync(self._network, last=number == len(parts)):
                 with autocast(run.device, run.precision):
                     logits = self._network(part)
                     loss = self._loss(logits, answers)
                 run.scaler.scale(loss * (len(answers) / len(labels))).backward()
             correct = (logits.detach().argmax(1) == answers).sum()
-            sums = run.world.totals(loss.detach().double() * len(answers), correct, run.sparsifier.masks)
+            sums = run.world.sum_metrics(loss.detach().double() * len(answers), correct, run.sparsifier.masks)
             run.sums.add(*sums, len(answers) * run.world.ranks.size)
 
     def optimize(self) -> None:

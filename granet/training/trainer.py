@@ -23,7 +23,6 @@ from granet.runs.retention import Retention
 from granet.topology import TopologyUpdate
 from granet.training.device import reading_waits
 from granet.training.distributed import fingerprints
-from granet.training.distributed.broadcast import shared
 from granet.training.evaluate import Evaluation, evaluate
 from granet.training.learning_rate import learning_rate
 from granet.training.run import EpochSums, Run, capture
@@ -52,13 +51,13 @@ class Trainer:
             ModelError: several ranks cannot train this network together.
         """
         self.run, self.folder, self.watch = run, folder, watch
-        self._asked_here, self.stop = stop, run.world.polled(stop)
-        run.world.agree("masks", self._masks)
-        run.world.agree("weights", lambda: fingerprints.of_weights(run.model))
+        self._asked_here, self.stop = stop, run.world.stop_on_all(stop)
+        run.world.check_equal("masks", self._masks)
+        run.world.check_equal("weights", lambda: fingerprints.of_weights(run.model))
         self._training_step = TrainingStep(run)
         self._saved_at = run.step if saved else None
         self._retention = Retention.of(run.recipe, run.pipeline.steps_per_epoch)
-        self._records = Written(folder, run, begun=saved) if run.world.first else Records()
+        self._records = Written(folder, run, begun=saved) if run.world.is_rank_zero else Records()
         self._throughput = Throughput()
 
     def finish(self) -> Evaluation:
@@ -142,7 +141,7 @@ class Trainer:
         update = self._training_step(images, labels, before_optimizer=before_optimizer, before_topology=before_topology)
         if update is not None:
             self._record_update(update)
-        if run.world.first and self._throughput.report_due():
+        if run.world.is_rank_zero and self._throughput.report_due():
             self._report_progress()
 
     def _learning_rate(self) -> float:
@@ -193,7 +192,7 @@ class Trainer:
         self._records.line({"event": "update", **entry, "layers": active})
         self._records.update(update)  # a thread writes it while the next step computes
         self.watch(Updated(update=update, density=entry["density"], exploration_rate=entry["exploration_rate"]))
-        run.world.agree("masks", self._masks)
+        run.world.check_equal("masks", self._masks)
 
     def _report_progress(self) -> None:
         run = self.run
@@ -218,7 +217,7 @@ class Trainer:
         run = self.run
         self._check_finite()
         epoch = run.epochs_done + 1
-        run.world.agree("weights", lambda: fingerprints.of_weights(run.model))
+        run.world.check_equal("weights", lambda: fingerprints.of_weights(run.model))
         loss, accuracy = run.sums.means()
         result = self._evaluate("validation")
         self._check_loss(result.loss, "the validation loss")
@@ -251,7 +250,7 @@ class Trainer:
         run = self.run
         self._records.close()
         if "test" not in run.metrics:
-            best = shared(run.world, self._records.best)
+            best = run.world.checkpoint_from_rank_zero(self._records.best)
             assert best is not None  # noqa: S101  training has ended, and the last epoch at least can be the best
             models.load_weights(run.model, best.weights, best.buffers)
             result = self._evaluate("test")
@@ -269,7 +268,7 @@ class Trainer:
 
     def _evaluate(self, split: str) -> Evaluation:
         run = self.run
-        run.world.same_buffers(run.model)
+        run.world.broadcast_buffers(run.model)
         # Never compiled: `granet eval` computes the same numbers, and odd batches would each be compiled anew.
         batches = run.pipeline.evaluation(split, EVALUATED)
         rounds = run.world.ranks.rounds(-(-len(run.dataset.split(split)) // EVALUATED))

@@ -81,11 +81,11 @@ def train(
     place = distributed.device_for(device, rank)
     screen = Screen(stderr=json)
     run: TrainSession | None = None
-    with training.stop_on_signals(patient=rank.ranks.size > 1) as stop:
+    with training.stop_on_signals(patient=rank.size > 1) as stop:
         try:
             with ExitStack() as stack:
                 world = stack.enter_context(distributed.joined(rank, place))
-                with world.together():
+                with world.share_errors():
                     asked = choices.gather(settings, assignments or (), method=method, epochs=epochs, data=data)
                     run = (
                         session.new_session(recipe, asked, out, overwrite=overwrite, download=download, rank=rank)
@@ -95,7 +95,7 @@ def train(
                         )
                     )
                 watchers: list[Callable[[Event], None]] = []
-                if world.first:  # the other ranks would write the same
+                if world.is_rank_zero:  # the other ranks would write the same
                     say(run.announcement)
                     shown = stack.enter_context(progress.training_display(screen, stopping=stop, device_asked=device))
                     watchers.append(sessions.noted(shown))
@@ -105,7 +105,7 @@ def train(
         except (Interrupted, KeyboardInterrupt) as stopped:
             if run is None:
                 raise
-            if rank.ranks.rank == 0:
+            if rank.rank == 0:
                 flags = {
                     "--device": device if device != "auto" else None,
                     "--data": data if resume is not None else None,
@@ -117,7 +117,7 @@ def train(
                 )
                 say(message, command=command)
             raise typer.Exit(130) from stopped
-    if rank.ranks.rank != 0:
+    if rank.rank != 0:
         return
     checkpoint = load(run.folder.last)
     end = inspect(checkpoint, factory=checkpoint.network.name)

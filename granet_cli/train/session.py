@@ -77,7 +77,7 @@ def new_session(
         raise UsageError(f"the folder of dataset {recipe.data.name} is not given", remedy=f"add {options}")
     method = recipe.method.name.rpartition(":")[2]
     stem = recipe.name if method in recipe.name else f"{recipe.name}-{method}"
-    leads = rank.ranks.rank == 0  # the others never touch the folder
+    leads = rank.rank == 0  # the others never touch the folder
     folder = RunFolder(out if out is not None else fresh(stem) if leads else RUNS / stem)
     headline = f"{recipe.name}: {recipe.method.name}, {recipe.model.name}, {recipe.data.name} -> {folder.path}"
     start: Callable[..., Evaluation] = partial(
@@ -110,7 +110,7 @@ def resumed_session(
                 "not allowed when a run is resumed", where=option, remedy="leave it out, or leave out --resume"
             )
     folder = RunFolder(path)
-    if rank.ranks.rank == 0 and (name is not None or choices.named()):
+    if rank.rank == 0 and (name is not None or choices.named()):
         recipe, _ = folder.open()
         contrary = contradictions(recipe, choices, Recipe.load(name) if name is not None else None)
         if contrary:
@@ -161,8 +161,8 @@ def stopped_message(
     if not folder.holds_run():
         return NOTHING_SAVED, None
     command = ["granet"]
-    if rank.ranks.size > 1:
-        machines = rank.ranks.size // rank.local_size
+    if rank.size > 1:
+        machines = rank.size // rank.local_size
         nodes = [f"--nnodes={machines}"] if machines > 1 else []
         command = ["torchrun", *nodes, f"--nproc-per-node={rank.local_size}", "-m", "granet_cli"]
     command += ["train", "--resume", str(folder.path), *spelled_out(flags)]

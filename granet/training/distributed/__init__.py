@@ -1,5 +1,8 @@
-"""Training on several processes, started by torchrun: ``environment`` says which one this is, ``world`` what ranks do
-together, ``group`` does it, and ``fingerprints`` and ``agreement`` see to it that all of them do the same.
+"""Training on several processes, started by torchrun.
+
+``torchrun``: the rank of this process; ``world``: the communication interface, and its single-process implementation;
+``process_group``: that for several processes, from ``rendezvous``, ``ddp`` and ``batch_norm``; ``agreement`` and
+``fingerprints``: how ranks make sure that they have the same masks, weights, recipe and data.
 
 Nothing of ``torch.distributed`` is used before ``joined`` finds that there is more than one process.
 """
@@ -19,30 +22,30 @@ from granet.training.distributed.world import World
 __all__ = ["TorchrunRank", "World", "device_for", "joined"]
 
 
-def device_for(name: str, place: TorchrunRank) -> torch.device:
-    """The device that ``name`` stands for on this rank: of several GPUs each rank of a machine has one of its own.
+def device_for(name: str, rank: TorchrunRank) -> torch.device:
+    """Return the device named ``name`` for this rank; ``cuda`` gives each rank of a machine a GPU of its own.
 
     Raises:
         UsageError: all ranks of a machine were given the same GPU.
         DeviceError: there is no such device, or there are more ranks than GPUs.
     """
     device = resolve_device(name)
-    if place.ranks.size == 1 or device.type != "cuda":
+    if rank.size == 1 or device.type != "cuda":
         return device
-    if device.index is not None and place.local_size > 1:
+    if device.index is not None and rank.local_size > 1:
         raise UsageError(
             "several ranks cannot share a GPU",
             where="device",
-            got=f"{name} for {place.local_size} ranks",
+            got=f"{name} for {rank.local_size} ranks",
             remedy="use --device cuda, which gives each rank its own",
         )
     count = torch.cuda.device_count()
-    index = place.local_rank if device.index is None else device.index
+    index = rank.local_rank if device.index is None else device.index
     if index >= count:
         raise DeviceError(
             "more ranks than GPUs",
             where="device",
-            got=f"{place.local_size} ranks on this machine",
+            got=f"{rank.local_size} ranks on this machine",
             expected=f"at most {count}",
             remedy=f"start by torchrun --nproc-per-node {count}, or train on the CPU with --device cpu",
         )
@@ -50,19 +53,19 @@ def device_for(name: str, place: TorchrunRank) -> torch.device:
 
 
 @contextmanager
-def joined(place: TorchrunRank, device: torch.device) -> Iterator[World]:
-    """The world of the ranks that this process is one of; it leaves it at the end.
+def joined(rank: TorchrunRank, device: torch.device) -> Iterator[World]:
+    """Context in which this process communicates with the other ranks.
 
     Raises:
         TrainingError: the other ranks do not come.
         UsageError: they cannot work together.
     """
-    if place.ranks.size == 1:
+    if rank.size == 1:
         yield World()
         return
     from granet.training.distributed.process_group import ProcessGroup
 
-    group = ProcessGroup.join(place, device)
+    group = ProcessGroup(rank, device)
     try:
         yield group
     except Interrupted as stopped:

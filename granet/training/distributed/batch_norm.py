@@ -1,38 +1,20 @@
-"""Batch norm over the images of all ranks, for CPUs; torch's own is for GPUs alone.
+"""Batch norm over the images of all ranks, for CPUs; torch's SyncBatchNorm is for GPUs only.
 
-Mean and variance are taken in two passes, each a sum over the ranks, and so are their derivatives. In evaluation it
-is an ordinary batch norm. Modules are exchanged, parameters and buffers are kept, and so names are.
+Mean and variance are computed in two passes, each a differentiable sum over the ranks. In evaluation it is an ordinary
+batch norm. Modules are replaced; parameters, buffers and their names are kept.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class _SumOverRanks(torch.autograd.Function):
-    """The sum of a tensor over the ranks. The derivative of the sum of all losses is such a sum too."""
-
-    @staticmethod
-    def forward(context: Any, tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
-        context.group = group
-        total = tensor.clone()
-        dist.all_reduce(total, group=group)
-        return total
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        total = gradients[0].clone()
-        dist.all_reduce(total, group=context.group)
-        return total, None
-
-
 class BatchNormOverRanks(_BatchNorm):
-    """Normalises by the images of all ranks together, which each have their own."""
+    """Batch norm that normalises by the images of all ranks together."""
 
     def __init__(self, like: _BatchNorm, group: dist.ProcessGroup) -> None:
         super().__init__(0, like.eps, like.momentum, affine=False, track_running_stats=False)
@@ -47,7 +29,7 @@ class BatchNormOverRanks(_BatchNorm):
             raise ValueError(f"expected at least 2 dimensions, got {input.dim()}")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Of [N, C, ...], the same shape."""
+        """Normalise ``input``, [N, C, ...]."""
         if not self.training:
             return super().forward(input)
         self._check_input_dim(input)
@@ -63,15 +45,15 @@ class BatchNormOverRanks(_BatchNorm):
         mean = sums[:-1] / total
         centred = x - mean.view(each)
         variance = _sum(centred.square().sum(over), self._group) / total
-        self._note(mean.detach(), variance.detach(), total)
+        self._update_statistics(mean.detach(), variance.detach(), total)
         result = centred * (variance + self.eps).rsqrt().view(each)
         if self.affine:
             result = result * self.weight.to(x.dtype).view(each) + self.bias.to(x.dtype).view(each)
         return result.to(input.dtype)
 
     @torch.no_grad()
-    def _note(self, mean: Tensor, variance: Tensor, total: Tensor) -> None:
-        """Running statistics, as torch's: the variance without bias, and a plain average without a momentum."""
+    def _update_statistics(self, mean: Tensor, variance: Tensor, total: Tensor) -> None:
+        """Update the running statistics as torch does: unbiased variance; a plain average if momentum is None."""
         if not self.track_running_stats or self.running_mean is None or self.running_var is None:
             return
         assert self.num_batches_tracked is not None  # noqa: S101  it comes with the other two
@@ -82,24 +64,24 @@ class BatchNormOverRanks(_BatchNorm):
 
 
 def _sum(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
-    total: Tensor = _SumOverRanks.apply(tensor, group)  # type: ignore[no-untyped-call]
+    total: Tensor = all_reduce(tensor, group=group)  # type: ignore[no-untyped-call]
     return total
 
 
-def over_ranks(model: nn.Module, group: dist.ProcessGroup, device: torch.device) -> nn.Module:
-    """``model`` with every batch norm in it exchanged; those that it shares between places stay shared."""
+def sync_batch_norms(model: nn.Module, group: dist.ProcessGroup, device: torch.device) -> nn.Module:
+    """Replace every batch norm in ``model``, and return it; a module used in several places stays one module."""
     if device.type == "cuda":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model, group)  # type: ignore[no-untyped-call]
         return converted
-    exchanged: dict[nn.Module, nn.Module] = {}
+    replaced: dict[nn.Module, nn.Module] = {}
 
-    def exchange(module: nn.Module) -> nn.Module:
-        if module not in exchanged:
+    def replace(module: nn.Module) -> nn.Module:
+        if module not in replaced:
             plain = isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
-            exchanged[module] = BatchNormOverRanks(module, group) if plain else module  # type: ignore[arg-type]
+            replaced[module] = BatchNormOverRanks(module, group) if plain else module  # type: ignore[arg-type]
             for name, child in list(module._modules.items()):
                 if child is not None:
-                    setattr(module, name, exchange(child))
-        return exchanged[module]
+                    setattr(module, name, replace(child))
+        return replaced[module]
 
-    return exchange(model)
+    return replace(model)

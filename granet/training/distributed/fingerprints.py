@@ -19,7 +19,7 @@ from granet.errors import DataError
 from granet.masks.mapping import Masks
 from granet.masks.packed import PackedMasks
 from granet.recipe import Recipe
-from granet.training.distributed.world import Facts
+from granet.training.distributed.agreement import Facts
 
 _THREADS = 8
 """Files whose sizes are asked for at the same time: on a network file system each answer takes its time."""

@@ -1,8 +1,8 @@
-"""How ranks find each other, and no rank of an earlier attempt.
+"""How ranks find each other after a restart.
 
-torchrun keeps its key-value store when it starts all ranks anew, so that addresses which an earlier attempt left there
-would be taken for those of this one. So whatever this attempt stores is put under a name that rank 0 makes up, and
-tells those who are there now: each says hello by a name of its own, which a rank that is gone cannot have used.
+torchrun keeps its key-value store when it restarts all ranks, so that addresses left there by an earlier attempt would
+be taken for those of this one. So this attempt stores everything under a random prefix that rank 0 draws and sends to
+the ranks that are alive: each asks for it under a random name of its own, which a rank that is gone cannot have used.
 """
 
 from __future__ import annotations
@@ -17,48 +17,48 @@ from torch.distributed.rendezvous import rendezvous
 from granet.data.ranks import Ranks
 
 _PAUSE = 0.02
-"""Seconds between two looks at who has come."""
+"""Seconds between two looks at which ranks have come."""
 
 
 def meet(ranks: Ranks, patience: timedelta) -> tuple[Store, int]:
-    """A store that the ranks of this attempt share, and nobody else; and, on rank 0, how many attempts it knows of.
+    """Return a store for the ranks of this attempt only and, on rank 0, the number of attempts so far.
 
-    torchrun counts restarts too, but each machine only those that its own ranks were the cause of.
+    torchrun's own count of restarts differs between machines: each counts those that its ranks caused.
 
     Raises:
         RuntimeError: the store cannot be reached, or not all ranks came within ``patience``.
     """
     whole, _, _ = next(iter(rendezvous("env://", ranks.rank, ranks.size, timeout=patience)))
     store = PrefixStore("granet", whole)
-    token = _gathered(store, ranks, patience) if ranks.rank == 0 else _told(store, ranks, patience)
-    return PrefixStore(token, store), store.add("attempts", 1) if ranks.rank == 0 else 0
+    prefix = _send_prefix(store, ranks, patience) if ranks.rank == 0 else _receive_prefix(store, ranks, patience)
+    return PrefixStore(prefix, store), store.add("attempts", 1) if ranks.rank == 0 else 0
 
 
-def _gathered(store: Store, ranks: Ranks, patience: timedelta) -> str:
-    """What rank 0 does: answers everybody who says hello, also those of the past, until all have heard the answer."""
-    token, end = uuid.uuid4().hex, time.monotonic() + patience.total_seconds()
+def _send_prefix(store: Store, ranks: Ranks, patience: timedelta) -> str:
+    """Draw the prefix and answer every request for it, also old ones, until all ranks have confirmed it."""
+    prefix, end = uuid.uuid4().hex, time.monotonic() + patience.total_seconds()
     answered: dict[int, str] = {}
     missing = set(range(1, ranks.size))
     while missing:
         for rank in sorted(missing):
-            if store.check([f"ready/{token}/{rank}"]):
+            if store.check([f"ready/{prefix}/{rank}"]):
                 missing.discard(rank)
             elif store.check([f"hello/{rank}"]):
                 name = store.get(f"hello/{rank}").decode()
                 if answered.get(rank) != name:
-                    store.set(f"welcome/{name}", token)
+                    store.set(f"welcome/{name}", prefix)
                     answered[rank] = name
         if missing and time.monotonic() > end:
             raise RuntimeError(f"rank {min(missing)} did not come within {patience}")
         time.sleep(_PAUSE if missing else 0)
-    return token
+    return prefix
 
 
-def _told(store: Store, ranks: Ranks, patience: timedelta) -> str:
-    """What the others do."""
+def _receive_prefix(store: Store, ranks: Ranks, patience: timedelta) -> str:
+    """Ask rank 0 for the prefix and confirm it."""
     name = uuid.uuid4().hex
     store.set(f"hello/{ranks.rank}", name)
     store.wait([f"welcome/{name}"], patience)
-    token = store.get(f"welcome/{name}").decode()
-    store.set(f"ready/{token}/{ranks.rank}", "")
-    return token
+    prefix = store.get(f"welcome/{name}").decode()
+    store.set(f"ready/{prefix}/{ranks.rank}", "")
+    return prefix

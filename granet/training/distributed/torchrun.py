@@ -1,6 +1,6 @@
-"""What torchrun says of a process: which of how many it is, and where the others are to be met.
+"""The rank that torchrun gave this process, from its environment variables.
 
-Read from environment variables alone; nothing of torch is imported, so that a command can ask before anything else.
+Nothing of torch is imported, so that a command can ask before anything else.
 """
 
 from __future__ import annotations
@@ -9,23 +9,21 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from granet.data.ranks import ALONE, Ranks
+from granet.data.ranks import Ranks
 from granet.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchrunRank:
-    """Where a process stands among those that torchrun started.
+class TorchrunRank(Ranks):
+    """The rank of a process among those that torchrun started.
 
     Attributes:
-        ranks: its number, and how many there are on all machines together.
-        local_rank: its number among those on this machine; also that of its GPU.
-        local_size: how many there are on this machine.
-        restarts: how often torchrun has started them anew.
+        local_rank: its number among the ranks on this machine; also that of its GPU.
+        local_size: how many ranks there are on this machine.
+        restarts: how often torchrun has restarted the ranks.
         max_restarts: how often it would.
     """
 
-    ranks: Ranks = ALONE
     local_rank: int = 0
     local_size: int = 1
     restarts: int = 0
@@ -33,7 +31,7 @@ class TorchrunRank:
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> TorchrunRank:
-        """That of a process in ``environment``; the only one where torchrun has set nothing.
+        """Return the rank that ``environment`` names; rank 0 of 1 where torchrun has set nothing.
 
         Raises:
             UsageError: variables that contradict each other, or are missing.
@@ -55,7 +53,8 @@ class TorchrunRank:
             )
         local_rank = _number(environment, "LOCAL_RANK", 0)
         return cls(
-            ranks=Ranks(_number(environment, "RANK", 0), size),
+            rank=_number(environment, "RANK", 0),
+            size=size,
             local_rank=local_rank,
             local_size=_number(environment, "LOCAL_WORLD_SIZE", local_rank + 1),
             restarts=restarts,
