@@ -21,8 +21,8 @@ from benchmarks.measure import environment, write
 from granet.checkpoint import load_outline
 from granet.recipe import Recipe
 from granet.rewinding.plan import Mode, RewindRequest, course, plan
-from granet.rewinding.rounds import rewind
 from granet.training import RunFolder, open_data, resolve_device, train
+from granet.training.rounds import rewind
 
 MODES: tuple[Mode, ...] = ("lr", "weights", "finetune")
 

@@ -27,8 +27,8 @@ import torch
 from granet.checkpoint import load_outline
 from granet.recipe import Recipe
 from granet.rewinding.plan import RewindRequest, course, plan
-from granet.rewinding.rounds import go_on
 from granet.training import RunFolder, open_data, resume, train
+from granet.training.rounds import go_on
 from tests.synthetic import write_image_folder
 
 METHODS = ("granet", "rigl", "snfs", "gmp")

@@ -25,10 +25,10 @@ from granet.history.replay import Replay
 from granet.methods import METHODS
 from granet.recipe import Recipe
 from granet.rewinding.plan import RewindRequest, course, plan
-from granet.rewinding.rounds import rewind
 from granet.runs.events import Event, Updated
 from granet.runs.find import HISTORY
 from granet.training import RunFolder, resume, train
+from granet.training.rounds import rewind
 from granet.training.run import open_data
 from tests.checkpoints import NETWORK
 from tests.commandline import Granet

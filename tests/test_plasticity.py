@@ -29,8 +29,8 @@ from granet.plasticity.grid import Grid, GridSettings, Job, plan
 from granet.recipe import Recipe
 from granet.rewinding.plan import RewindRequest, course
 from granet.rewinding.plan import plan as plan_rewind
-from granet.rewinding.rounds import rewind
 from granet.training import RunFolder, open_data, train
+from granet.training.rounds import rewind
 from tests.commandline import Granet
 from tests.synthetic import write_image_folder
 

@@ -21,14 +21,14 @@ from granet.checkpoint import Checkpoint, content_hash, load, save
 from granet.errors import CheckpointError, FileError, Interrupted, RecipeError, UsageError
 from granet.masks import mapping as masking
 from granet.recipe import Recipe
+from granet.recipe.learning_rate import learning_rate
 from granet.rewinding.plan import RewindRequest, course, densities, plan
 from granet.rewinding.points import step_of
 from granet.rewinding.preview import preview
-from granet.rewinding.rounds import go_on, rewind
+from granet.rewinding.start_state import pruned, start_state
 from granet.training import RunFolder, open_data, resume, train
-from granet.training.learning_rate import learning_rate
-from granet.training.rewound_state import pruned, rewound
-from granet.training.run import begin
+from granet.training.rounds import go_on, rewind
+from granet.training.run import begin, capture
 from tests.synthetic import write_image_folder
 from tests.tiny import SGD, tiny
 
@@ -77,7 +77,7 @@ def planned(run: RunFolder, mode: Any, **asked: Any) -> Recipe:
 
 
 def starting(recipe: Recipe) -> Checkpoint:
-    return rewound(begin(recipe, open_data(recipe), CPU))
+    return start_state(capture(begin(recipe, open_data(recipe), CPU)))
 
 
 def never() -> bool:
@@ -577,7 +577,8 @@ def test_imported_weights_need_a_recipe_to_go_back_in(trained: Callable[..., Run
 
 def test_the_preview_says_what_is_trained(trained: Callable[..., RunFolder], tmp_path: Path) -> None:
     recipe = planned(trained(), "lr", to="2ep", density=0.1, rounds=2)
-    plans = preview(begin(recipe, open_data(recipe), CPU))
+    run = begin(recipe, open_data(recipe), CPU)
+    plans = preview(run.model, capture(run))
     rows = rewind(recipe, tmp_path / "out", CPU, dataset=open_data(recipe), watch=lambda _: None, stop=never)
     assert [(entry.density, entry.active, entry.start + entry.steps) for entry in plans] == [
         (row.density, row.active, row.step) for row in rows

@@ -11,50 +11,42 @@ from typing import Any
 
 from torch import nn
 
-from granet.adapters.absent import needed
-from granet.adapters.binding import Binding, advance, plain, sharded
+from granet.adapters.binding import Binding, refuse_sharded_type
+from granet.adapters.optional import requires
 from granet.adapters.ranks import check_equal
-from granet.adapters.state import pack, unpack_into
+from granet.adapters.state import unpack_into
 from granet.errors import UsageError
-from granet.layers.maskable import maskable
 from granet.methods.base import Method
-from granet.sparsifier import Sparsifier
 from granet.topology import TopologyUpdate
 
-with needed("Accelerate", extra="accelerate"):
+with requires("Accelerate", extra="accelerate"):
     from accelerate import Accelerator
     from accelerate.optimizer import AcceleratedOptimizer
 
-_SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA")
 
+class PreparedSparsifier(Binding):
+    """A sparsifier that an accelerator saves, restores and steps; made by ``prepare``."""
 
-class PreparedSparsifier:
-    """A sparsifier that an accelerator saves, restores and lets step; ``prepare`` makes it."""
-
-    def __init__(
-        self, accelerator: Accelerator, sparsifier: Sparsifier, parameters: Mapping[str, nn.Parameter]
-    ) -> None:
-        self._accelerator, self._parameters = accelerator, parameters
-        self.sparsifier = sparsifier
+    _accelerator: Accelerator
 
     def step(self) -> TopologyUpdate | None:
-        """Call it after every ``optimizer.step()`` and before ``optimizer.zero_grad()``.
+        """Step the sparsifier. Call it after every ``optimizer.step()`` and before ``optimizer.zero_grad()``.
 
         Returns:
             The update; None when none was due or the batch was only accumulated.
 
         Raises:
             UsageError: whatever ``Sparsifier.step`` refuses.
-            TrainingError: other masks on other ranks.
+            TrainingError: the ranks have different masks.
         """
-        return advance(self.sparsifier) if self._accelerator.sync_gradients else None
+        return self._advance() if self._accelerator.sync_gradients else None
 
     def state_dict(self) -> dict[str, Any]:
-        """For ``accelerator.save_state``."""
-        return pack(self.sparsifier)
+        """Return the state, for ``accelerator.save_state``."""
+        return self._pack()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """For ``accelerator.load_state``, which loads model and optimizer first."""
+        """Restore the state, for ``accelerator.load_state``, which loads model and optimizer first."""
         unpack_into(self.sparsifier, state, self._parameters, where="the state that Accelerate loaded")
         check_equal(self.sparsifier.masks, where=f"step {self.sparsifier.steps}")
 
@@ -70,7 +62,7 @@ def prepare(
     dense: Sequence[str] = (),
     compiled: bool = False,
 ) -> PreparedSparsifier:
-    """A sparsifier for a model and an optimizer that were prepared, registered for checkpointing.
+    """Return a sparsifier for a prepared model and optimizer, registered for checkpointing.
 
         model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
         sparsifier = granet.adapters.accelerate.prepare(accelerator, model, optimizer, method, total_steps=n)
@@ -93,10 +85,9 @@ def prepare(
             got=type(optimizer).__name__,
             expected="what accelerator.prepare(model, optimizer) returned",
         )
-    if accelerator.distributed_type.name in _SHARDED:
-        raise sharded("parameters that may be spread over processes", accelerator.distributed_type.name)
-    binding = Binding(method=method, total_steps=total_steps, seed=seed, dense=dense, compiled=compiled)
-    sparsifier = binding.bind(model, plain(optimizer), steps=total_steps)
-    prepared = PreparedSparsifier(accelerator, sparsifier, maskable(binding.network(model), dense))
+    refuse_sharded_type(accelerator.distributed_type.name)
+    prepared = PreparedSparsifier(method, seed=seed, dense=dense, compiled=compiled)
+    prepared._accelerator = accelerator
+    prepared._bind(model, optimizer, steps=total_steps)
     accelerator.register_for_checkpointing(prepared)
     return prepared

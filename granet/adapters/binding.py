@@ -1,10 +1,9 @@
-"""What adapters have in common: from a host's model and optimizer to a sparsifier, new or as a checkpoint left it."""
+"""What the adapters share: from a host's model and optimizer to a sparsifier, new or as in a checkpoint."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from granet.adapters.ranks import check_equal
-from granet.adapters.state import unpack_into
+from granet.adapters.state import pack, unpack_into
 from granet.errors import UnknownNameError, UsageError
 from granet.layers.maskable import maskable, unwrap
 from granet.methods.base import Method
@@ -20,96 +19,42 @@ from granet.sparsifier import Sparsifier
 from granet.sparsifier.optimizer_state import shaped_state
 from granet.topology import TopologyUpdate
 
+_SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA")
+"""Names that Accelerate gives to ways of distributing that spread parameters over processes."""
 
-@dataclass(frozen=True, kw_only=True)
+
 class Binding:
-    """What a user says about a sparsifier before the host has made its optimizer; see ``granet.Sparsifier``."""
+    """A sparsifier that is made once its host has made model and optimizer.
 
-    method: Method
-    total_steps: int | None = None
-    """Optimizer steps of the whole run; None takes the host's."""
-    seed: int = 0
-    dense: Sequence[str] = ()
-    module: str = ""
-    """Where the network is inside the model that the host trains, such as ``net``; names of layers start there."""
-    compiled: bool = False
+    Args:
+        method: one of ``granet.methods``.
+        total_steps: optimizer steps of the whole run; the host's number when left out.
+        seed: key of all random choices.
+        dense: patterns of layers that are not masked, see ``granet.layers.maskable.maskable``.
+        module: where the network is inside the model that the host trains, such as ``"net"``. Names of layers start
+            there, and random masks are keyed by them. All of the model when left out.
+        compiled: see ``granet.Sparsifier``.
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.method, Method):
-            raise UsageError("not a method", got=repr(self.method), expected="one of granet.methods, with its settings")
+    Raises:
+        UsageError: not a method.
+    """
 
-    def network(self, model: nn.Module) -> nn.Module:
-        """The network to be masked.
-
-        Raises:
-            UnknownNameError: the model has no such module.
-            UsageError: its parameters are spread over processes.
-        """
-        whole = unwrap(model)
-        refuse_sharded(whole)
-        try:
-            return unwrap(whole.get_submodule(self.module))
-        except AttributeError as error:
-            names = [name for name, _ in whole.named_modules() if name]
-            raise UnknownNameError("module", self.module, names, where=type(whole).__name__) from error
-
-    @torch.no_grad()
-    def bind(
+    def __init__(
         self,
-        model: nn.Module,
-        optimizer: Optimizer,
+        method: Method,
         *,
-        steps: int,
-        state: Mapping[str, Any] | None = None,
-        where: str = "the checkpoint",
-    ) -> Sparsifier:
-        """A sparsifier for ``model``: at step 0, or as in ``state``, with the weights that are loaded already.
-
-        Args:
-            model: the host's, wrapped or not.
-            optimizer: plain, see ``plain``.
-            steps: of the whole run, if the user did not say.
-            state: what ``pack`` returned.
-            where: the state came from, for errors.
-
-        Raises:
-            UsageError: whatever ``Sparsifier`` and ``unpack_into`` refuse.
-            CheckpointError: a damaged state.
-            TrainingError: other masks on other ranks.
-        """
-        network, total = self.network(model), self.total_steps if self.total_steps is not None else steps
-        parameters = maskable(network, self.dense)
-        loaded = [
-            (tensor, tensor.detach().clone())
-            for parameter in parameters.values()
-            for tensor in (parameter, *shaped_state(optimizer, parameter))
-            if state is not None
-        ]
-        sparsifier = Sparsifier(
-            network,
-            optimizer,
-            self.method,
-            total_steps=total,
-            seed=self.seed,
-            dense=self.dense,
-            compiled=self.compiled,
-        )
-        if state is not None:
-            try:
-                for tensor, value in loaded:  # a new sparsifier masks what a run starts with
-                    tensor.copy_(value)
-                unpack_into(sparsifier, state, parameters, where=where)
-            except BaseException:
-                sparsifier.close()
-                raise
-        check_equal(sparsifier.masks, where=f"step {sparsifier.steps}")
-        return sparsifier
-
-
-class Bound:
-    """What a host calls while it trains, with the sparsifier that it got when training began."""
-
-    _sparsifier: Sparsifier | None = None
+        total_steps: int | None = None,
+        seed: int = 0,
+        dense: Sequence[str] = (),
+        module: str = "",
+        compiled: bool = False,
+    ) -> None:
+        if not isinstance(method, Method):
+            raise UsageError("not a method", got=repr(method), expected="one of granet.methods, with its settings")
+        self._method, self._total_steps, self._module, self._dense = method, total_steps, module, dense
+        self._settings: dict[str, Any] = {"seed": seed, "dense": dense, "compiled": compiled}
+        self._sparsifier: Sparsifier | None = None
+        self._parameters: Mapping[str, nn.Parameter] = {}
 
     @property
     def sparsifier(self) -> Sparsifier:
@@ -122,19 +67,84 @@ class Bound:
             raise UsageError("there is no sparsifier before training begins", where=type(self).__name__)
         return self._sparsifier
 
+    def _find_parameters(self, model: nn.Module) -> nn.Module:
+        """Return the network inside ``model``, and keep its maskable parameters.
 
-def advance(sparsifier: Sparsifier) -> TopologyUpdate | None:
-    """``sparsifier.step()``; masks that changed are compared over the ranks, and what went amiss is warned of."""
-    update = sparsifier.step()
-    if update is not None:
-        check_equal(sparsifier.masks, where=f"step {update.step}")
-        if update.note:
-            warnings.warn(f"step {update.step}: {update.note}", RuntimeWarning, stacklevel=2)
-    return update
+        Raises:
+            UnknownNameError: the model has no such module.
+            UsageError: its parameters are spread over processes, or ``dense`` matches no layer.
+        """
+        whole = unwrap(model)
+        _refuse_sharded(whole)
+        try:
+            network = unwrap(whole.get_submodule(self._module))
+        except AttributeError as error:
+            names = [name for name, _ in whole.named_modules() if name]
+            raise UnknownNameError("module", self._module, names, where=type(whole).__name__) from error
+        self._parameters = maskable(network, self._dense)
+        return network
+
+    @torch.no_grad()
+    def _bind(
+        self,
+        model: nn.Module,
+        optimizer: object,
+        *,
+        steps: int,
+        state: Mapping[str, Any] | None = None,
+        where: str = "the checkpoint",
+    ) -> Sparsifier:
+        """Make the sparsifier: at step 0, or as in ``state``, for weights that are loaded already.
+
+        Args:
+            model: the host's, wrapped or not.
+            optimizer: the host's, wrapped or not.
+            steps: of the whole run, if the user did not say.
+            state: what ``pack`` returned.
+            where: where the state comes from, for errors.
+
+        Raises:
+            UsageError: whatever ``Sparsifier`` and ``unpack_into`` refuse.
+            CheckpointError: a damaged state.
+            TrainingError: the ranks have different masks.
+        """
+        network, optimizer = self._find_parameters(model), unwrap_optimizer(optimizer)
+        total_steps = self._total_steps if self._total_steps is not None else steps
+        loaded = [
+            (tensor, tensor.detach().clone())
+            for parameter in self._parameters.values()
+            for tensor in (parameter, *shaped_state(optimizer, parameter))
+            if state is not None
+        ]
+        sparsifier = Sparsifier(network, optimizer, self._method, total_steps=total_steps, **self._settings)
+        if state is not None:
+            try:
+                for tensor, value in loaded:  # a new sparsifier masks what a run starts with
+                    tensor.copy_(value)
+                unpack_into(sparsifier, state, self._parameters, where=where)
+            except BaseException:
+                sparsifier.close()
+                raise
+        check_equal(sparsifier.masks, where=f"step {sparsifier.steps}")
+        self._sparsifier = sparsifier
+        return sparsifier
+
+    def _advance(self) -> TopologyUpdate | None:
+        """Call ``Sparsifier.step``; compare new masks over the ranks, and warn of what the update notes."""
+        update = self.sparsifier.step()
+        if update is not None:
+            check_equal(self.sparsifier.masks, where=f"step {update.step}")
+            if update.note:
+                warnings.warn(f"step {update.step}: {update.note}", RuntimeWarning, stacklevel=2)
+        return update
+
+    def _pack(self) -> dict[str, Any]:
+        """Return the state of the sparsifier for the host's checkpoint."""
+        return pack(self.sparsifier)
 
 
-def plain(optimizer: object) -> Optimizer:
-    """The torch optimizer inside the wrappers that hosts put around it.
+def unwrap_optimizer(optimizer: object) -> Optimizer:
+    """Return the torch optimizer inside the wrappers of hosts.
 
     Raises:
         UsageError: there is none.
@@ -148,20 +158,23 @@ def plain(optimizer: object) -> Optimizer:
     raise UsageError("not an optimizer of torch", got=type(optimizer).__name__)
 
 
-def refuse_sharded(model: nn.Module) -> None:
-    """Raises UsageError for a model of which each process holds a part only: its gradients cannot be ranked there."""
+def refuse_sharded_type(distributed_type: str) -> None:
+    """Raise UsageError for a ``DistributedType`` of Accelerate that may spread parameters over processes."""
+    if distributed_type in _SHARDED:
+        raise sharded("parameters that may be spread over processes", distributed_type)
+
+
+def _refuse_sharded(model: nn.Module) -> None:
+    """Raise UsageError for a model of which each process holds only a part: its gradients cannot be ranked there."""
+    what = "the parameters are spread over processes"
     for name, module in model.named_modules():
         if type(module).__name__ == "FullyShardedDataParallel":
-            raise _sharded(f"{name or type(model).__name__}: FullyShardedDataParallel")
+            raise sharded(what, f"{name or type(model).__name__}: FullyShardedDataParallel")
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "placements") or hasattr(parameter, "ds_id"):  # a DTensor, and DeepSpeed's ZeRO-3
-            raise _sharded(f"{name}: {type(parameter).__name__}")
-
-
-def _sharded(got: str) -> UsageError:
-    return sharded("the parameters are spread over processes", got)
+            raise sharded(what, f"{name}: {type(parameter).__name__}")
 
 
 def sharded(what: str, got: str) -> UsageError:
-    """The error for ways of distributing that leave no whole gradient on each process."""
+    """Return the error for ways of distributing that leave no whole gradient on each process."""
     return UsageError(what, got=got, expected="one process, DataParallel or DistributedDataParallel")

@@ -1,7 +1,7 @@
-"""A sparsifier's state as it travels in another library's checkpoint: text, numbers and tensors, one bit a mask entry.
+"""A sparsifier's state in another library's checkpoint: text, numbers and tensors, one bit a mask entry.
 
-Whatever a host does with it, pickled, as safetensors or sent over a network, what comes back is checked before it is
-used: its form, that it belongs to this method, seed and number of steps, and that no weight is left outside its masks.
+However the host stores it, it is checked before it is used: its form, that it belongs to this method, seed and number
+of steps, and that no weight outside its masks is non-zero.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMAT = 1
 
 
 def pack(sparsifier: Sparsifier) -> dict[str, Any]:
-    """All that ``unpack_into`` needs, on the CPU and independent of what training does next.
+    """Return the state of ``sparsifier``: copies, on the CPU.
 
     Returns:
         ``format`` and ``step``, whole numbers; ``settings``, JSON text of the method, seed and total steps;
@@ -47,20 +47,20 @@ def pack(sparsifier: Sparsifier) -> dict[str, Any]:
 def unpack_into(
     sparsifier: Sparsifier, state: Mapping[str, Any], parameters: Mapping[str, nn.Parameter], *, where: str
 ) -> None:
-    """Puts what ``pack`` returned into a sparsifier whose model and optimizer are loaded already.
+    """Load what ``pack`` returned into a sparsifier whose model and optimizer are loaded already.
 
     Args:
         sparsifier: made with the settings of the one that was packed.
         state: what the checkpoint held.
         parameters: the masked ones, by name.
-        where: said in errors.
+        where: where the state comes from, for errors.
 
     Raises:
         CheckpointError: not such a state, or a damaged one.
         UsageError: the state of another method, seed, number of steps or network, or other weights.
     """
     step, saved = _head(state, where)
-    check_settings(sparsifier, saved, where)
+    _check_settings(sparsifier, saved, where)
     masks, explored = (_masks(state, field, where) for field in ("masks", "explored"))
     momenta = state.get("momenta")
     if not isinstance(momenta, Mapping) or not all(isinstance(tensor, Tensor) for tensor in momenta.values()):
@@ -79,8 +79,8 @@ def _settings(sparsifier: Sparsifier) -> dict[str, Any]:
     return {**settings, "total_steps": sparsifier.total_steps}
 
 
-def check_settings(sparsifier: Sparsifier, saved: Mapping[str, Any], where: str) -> None:
-    """Raises UsageError when a state was saved with other settings than this sparsifier has."""
+def _check_settings(sparsifier: Sparsifier, saved: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError if the state was saved with other settings than this sparsifier has."""
     mine = json.loads(json.dumps(_settings(sparsifier)))
     # A state of an older granet lacks the settings that its methods did not have yet.
     saved = {field.name: field.default for field in fields(sparsifier.method) if field.name in mine} | dict(saved)

@@ -11,7 +11,7 @@ when the rest is there. It names the weights that it belongs to by a hash.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -21,63 +21,42 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from granet.adapters.absent import needed
-from granet.adapters.binding import Binding, Bound, advance, plain, sharded
-from granet.adapters.state import pack, unpack_into
+from granet.adapters.binding import Binding, refuse_sharded_type
+from granet.adapters.optional import requires
+from granet.adapters.state import unpack_into
 from granet.errors import CheckpointError, UsageError
 from granet.files import atomic
-from granet.layers.maskable import maskable
 from granet.methods.base import Method
 
-with needed("transformers", extra="transformers", torchvision=True):
+with requires("transformers", extra="transformers", torchvision=True):
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 FILE = "granet.safetensors"
 """The state of the sparsifier in a checkpoint's folder."""
 
-_SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA")
 
-
-class SparsifierCallback(Bound, TrainerCallback):  # type: ignore[misc]  # of a library that type checkers do not follow
+class SparsifierCallback(Binding, TrainerCallback):  # type: ignore[misc]  # of a library that type checkers do not follow
     """Keeps the model of a Trainer sparse while it trains.
 
         trainer = transformers.Trainer(model, args, callbacks=[SparsifierCallback(granet.methods.GraNet(density=0.1))])
 
-    ``trainer.train(resume_from_checkpoint=...)`` goes on from the state in that folder. With
+    ``trainer.train(resume_from_checkpoint=...)`` resumes from the state in that folder. With
     ``load_best_model_at_end`` the masks are those of the best checkpoint afterwards, as the weights are.
 
     Args:
         method: one of ``granet.methods``.
-        total_steps: optimizer steps of the whole run; ``state.max_steps`` when left out.
-        seed: key of all random choices.
-        dense: patterns of layers that are not masked, see ``granet.layers.maskable.maskable``.
-        module: where the network is inside the model, such as ``"backbone"``. Names of layers start there, and random
-            masks are keyed by them. All of the model when left out.
-        compiled: see ``granet.Sparsifier``.
         resume_from: the folder of the checkpoint, if it is neither ``args.resume_from_checkpoint`` nor the folder
             ``checkpoint-STEP`` of ``args.output_dir``: the Trainer does not tell its callbacks.
+        settings: those of ``granet.adapters.binding.Binding``; ``total_steps`` is ``state.max_steps`` when left out.
 
     Raises:
         UsageError: not a method; and when training begins whatever does not fit: parameters that are spread over
             processes, a checkpoint without a sparsifier or with another one.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        *,
-        total_steps: int | None = None,
-        seed: int = 0,
-        dense: Sequence[str] = (),
-        module: str = "",
-        compiled: bool = False,
-        resume_from: str | Path | None = None,
-    ) -> None:
-        self._binding = Binding(
-            method=method, total_steps=total_steps, seed=seed, dense=dense, module=module, compiled=compiled
-        )
+    def __init__(self, method: Method, *, resume_from: str | Path | None = None, **settings: Any) -> None:
+        super().__init__(method, **settings)
         self._resume_from = resume_from
-        self._parameters: Mapping[str, nn.Parameter] = {}
 
     def on_train_begin(
         self,
@@ -89,14 +68,12 @@ class SparsifierCallback(Bound, TrainerCallback):  # type: ignore[misc]  # of a 
         optimizer: object,
         **_: object,
     ) -> None:
-        """Makes the sparsifier, when model and optimizer have been restored."""
+        """Make the sparsifier, once model and optimizer have been restored."""
         accelerator_state = getattr(optimizer, "accelerator_state", None)
-        kind = getattr(getattr(accelerator_state, "distributed_type", None), "name", "NO")
-        if kind in _SHARDED:
-            raise sharded("parameters that may be spread over processes", kind)
+        refuse_sharded_type(getattr(getattr(accelerator_state, "distributed_type", None), "name", "NO"))
         if self._sparsifier is not None:
             self._sparsifier.close()
-        self._parameters = maskable(self._binding.network(model), self._binding.dense)
+        self._find_parameters(model)
         saved, where = None, ""
         if state.global_step > 0:
             path = self._find(args, state)
@@ -108,14 +85,14 @@ class SparsifierCallback(Bound, TrainerCallback):  # type: ignore[misc]  # of a 
                     got=f"step {saved['step']}",
                     expected=state.global_step,
                 )
-        self._sparsifier = self._binding.bind(model, plain(optimizer), steps=state.max_steps, state=saved, where=where)
+        self._bind(model, optimizer, steps=state.max_steps, state=saved, where=where)
 
     def on_optimizer_step(self, *_: object, **__: object) -> None:
-        """Steps the sparsifier."""
-        advance(self.sparsifier)
+        """Step the sparsifier."""
+        self._advance()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: object, **__: object) -> None:
-        """Puts the state into the folder that the Trainer has just written."""
+        """Write the state into the folder that the Trainer has just written."""
         if args.should_save:
             folder = _folder(args, state)
             if not folder.is_dir():
@@ -124,17 +101,17 @@ class SparsifierCallback(Bound, TrainerCallback):  # type: ignore[misc]  # of a 
                     where=folder,
                     remedy="a search over hyperparameters, which saves elsewhere, cannot be resumed sparse",
                 )
-            atomic.write(folder / FILE, _bytes(pack(self.sparsifier), _hash(self._parameters.values())))
+            atomic.write(folder / FILE, _bytes(self._pack(), _hash(self._parameters.values())))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: object, **__: object) -> None:
-        """Lets go of the optimizer; if the best weights were loaded, takes their masks."""
+        """Remove the optimizer hooks; load the masks of the best weights if the Trainer loaded these."""
         self.sparsifier.close()
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             path = Path(state.best_model_checkpoint) / FILE
             unpack_into(self.sparsifier, _load(path, self._parameters), self._parameters, where=str(path))
 
     def _find(self, args: TrainingArguments, state: TrainerState) -> Path:
-        """The file of the checkpoint that the Trainer resumed from."""
+        """Return the file of the checkpoint that the Trainer resumed from."""
         if self._resume_from is not None:
             folders = [Path(self._resume_from)]
         else:
@@ -158,7 +135,7 @@ def _folder(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def _hash(weights: Iterable[Tensor]) -> str:
-    """Of the bytes of ``weights``, whatever their device and memory format are."""
+    """Return a hash of the bytes of ``weights`` in logical order, the same on every device."""
     state = blake2b(digest_size=16)
     for weight in weights:
         state.update(weight.detach().reshape(-1).cpu().view(torch.uint8).numpy().data)
@@ -178,7 +155,7 @@ def _bytes(state: Mapping[str, Any], weights: str) -> bytes:
 
 
 def _load(path: Path, parameters: Mapping[str, nn.Parameter]) -> dict[str, Any]:
-    """The state in the file at ``path``, as ``pack`` made it.
+    """Read the state that ``pack`` returned from the file at ``path``.
 
     Raises:
         CheckpointError: not such a file, or a damaged one.

@@ -36,11 +36,11 @@ from granet.errors import CheckpointError, Interrupted, TrainingError
 from granet.masks.mapping import Masks, active, size
 from granet.plasticity.curves import Cell
 from granet.plasticity.grid import Job
+from granet.rewinding.start_state import start_state
 from granet.topology import grow, swap
 from granet.training.device import use_kernels
 from granet.training.evaluate import Evaluation, evaluate
-from granet.training.rewound_state import rewound
-from granet.training.run import EpochSums, Run, begin, restore
+from granet.training.run import EpochSums, Run, begin, capture, restore
 from granet.training.scoring import score
 from granet.training.step import TrainingStep
 
@@ -127,7 +127,7 @@ def prepare(job: Job, dataset: Dataset, device: torch.device) -> tuple[Run, dict
         CheckpointError, TrainingError: see ``measure``.
     """
     run = begin(job.recipe, dataset, device)
-    parent, start = _load(job), rewound(run)
+    parent, start = _load(job), start_state(capture(run))
     restore(run, start)
     before, pruned = active(parent.masks), active(run.sparsifier.masks)
     present = {name: before.get(name, run.sparsifier.masks[name].numel()) for name in pruned}

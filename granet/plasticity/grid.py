@@ -15,12 +15,12 @@ from granet.errors import CheckpointError, UnknownNameError, UsageError
 from granet.masks.mapping import density, shapes
 from granet.plasticity.curves import REGENERATIONS, Cell, Drop
 from granet.recipe import Recipe
+from granet.recipe.learning_rate import learning_rate
 from granet.rewinding.plan import RewindRequest, course
+from granet.rewinding.start_state import Scope
 from granet.runs import find
 from granet.runs.folder import RunFolder
 from granet.runs.lineage import ancestors
-from granet.training.learning_rate import learning_rate
-from granet.training.rewound_state import Scope
 
 FOLDER = "plasticity"
 """Where in the folder of a run the results go."""

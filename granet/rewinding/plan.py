@@ -14,9 +14,9 @@ from granet.data import Dataset
 from granet.errors import CheckpointError, UsageError
 from granet.masks.mapping import density
 from granet.recipe import Recipe, build_method
+from granet.recipe.learning_rate import learning_rate
 from granet.rewinding.points import RewindPoint, listed, point_at, points, step_of
-from granet.training.learning_rate import learning_rate
-from granet.training.rewound_state import Scope
+from granet.rewinding.start_state import Scope
 
 Mode = Literal["lr", "weights", "finetune"]
 

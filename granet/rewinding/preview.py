@@ -1,22 +1,21 @@
-"""What a rewind is going to cost, before any of it is paid."""
+"""The plan of a rewind: densities, steps, learning rates, FLOPs and bytes of each round, before it is trained."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
+from torch import nn
 
-from granet.checkpoint import codec
+from granet.checkpoint import Checkpoint, codec
 from granet.layers import flops
 from granet.masks.mapping import Masks, active, density
 from granet.methods.base import Method
 from granet.recipe import Recipe, build_method
+from granet.recipe.learning_rate import learning_rate
 from granet.rewinding.plan import round_of
+from granet.rewinding.start_state import child, load_sources, masks_for, pruned
 from granet.runs.retention import Retention
-from granet.training.learning_rate import learning_rate
-from granet.training.rewound_state import load_exactly, masks_for, pruned, state
-from granet.training.run import Run, capture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,41 +43,41 @@ class RoundPlan:
     bytes: int
 
 
-def preview(run: Run) -> list[RoundPlan]:
-    """The rounds that the recipe of ``run`` leads to.
+def preview(model: nn.Module, fresh: Checkpoint) -> list[RoundPlan]:
+    """Return the rounds that the recipe of ``fresh`` leads to.
 
     Masks are known for the first round. Those of later ones are taken as if all were pruned from the present
     weights: their densities are exact, FLOPs and sizes are estimates.
 
+    Args:
+        model: the network of the first round.
+        fresh: its state at step 0.
+
     Raises:
         CheckpointError: a checkpoint that the recipe names is not there or not the same any more.
     """
-    first = run.recipe.rewind
+    first = fresh.recipe.rewind
     assert first is not None  # noqa: S101  it came from ``plan``
-    parent = load_exactly(Path(first.parent), first.parent_hash)
-    point = parent
-    if first.point is not None and first.point_hash is not None:
-        point = load_exactly(Path(first.point), first.point_hash)
-    shape = (run.dataset.channels, run.dataset.image_size, run.dataset.image_size)
-    dense = flops.inference(run.model, shape)
-    steps_per_epoch = run.pipeline.steps_per_epoch
-    masks: Masks = masks_for(parent, run.sparsifier.masks)
+    parent, point = load_sources(first)
+    shape = (fresh.network.in_channels, fresh.network.image_size, fresh.network.image_size)
+    dense = flops.inference(model, shape)
+    steps_per_epoch = fresh.progress["steps_per_epoch"]
+    masks: Masks = masks_for(parent, fresh.masks)
     found: list[RoundPlan] = []
-    accumulators = capture(run).accumulators
     last = len(first.densities)
     encoded: dict[int, tuple[int, int]] = {}
     for number, target in enumerate(first.densities, 1):
-        recipe = round_of(run.recipe, number)
+        recipe = round_of(fresh.recipe, number)
         section = recipe.rewind
         assert section is not None  # noqa: S101  so ``round_of`` made it
         masks = pruned(parent.weights, masks, target, section.scope)
-        sparse = flops.inference(run.model, shape, {name: density({name: mask}) for name, mask in masks.items()})
+        sparse = flops.inference(model, shape, {name: density({name: mask}) for name, mask in masks.items()})
         method, total = build_method(recipe, steps_per_epoch), section.start + section.steps
         swaps = _dense_gradients(method, section.start, total)
         a_step = flops.training_step(sparse, dense)
         an_update = flops.training_step(sparse, dense, dense_gradient=True)
         if number in (1, last):
-            predicted = replace(state(parent, point, masks, section.parent_hash), accumulators=accumulators)
+            predicted = replace(child(parent, point, masks, section.parent_hash), accumulators=fresh.accumulators)
             encoded[number] = sum(active(masks).values()), len(codec.encode(predicted))
         found.append(
             RoundPlan(

@@ -16,6 +16,7 @@ from granet import checkpoint
 from granet.data import Dataset
 from granet.errors import CheckpointError, DataError, UsageError
 from granet.recipe import Recipe
+from granet.rewinding.start_state import start_state
 from granet.runs.events import Event, Resized, Started, Watch
 from granet.runs.folder import RunFolder
 from granet.runs.retention import Retention
@@ -24,8 +25,7 @@ from granet.training.device import describe_device, use_kernels
 from granet.training.distributed import fingerprints
 from granet.training.distributed.world import World
 from granet.training.evaluate import Evaluation
-from granet.training.rewound_state import rewound
-from granet.training.run import Run, begin, open_data, restore, split_sizes
+from granet.training.run import Run, begin, capture, open_data, restore, split_sizes
 from granet.training.trainer import Trainer
 
 
@@ -193,7 +193,7 @@ def _go_on(
 def _rewind(run: Run) -> None:
     """Puts a run that starts from a checkpoint where it starts; any other is there already."""
     if run.recipe.rewind is not None:
-        start = run.world.checkpoint_from_rank_zero(lambda: rewound(run))
+        start = run.world.checkpoint_from_rank_zero(lambda: start_state(capture(run)))
         assert start is not None  # noqa: S101  as the function says
         restore(run, start)
 

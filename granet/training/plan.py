@@ -17,6 +17,7 @@ from granet.errors import UsageError
 from granet.layers import flops
 from granet.masks import mapping
 from granet.recipe import Recipe
+from granet.rewinding.start_state import masked
 from granet.runs.retention import Retention
 from granet.training.device import use_kernels
 from granet.training.placeholder_dataset import PlaceholderImages, stand_in
@@ -236,34 +237,15 @@ def _with_state(run: Run) -> None:
 
 
 def _predicted(run: Run, stage: Stage, metrics: dict[str, Any], reach: float) -> Checkpoint:
-    """The state of the run with as many active weights as at ``stage``, drawn anew."""
+    """Return the state of the run with random masks that have as many active weights as at ``stage``."""
     state = capture(run)
-    shapes = {name: tuple(mask.shape) for name, mask in state.masks.items()}
-    active = {name: mask.to(state.weights[name].device) for name, mask in _drawn(shapes, stage).items()}
+    drawn = mapping.random(mapping.shapes(state.masks), stage.layers, seed=0)
+    active = {name: mask.to(state.weights[name].device) for name, mask in drawn.items()}
     explored = {
         name: mask | (torch.rand(mask.shape, device=mask.device) < (reach if reach < 1.0 else 2.0))
         for name, mask in active.items()
     }
-
-    def within(name: str, value: Any) -> Any:
-        shaped = isinstance(value, Tensor) and name in active and value.shape == active[name].shape and value.dim()
-        return torch.where(active[name], value, value.new_zeros(())) if shaped else value
-
-    return replace(
-        state,
-        weights={name: within(name, weight) for name, weight in state.weights.items()},
-        masks=active,
-        explored=explored if reach > stage.density else active,
-        optimizer={
-            name: {slot: within(name, value) for slot, value in slots.items()}
-            for name, slots in state.optimizer.items()
-        },
-        metrics=metrics,
-    )
-
-
-def _drawn(shapes: Mapping[str, tuple[int, ...]], stage: Stage) -> dict[str, Tensor]:
-    return mapping.random(shapes, stage.layers, seed=0)
+    return replace(masked(state, active), explored=explored if reach > stage.density else active, metrics=metrics)
 
 
 def _metrics(run: Run, course: Trajectory) -> dict[str, Any]:

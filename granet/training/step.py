@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from granet.randomness import key
+from granet.recipe.learning_rate import learning_rate
 from granet.topology import TopologyUpdate
 from granet.training.device import autocast, image_layout, seed
-from granet.training.learning_rate import learning_rate
 from granet.training.run import EpochSums, Run
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from granet import checkpoint, models
 from granet.data.pipeline import EVALUATED
 from granet.errors import DataError, Interrupted, LostRankError, TrainingError
+from granet.recipe.learning_rate import learning_rate
 from granet.runs.events import EpochEnded, Progressed, Saved, Tested, Updated, Watch
 from granet.runs.folder import RunFolder
 from granet.runs.retention import Retention
@@ -24,7 +25,6 @@ from granet.topology import TopologyUpdate
 from granet.training.device import reading_waits
 from granet.training.distributed import fingerprints
 from granet.training.evaluate import Evaluation, evaluate
-from granet.training.learning_rate import learning_rate
 from granet.training.run import EpochSums, Run, capture
 from granet.training.run_writer import Records, Written
 from granet.training.step import TrainingStep

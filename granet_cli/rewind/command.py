@@ -122,10 +122,11 @@ def rewind(
     from granet import training
     from granet.errors import Interrupted, UsageError
     from granet.recipe import Recipe
-    from granet.rewinding import rounds as rewinding_rounds
     from granet.rewinding.plan import RewindRequest
     from granet.rewinding.preview import preview
+    from granet.training import rounds as rewinding_rounds
     from granet.training import sessions
+    from granet.training.run import capture
     from granet_cli import progress
     from granet_cli.render import Screen, print_json, say
     from granet_cli.rewind import session
@@ -175,7 +176,8 @@ def rewind(
         )
         planned = session.planned(asked, factory=model)
         if dry_run:
-            plans = preview(planned.begun(place))
+            run = planned.begun(place)
+            plans = preview(run.model, capture(run))
             if json:
                 print_json(rewind_tables.plan_as_json(planned.recipe, plans))
             else:

@@ -1,4 +1,4 @@
-"""Libraries that not everybody has: what to install when one is missing."""
+"""Imports of libraries that come with an extra of granet."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from granet.models.torchvision_guard import import_torchvision
 
 
 @contextmanager
-def needed(library: str, *, extra: str, torchvision: bool = False) -> Iterator[None]:
-    """Around an import: says which extra of granet brings ``library`` when it cannot be imported.
+def requires(library: str, *, extra: str, torchvision: bool = False) -> Iterator[None]:
+    """Context of an import of ``library``, whose error names the extra of granet to install.
 
     Args:
         library: its name.
         extra: that of granet.
-        torchvision: the library imports torchvision, which beside a CPU-only torch only granet knows how to do.
+        torchvision: import torchvision first, which fails with a CPU-only torch unless granet does it.
 
     Raises:
         UsageError: the import failed.
     """
     if torchvision:
-        with suppress(ModelError):  # then the library has its say
+        with suppress(ModelError):  # the import of the library then fails with a message of its own
             import_torchvision()
     try:
         yield

@@ -1,4 +1,4 @@
-"""The state that a rewound run starts from: a pure function of two checkpoints and a recipe.
+"""The state that a rewound run starts from: a function of two checkpoints and a recipe.
 
 ===========  ==================  =====================  ================
 mode         weights, buffers,   clock                  learning rate
@@ -17,37 +17,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from granet import allocation
-from granet.checkpoint import Checkpoint, Slot, load
+from granet.checkpoint import Checkpoint, load
 from granet.errors import CheckpointError, UsageError
 from granet.masks.mapping import Masks, active, density
+from granet.recipe.sections import RewindSection
 from granet.runs.lineage import ancestor, ancestors
 from granet.topology import prune_to
-from granet.training.run import Run, capture
 
 Scope = Literal["global", "uniform"]
 
 
-def rewound(run: Run) -> Checkpoint:
-    """The state that ``run``, begun with a recipe that rewinds, starts from.
+def start_state(fresh: Checkpoint) -> Checkpoint:
+    """Return the state that a run starts from whose recipe has a rewind.
+
+    Args:
+        fresh: the state of the run at step 0, with its weights initialised.
 
     Raises:
-        CheckpointError: a checkpoint that the recipe names is gone, damaged or another one by now.
+        CheckpointError: a checkpoint that the recipe names is gone, damaged or has changed.
         UsageError: it cannot be pruned to the density of the recipe.
     """
-    section = run.recipe.rewind
-    assert section is not None  # noqa: S101  whoever calls has looked
-    parent = load_exactly(Path(section.parent), section.parent_hash)
-    point = parent
-    if section.point is not None:
-        assert section.point_hash is not None  # noqa: S101  the recipe holds both or none
-        point = load_exactly(Path(section.point), section.point_hash)
+    section = fresh.recipe.rewind
+    assert section is not None  # noqa: S101  the caller has looked
+    parent, point = load_sources(section)
     if section.mode != "lr" and point.step != section.start:
         raise CheckpointError(
             "the state is not of the step that the recipe sets back to",
@@ -55,37 +53,68 @@ def rewound(run: Run) -> Checkpoint:
             got=point.step,
             expected=section.start,
         )
-    masks = pruned(parent.weights, masks_for(parent, run.sparsifier.masks), section.density, section.scope)
-    fresh = capture(run)
+    masks = pruned(parent.weights, masks_for(parent, fresh.masks), section.density, section.scope)
     imported = "steps_per_epoch" not in parent.progress  # such weights may not know what their classes are called
+    # Data other than the parent's are refused by what it knew of them; imported weights know nothing.
+    progress: dict[str, Any] = {
+        key: parent.progress[key] for key in ("steps_per_epoch", "examples") if key in parent.progress
+    }
+    if "scaler" in point.progress and "scaler" in fresh.progress:
+        progress["scaler"] = point.progress["scaler"]
     return replace(
-        state(parent, point, masks, section.parent_hash),
-        recipe=run.recipe,
+        child(parent, point, masks, section.parent_hash),
+        recipe=fresh.recipe,
         network=fresh.network if imported else parent.network,
         step=section.start,
         accumulators=fresh.accumulators,
-        progress={**fresh.progress, **_data_of(parent), **_scaler_of(point, fresh)},
+        progress={**fresh.progress, **progress},
     )
 
 
-def state(parent: Checkpoint, point: Checkpoint, masks: Masks, parent_hash: str) -> Checkpoint:
-    """``point`` under ``masks``, as a child of ``parent``: nothing outside them is kept, and history begins anew."""
+def load_sources(section: RewindSection) -> tuple[Checkpoint, Checkpoint]:
+    """Load the checkpoint that is pruned and the one that weights are set back to; often the same.
+
+    Raises:
+        CheckpointError: one of them has changed, is damaged, or is not there.
+    """
+    parent = _load_unchanged(section.parent, section.parent_hash)
+    if section.point is None or section.point_hash is None:
+        return parent, parent
+    return parent, _load_unchanged(section.point, section.point_hash)
+
+
+def child(parent: Checkpoint, point: Checkpoint, masks: Masks, parent_hash: str) -> Checkpoint:
+    """Return ``point`` under ``masks`` as a child of ``parent``, with new metrics."""
     return replace(
-        point,
-        weights={name: _within(masks.get(name), weight) for name, weight in point.weights.items()},
-        masks=dict(masks),
+        masked(point, masks),
         explored=dict(masks),
-        optimizer={
-            name: {slot: _slot_within(masks.get(name), value) for slot, value in slots.items()}
-            for name, slots in point.optimizer.items()
-        },
         accumulators={},
         metrics={"epochs": [], "updates": [], "lineage": [*ancestors(parent.metrics), ancestor(parent, parent_hash)]},
     )
 
 
+def masked(state: Checkpoint, masks: Masks) -> Checkpoint:
+    """Return ``state`` with ``masks``, and zeros for weights and optimizer state outside them."""
+
+    def within(name: str, tensor: Tensor) -> Tensor:
+        mask = masks.get(name)
+        if mask is None or tensor.shape != mask.shape:
+            return tensor
+        return torch.where(mask, tensor, tensor.new_zeros(()))
+
+    return replace(
+        state,
+        weights={name: within(name, weight) for name, weight in state.weights.items()},
+        masks=dict(masks),
+        optimizer={
+            name: {slot: within(name, value) if isinstance(value, Tensor) else value for slot, value in slots.items()}
+            for name, slots in state.optimizer.items()
+        },
+    )
+
+
 def pruned(weights: Mapping[str, Tensor], masks: Masks, target: float, scope: Scope) -> Masks:
-    """Masks within ``masks`` at density ``target``, keeping the weights that are largest in magnitude.
+    """Prune ``masks`` to density ``target``: keep the weights that are largest in magnitude.
 
     Args:
         weights: at least those that are masked.
@@ -114,7 +143,11 @@ def pruned(weights: Mapping[str, Tensor], masks: Masks, target: float, scope: Sc
 
 
 def masks_for(parent: Checkpoint, names: Iterable[str]) -> dict[str, Tensor]:
-    """The masks of ``parent`` for the layers ``names``; a layer that it did not mask is wholly active."""
+    """Return the masks of ``parent`` for the layers ``names``; a layer that it did not mask is all active.
+
+    Raises:
+        CheckpointError: the parent has no such layer.
+    """
     masks = {}
     for name in names:
         if name not in parent.weights:
@@ -124,12 +157,8 @@ def masks_for(parent: Checkpoint, names: Iterable[str]) -> dict[str, Tensor]:
     return masks
 
 
-def load_exactly(path: Path, expected: str) -> Checkpoint:
-    """The checkpoint at ``path``, when it is the one with content hash ``expected``.
-
-    Raises:
-        CheckpointError: it is not, is damaged, or is not there.
-    """
+def _load_unchanged(path: str, expected: str) -> Checkpoint:
+    """Load the checkpoint at ``path`` if its content hash is ``expected``."""
     checkpoint = load(path)
     if checkpoint.content_hash != expected:
         raise CheckpointError(
@@ -140,22 +169,3 @@ def load_exactly(path: Path, expected: str) -> Checkpoint:
             remedy="begin again with granet rewind",
         )
     return checkpoint
-
-
-def _within(mask: Tensor | None, tensor: Tensor) -> Tensor:
-    return tensor if mask is None else torch.where(mask, tensor, tensor.new_zeros(()))
-
-
-def _slot_within(mask: Tensor | None, slot: Slot) -> Slot:
-    shaped = isinstance(slot, Tensor) and mask is not None and slot.shape == mask.shape and slot.dim()
-    return _within(mask, slot) if shaped and isinstance(slot, Tensor) else slot
-
-
-def _data_of(parent: Checkpoint) -> dict[str, Any]:
-    """What the parent knew of its data, so that others are refused; imported weights know nothing."""
-    return {key: parent.progress[key] for key in ("steps_per_epoch", "examples") if key in parent.progress}
-
-
-def _scaler_of(point: Checkpoint, fresh: Checkpoint) -> dict[str, Any]:
-    """The state of the gradient scaler, where there is one now and was one then."""
-    return {"scaler": point.progress["scaler"]} if {"scaler"} <= point.progress.keys() & fresh.progress.keys() else {}

@@ -22,11 +22,11 @@ from granet.files import atomic
 from granet.masks.mapping import active, density, size
 from granet.recipe import Recipe
 from granet.rewinding.plan import round_of
+from granet.rewinding.start_state import start_state
 from granet.runs.events import RoundEnded, RoundRow, RoundStarted, Watch
 from granet.runs.folder import RunFolder
 from granet.training.launch import resume, train
-from granet.training.rewound_state import rewound
-from granet.training.run import begin, open_data, restore
+from granet.training.run import begin, capture, open_data, restore
 
 
 def rewind(
@@ -55,7 +55,7 @@ def rewind(
         return [row(folder)]
     folder.check_free(overwrite=overwrite)
     run = begin(recipe, dataset, device)  # whatever cannot be is told before anything is written
-    restore(run, rewound(run))
+    restore(run, start_state(capture(run)))
     with folder.claimed():
         folder.check_free(overwrite=overwrite)
         folder.create(recipe, rounds=True)
