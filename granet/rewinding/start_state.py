@@ -85,16 +85,16 @@ def load_sources(section: RewindSection) -> tuple[Checkpoint, Checkpoint]:
 
 def child(parent: Checkpoint, point: Checkpoint, masks: Masks, parent_hash: str) -> Checkpoint:
     """Return ``point`` under ``masks`` as a child of ``parent``, with new metrics."""
-    return replace(
-        masked(point, masks),
-        explored=dict(masks),
+    return masked(
+        point,
+        masks,
         accumulators={},
         metrics={"epochs": [], "updates": [], "lineage": [*ancestors(parent.metrics), ancestor(parent, parent_hash)]},
     )
 
 
-def masked(state: Checkpoint, masks: Masks) -> Checkpoint:
-    """Return ``state`` with ``masks``, and zeros for weights and optimizer state outside them."""
+def masked(state: Checkpoint, masks: Masks, **changes: Any) -> Checkpoint:
+    """Return ``state`` with ``masks``, zeros for weights and optimizer state outside them, and other ``changes``."""
 
     def within(name: str, tensor: Tensor) -> Tensor:
         mask = masks.get(name)
@@ -105,11 +105,11 @@ def masked(state: Checkpoint, masks: Masks) -> Checkpoint:
     return replace(
         state,
         weights={name: within(name, weight) for name, weight in state.weights.items()},
-        masks=dict(masks),
         optimizer={
             name: {slot: within(name, value) if isinstance(value, Tensor) else value for slot, value in slots.items()}
             for name, slots in state.optimizer.items()
         },
+        **{"masks": dict(masks), "explored": dict(masks), **changes},
     )
 
 

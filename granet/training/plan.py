@@ -245,7 +245,7 @@ def _predicted(run: Run, stage: Stage, metrics: dict[str, Any], reach: float) ->
         name: mask | (torch.rand(mask.shape, device=mask.device) < (reach if reach < 1.0 else 2.0))
         for name, mask in active.items()
     }
-    return replace(masked(state, active), explored=explored if reach > stage.density else active, metrics=metrics)
+    return masked(state, active, explored=explored if reach > stage.density else active, metrics=metrics)
 
 
 def _metrics(run: Run, course: Trajectory) -> dict[str, Any]:

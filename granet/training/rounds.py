@@ -1,4 +1,4 @@
-"""Pruning and retraining, once or over and over.
+"""The rounds of a rewind: prune and retrain, once or several times.
 
 One round is a run like any other, in the folder it is given. Several are one run each, in folders of their own below
 it: a round prunes what the round before it ended with. Which of them are done is read off the folders, so that a
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -39,7 +38,7 @@ def rewind(
     watch: Watch,
     stop: Callable[[], bool],
 ) -> list[RoundRow]:
-    """Prunes and retrains as ``recipe``, from ``plan``, says, into ``path``, on the ``dataset`` of the recipe.
+    """Prune and retrain as ``recipe`` says, which is from ``granet.rewinding.plan``, into ``path``, on its ``dataset``.
 
     Returns:
         A row for every round.
@@ -59,13 +58,13 @@ def rewind(
     with folder.claimed():
         folder.check_free(overwrite=overwrite)
         folder.create(recipe, rounds=True)
-        return list(_rounds(folder, device, lambda _: dataset, watch, stop))
+        return list(_rounds(folder, device, dataset, None, watch, stop))
 
 
 def go_on(
     path: Path, device: torch.device, *, directory: Path | None = None, watch: Watch, stop: Callable[[], bool]
 ) -> list[RoundRow]:
-    """Goes on with the rewind in ``path`` as if it had never stopped; ``directory`` is where the data are now.
+    """Resume the rewind in ``path`` as if it had never stopped; ``directory`` is where the data are now.
 
     Raises:
         UsageError: there is none.
@@ -74,8 +73,7 @@ def go_on(
     folder = RunFolder(path)
     if folder.rewind_file.exists():
         with folder.claimed():
-            opened = cache(partial(open_data, directory=directory))
-            return list(_rounds(folder, device, opened, watch, stop))
+            return list(_rounds(folder, device, None, directory, watch, stop))
     recipe = folder.open()[0]
     if recipe.rewind is None:
         raise UsageError(
@@ -86,9 +84,17 @@ def go_on(
 
 
 def _rounds(
-    whole: RunFolder, device: torch.device, data: Callable[[Recipe], Dataset], watch: Watch, stop: Callable[[], bool]
+    whole: RunFolder,
+    device: torch.device,
+    dataset: Dataset | None,
+    directory: Path | None,
+    watch: Watch,
+    stop: Callable[[], bool],
 ) -> Iterator[RoundRow]:
-    """Brings every round to its end, in order, and writes the table as it grows."""
+    """Train every round to its end, in order, and write the table as it grows.
+
+    The dataset is opened, from ``directory`` if given, once a round needs it.
+    """
     first = Recipe.load(whole.rewind_file)
     if first.rewind is None:
         raise CheckpointError("the recipe says nothing of rounds", where=whole.rewind_file)
@@ -103,10 +109,11 @@ def _rounds(
             watch(
                 RoundStarted(round=number, rounds=total, density=first.rewind.densities[number - 1], folder=folder.path)
             )
+            dataset = open_data(first, directory=directory) if dataset is None else dataset
             if begun:
-                resume(folder, device, dataset=data(first), watch=watch, stop=stop)
+                resume(folder, device, dataset=dataset, watch=watch, stop=stop)
             else:
-                train(recipe, folder, device, dataset=data(first), watch=watch, stop=stop)
+                train(recipe, folder, device, dataset=dataset, watch=watch, stop=stop)
         rows.append(row(folder))
         atomic.write(whole.table_file, (json.dumps([asdict(entry) for entry in rows], indent=1) + "\n").encode())
         watch(RoundEnded(row=rows[-1], rounds=total))
@@ -114,7 +121,7 @@ def _rounds(
 
 
 def _check_round(folder: RunFolder, expected: Recipe) -> None:
-    """Raises CheckpointError when the run in ``folder`` is not the round that ``expected`` is; files may have moved."""
+    """Raise CheckpointError if the run in ``folder`` is not the round that ``expected`` is; files may have moved."""
     found = folder.open()[0]
     moved = {"rewind.parent", "rewind.point", "data.directory"}
     other = [difference for difference in found.differences(expected) if difference[0] not in moved]
@@ -134,7 +141,7 @@ def _done(folder: RunFolder) -> bool:
 
 
 def row(folder: RunFolder) -> RoundRow:
-    """What the finished run in ``folder`` came to.
+    """Return the density, accuracies and size of the finished run in ``folder``.
 
     Raises:
         CheckpointError: a checkpoint of it is gone, or is not of a rewind that came to its end.
