@@ -29,7 +29,7 @@ from exporters.bench.settings import BenchSettings
 from exporters.bench.statistics import Ratio
 from exporters.bench.verdict import Facts, judge
 from granet.errors import BenchmarkError, ModelError, UnknownNameError, UsageError
-from granet_cli.bench.command import spelled_out
+from granet_cli.bench.command import complete_json
 from tests.bench_networks import Machine, write_network
 
 SPEC = Spec(engine="onnx", path="a.onnx", provider="cpu")
@@ -413,11 +413,11 @@ def test_a_verdict_says_what_and_why() -> None:
 
 
 def test_json_takes_a_file_only_when_it_is_called_like_one() -> None:
-    assert spelled_out(["a.onnx", "--json"]) == ["a.onnx", "--json", "-"]
-    assert spelled_out(["--json", "a.onnx"]) == ["--json", "-", "a.onnx"]
-    assert spelled_out(["--json", "out.json", "a.onnx"]) == ["--json", "out.json", "a.onnx"]
-    assert spelled_out(["--json=out", "a.onnx"]) == ["--json=out", "a.onnx"]
-    assert spelled_out(["--", "--json"]) == ["--", "--json"]
+    assert complete_json(["a.onnx", "--json"]) == ["a.onnx", "--json", "-"]
+    assert complete_json(["--json", "a.onnx"]) == ["--json", "-", "a.onnx"]
+    assert complete_json(["--json", "out.json", "a.onnx"]) == ["--json", "out.json", "a.onnx"]
+    assert complete_json(["--json=out", "a.onnx"]) == ["--json=out", "a.onnx"]
+    assert complete_json(["--", "--json"]) == ["--", "--json"]
 
 
 @pytest.mark.parametrize(

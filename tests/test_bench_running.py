@@ -225,8 +225,8 @@ def test_mistakes_are_told_before_anything_runs(folder: Path, capfd: pytest.Capt
         ([model, "--precision", "fp16", "--provider", "cpu"], "--compute fp16"),
         ([model, "--option", "a"], "KEY=VALUE"),
         ([model, "--json", "nowhere/out.json"], "no such folder"),
-        ([model, "--encodings", "gaps8"], "--encodings: there is nothing"),
-        ([model, "--overwrite"], "--overwrite: there is nothing"),
+        ([model, "--encodings", "gaps8"], "--encodings: this option has no effect"),
+        ([model, "--overwrite"], "--overwrite: this option has no effect"),
         (["best.safetensors"], "--torch best.safetensors"),
     ):
         assert run(["bench", *arguments]) == 2, arguments

@@ -107,7 +107,7 @@ def test_a_sweep_has_each_density_in_each_encoding(tmp_path: Path, monkeypatch: 
 
 
 def test_a_sweep_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no run is there"):
+    with pytest.raises(UsageError, match="there is no run"):
         export_suite(tmp_path, ("gaps8",))
     with pytest.raises(UnknownNameError, match="gaps8"):
         export_suite(tmp_path, ("gaps9",))

@@ -1,4 +1,4 @@
-"""What figures depend on: machine, system and versions. Only the standard library is needed."""
+"""The environment that figures depend on: machine, system and versions."""
 
 from __future__ import annotations
 
@@ -6,49 +6,50 @@ import os
 import platform
 import sys
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+
+from granet.runs.machine import processor
 
 PACKAGES = ("granet", "torch", "numpy", "onnx", "onnxruntime-gpu", "onnxruntime", "tensorrt")
 
 
 def environment(**more: object) -> dict[str, object]:
-    """Machine, system, versions of what is installed, and ``more``, as plain values."""
+    """Return machine, system, versions of installed packages, and ``more``, as plain values."""
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "cpu": cpu_model(),
+        "cpu": processor(),
         "cores": physical_cores(),
         "logical_cores": usable_cores(),
-        "memory_bytes": _memory(),
+        "memory_bytes": _meminfo("MemTotal"),
         "governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "load": load(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := version(name)) is not None},
+        "packages": {name: version for name in PACKAGES if (version := _version(name)) is not None},
         **more,
     }
 
 
-def version(package: str) -> str | None:
-    """The version of an installed package, None when it is not installed."""
-    try:
+def _version(package: str) -> str | None:
+    with suppress(metadata.PackageNotFoundError):
         return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    return None
 
 
 def load() -> float | None:
-    """How many threads wanted to compute over the last minute, ours included."""
+    """Return how many threads wanted to compute over the last minute, ours included."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def usable_cores() -> int:
-    """Logical cores that this process may use."""
+    """Return the number of logical cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def physical_cores() -> int:
-    """Of those the ones that are cores of their own: two threads of one core share what computes."""
+    """Return the number of physical cores among them: two threads of one core share its arithmetic units."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     if not allowed:
         return os.cpu_count() or 1
@@ -57,24 +58,9 @@ def physical_cores() -> int:
     return len(siblings)
 
 
-def cpu_model() -> str:
-    """What the processor calls itself."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def available_memory() -> int | None:
-    """Bytes that could be taken without driving anything out; None where the system does not say."""
+    """Return bytes that can be allocated without swapping; None where the system does not say."""
     return _meminfo("MemAvailable")
-
-
-def _memory() -> int | None:
-    return _meminfo("MemTotal")
 
 
 def _meminfo(field: str) -> int | None:

@@ -1,4 +1,4 @@
-"""What to measure and how long, checked before anything starts."""
+"""Settings of a measurement, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from granet.errors import UsageError
 
 
 def cache_folder() -> Path:
-    """Where engines that TensorRT built are kept from one measurement to the next."""
+    """Return the folder where TensorRT's engines are kept from one measurement to the next."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "granet" / "tensorrt"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSettings:
-    """How to measure.
+    """Settings of a measurement.
 
     Attributes:
         provider: cpu, cuda, tensorrt or auto.

@@ -1,9 +1,9 @@
-"""From times to a ratio and how sure it is: blocks in processes, and a bootstrap over both.
+"""The ratio of two models' times and its interval: a bootstrap over processes and the blocks in each.
 
 Times of one process resemble each other more than those of two: memory is laid out once, a machine is busy for a while.
 So the unit of evidence is the process, not the run. Within a process a *block* holds runs of the candidate and of its
 control taken in turns, and gives the logarithm of one ratio; what disturbs the machine for longer than a block disturbs
-both sides of it. Only NumPy is needed, so that every benchmark of this repository can use it.
+both sides of it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Summary:
 
 
 def summarise(times: Sequence[float]) -> Summary:
-    """Quantiles, mean and standard deviation (of a sample; 0 for a single run) of at least one time."""
+    """Return quantiles, mean and standard deviation (of a sample; 0 for a single run) of at least one time."""
     values = np.asarray(times, dtype=float)
     p90, p95, p99 = np.quantile(values, [0.90, 0.95, 0.99])
     return Summary(
@@ -73,7 +73,7 @@ def summarise(times: Sequence[float]) -> Summary:
 
 
 def ratio(blocks: Sequence[Sequence[float]], *, level: float = LEVEL, seed: int = 0) -> Ratio:
-    """The ratio that blocks tell, with a bootstrap interval over processes and over the blocks in each.
+    """Return the ratio of blocks, with a bootstrap interval over processes and over the blocks in each.
 
     The value is the median of the ratios in a process and the geometric mean over processes. The bootstrap draws
     processes with replacement, and blocks with replacement in each of those. Drawing from few underestimates how much
@@ -89,43 +89,43 @@ def ratio(blocks: Sequence[Sequence[float]], *, level: float = LEVEL, seed: int 
     Raises:
         ValueError: there is no block at all.
     """
-    told = [np.asarray(process, dtype=float) for process in blocks if len(process)]
-    if not told:
+    measured = [np.asarray(process, dtype=float) for process in blocks if len(process)]
+    if not measured:
         raise ValueError("no block was measured")
-    count = sum(map(len, told))
-    value = float(np.mean([np.median(process) for process in told]))
-    units = len(told) if len(told) > 1 else count
+    count = sum(map(len, measured))
+    value = float(np.mean([np.median(process) for process in measured]))
+    units = len(measured) if len(measured) > 1 else count
     if units < 2:
-        return Ratio(math.exp(value), 0.0, math.inf, level, len(told), count)
-    deviations = _resampled(told, np.random.default_rng(seed)) - value
+        return Ratio(math.exp(value), 0.0, math.inf, level, len(measured), count)
+    deviations = _resampled(measured, np.random.default_rng(seed)) - value
     low, high = np.quantile(deviations, [(1 - level) / 2, (1 + level) / 2]) * _widening(units, level)
     # The bootstrap of a median can be lopsided by chance; the value always lies within.
     low, high = min(float(low), 0.0), max(float(high), 0.0)
-    return Ratio(math.exp(value), math.exp(value + low), math.exp(value + high), level, len(told), count)
+    return Ratio(math.exp(value), math.exp(value + low), math.exp(value + high), level, len(measured), count)
 
 
 def block(candidate: Sequence[float], control: Sequence[float]) -> float:
-    """The logarithm of the ratio of one block: the times of its bursts, as many of the one as of the other.
+    """Return the logarithm of the ratio of one block, from the times of its bursts, as many of each model.
 
-    With the order of the first half reversed in the second (A B B A), a drift that is even over the block cancels.
+    With the second half in the reverse order (A B B A), a drift that is even over the block cancels.
     """
     return float(np.mean(np.log(candidate)) - np.mean(np.log(control)))
 
 
 def settled(times: Sequence[float], *, tolerance: float = 0.05, window: int = 3) -> bool:
-    """Whether the last ``window`` times lie within ``tolerance`` of their median: warm, as far as one can tell."""
+    """Return whether the last ``window`` times lie within ``tolerance`` of their median, as after warming up."""
     if len(times) < window:
         return False
     last = np.asarray(times[-window:], dtype=float)
     return bool(np.all(np.abs(last - np.median(last)) <= tolerance * np.median(last)))
 
 
-def _resampled(told: Sequence[NDArray[np.float64]], generator: np.random.Generator) -> NDArray[np.float64]:
-    """The value, computed anew for each draw."""
-    if len(told) == 1:
-        return np.asarray(np.median(generator.choice(told[0], (_DRAWS, len(told[0]))), axis=1))
-    medians = np.stack([np.median(generator.choice(process, (_DRAWS, len(process))), axis=1) for process in told])
-    processes = generator.integers(len(told), size=(_DRAWS, len(told)))
+def _resampled(measured: Sequence[NDArray[np.float64]], generator: np.random.Generator) -> NDArray[np.float64]:
+    """Return the value of each bootstrap draw."""
+    if len(measured) == 1:
+        return np.asarray(np.median(generator.choice(measured[0], (_DRAWS, len(measured[0]))), axis=1))
+    medians = np.stack([np.median(generator.choice(process, (_DRAWS, len(process))), axis=1) for process in measured])
+    processes = generator.integers(len(measured), size=(_DRAWS, len(measured)))
     draws = generator.integers(_DRAWS, size=processes.shape)  # one drawn twice has its blocks drawn twice
     return np.asarray(medians[processes, draws].mean(axis=1))
 
@@ -137,8 +137,8 @@ def _widening(units: int, level: float) -> float:
 
 @cache
 def _student(freedom: int, level: float) -> float:
-    """The two-sided quantile of Student's t, which is sqrt(v) tan(a) for an angle with density cos(a) ** (v - 1)."""
-    # The density is narrow for many degrees of freedom: the grid follows it, and ends where nothing is left.
+    """Return the two-sided quantile of Student's t: sqrt(v) tan(a), for an angle with density cos(a) ** (v - 1)."""
+    # The density is narrow for many degrees of freedom: the grid ends where it is zero.
     end = min(math.pi / 2, 40.0 / math.sqrt(freedom))
     angles = np.linspace(0.0, end, 400_001)
     density = np.cos(angles) ** (freedom - 1)

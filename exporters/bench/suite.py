@@ -1,4 +1,4 @@
-"""The files that a sweep over a run measures: each density that it kept, in each encoding, and one control for all."""
+"""Export of a run for ``granet bench --suite``: each density that it kept, in each encoding, and one control."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from granet.masks.mapping import density
 from granet.runs import find
 
 COMPACT = "compact"
-"""Besides the encodings: plain weights, with the channels removed that cannot matter."""
+"""Besides the encodings: plain weights, without the channels that compaction removes."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What was exported.
+    """The exported files.
 
     Attributes:
-        models: files, from the densest checkpoint to the sparsest.
-        control: the densest checkpoint with plain weights. All have its graph, but for compacted ones.
-        skipped: what there is no file of, and why.
+        models: from the densest checkpoint to the sparsest.
+        control: the densest checkpoint with plain weights. All have its graph, except compacted ones.
+        skipped: what was not exported, and why.
     """
 
     models: list[Path]
@@ -39,7 +39,7 @@ def export_suite(
     confirmed: str | None = None,
     say: Callable[[str], object] = lambda _: None,
 ) -> Suite:
-    """Exports the checkpoints of the run in the folder ``run``, or of the runs in its folders, into ``run/bench``.
+    """Export the checkpoints of the run in the folder ``run``, or of the runs in its folders, into ``run/bench``.
 
     Files there of an earlier sweep are replaced where their names are the same.
 
@@ -47,7 +47,7 @@ def export_suite(
         run: what ``granet train --out`` made, or a folder of such folders.
         encodings: those of ``granet export``, and ``compact``.
         confirmed: the network's factory, when checkpoints name code of the user's.
-        say: is told of every file.
+        say: called with a line of text for every file.
 
     Raises:
         UnknownNameError: no such encoding.
@@ -86,11 +86,11 @@ def export_suite(
 
 
 def _checkpoints(run: Path) -> list[tuple[Path, Checkpoint]]:
-    """One for each density that is there: the best of each run, and those that were kept on the way."""
+    """Return one checkpoint for each density: the best of each run, and those kept during training."""
     folders, problems = find.find([str(run)])
     if not folders:
         raise UsageError(
-            "no run is there",
+            "there is no run",
             where=run,
             got=problems[0].message if problems else None,
             expected="the folder that granet train --out made, or one that holds such folders",

@@ -1,4 +1,4 @@
-"""What a ratio means, in a sentence: faster, slower, or no difference that could be measured, and why."""
+"""The verdict on a ratio: faster, slower, or no difference that could be measured, and why."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Literal
 
 from exporters.bench.statistics import Ratio
 
-_BLIND = 0.10
-"""Where less than this could not be seen, nothing is concluded from seeing nothing."""
+_TOO_WIDE = 0.10
+"""From an interval that reaches further from 1 than this, no equality is concluded."""
 
 Outcome = Literal["faster", "slower", "no difference", "not compared"]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a model and its control that could explain a ratio.
+    """Properties of a model and its control that could explain a ratio.
 
     Attributes:
-        provider: where both ran, in words.
+        provider: where both ran, as text.
         itself: whether both are the same file.
         flops: of the model over those of its control; None when they are not known.
         active: share of the model's weights that are not zero; None when it is not known.
         unfolded: nodes more than in the control that compute a constant in every run, such as decoders.
         two_of_four: whether weights have the pattern that sparse tensor cores take.
-        sparse_kernels: whether the provider was told to use them.
+        sparse_kernels: whether the provider was allowed to use them.
         different: what else differs from the control, such as the program that ran it.
     """
 
@@ -39,11 +39,11 @@ class Facts:
 
 
 def judge(found: Ratio | None, facts: Facts) -> tuple[Outcome, str]:
-    """The outcome, and a sentence that begins with it.
+    """Return the outcome, and a sentence that begins with it.
 
     Args:
-        found: against the control; None when they could not be measured together.
-        facts: about the two.
+        found: ratio to the control; None when they could not be measured together.
+        facts: of the two.
     """
     if found is None:
         return "not compared", "not compared: the control could not be measured beside it"
@@ -54,7 +54,7 @@ def judge(found: Ratio | None, facts: Facts) -> tuple[Outcome, str]:
         return "slower", f"slower: {interval}; {_why_slower(facts)}"
     # Further from 1 than this, and it would have shown.
     reach = max(found.high - 1, 1 - found.low)
-    if reach > _BLIND:
+    if reach > _TOO_WIDE:
         return "no difference", (
             "no difference that could be measured, because too little was: a longer --time-limit or a quieter machine "
             f"would show those of less than {_percent(reach)} too"

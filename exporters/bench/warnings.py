@@ -1,4 +1,4 @@
-"""Reasons to believe a measurement less. They are in the report, next to what they are about."""
+"""Warnings about circumstances that make a measurement less reliable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ENOUGH = 100
 
 
 def before(gpu: Gpu | None) -> list[str]:
-    """Who else computes here, before we do."""
+    """Return warnings about other work on the machine, before anything is measured."""
     found = []
     others = gpu.processes() if gpu is not None else []
     if others:
@@ -23,7 +23,7 @@ def before(gpu: Gpu | None) -> list[str]:
 
 
 def after(outcome: ComparisonOutcome, settings: BenchSettings, name: str) -> list[str]:
-    """Reasons to believe a comparison less."""
+    """Return warnings about a comparison: wide intervals, few runs, throttled clocks."""
     found = []
     measured = {label: track for label, track in outcome.tracks.items() if track.times}
     few = {label: len(track.times) for label, track in measured.items() if len(track.times) < _ENOUGH}

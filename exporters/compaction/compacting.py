@@ -1,16 +1,18 @@
-"""The steps in their order: copy, trace, plan, cut, prove, count."""
+"""Compaction of a network: copy, trace, plan, shrink, prove, count."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from exporters.compaction import proof
 from exporters.compaction.report import Compacted, LayerChange
 from exporters.compaction.surgery import named_tensors, shrink
-from granet.coupling.removal import RemovalPlan, plan
+from granet.coupling.analysis import CoupledLayer
+from granet.coupling.removal import plan
 from granet.coupling.tracing import trace
 from granet.errors import ModelError, UsageError
 from granet.layers import flops
@@ -18,14 +20,13 @@ from granet.layers.maskable import unwrap
 
 
 def compact(model: nn.Module, example: tuple[Tensor, ...]) -> Compacted:
-    """The same network without the channels that cannot matter, for inference.
+    """Return the same network without its dead channels, for inference; docs/compaction.md says which those are.
 
-    What goes, and what does not, is in the documentation of this package. The smaller network is run beside the
-    original on the example and on noise before it is returned.
+    The smaller network is compared with the original on the example and on noise before it is returned.
 
     Args:
-        model: any network that ``torch.export`` takes; looked at as it is in evaluation mode, and left as it is.
-            Masks are to be baked in: only weights that are zero count as such.
+        model: any network that ``torch.export`` takes; analysed in evaluation mode, and left as it is. Masks have to
+            be applied: only weights that are zero count as such.
         example: the arguments of one forward pass, on the device of the network. Their values do not matter.
 
     Returns:
@@ -33,40 +34,39 @@ def compact(model: nn.Module, example: tuple[Tensor, ...]) -> Compacted:
 
     Raises:
         UsageError: there is no example.
-        ModelError: the network cannot be copied, traced or run, or the result did not stand the comparison.
+        ModelError: the network cannot be copied, traced or run, or the result computes something else.
     """
     if not isinstance(example, tuple) or not example or not all(isinstance(value, Tensor) for value in example):
-        raise UsageError("an example is a tuple of tensors, the arguments of a forward pass", where="example")
+        raise UsageError("the arguments of a forward pass have to be a tuple of tensors", where="example")
     original = unwrap(model)
     smaller = _copy(original)
     inputs = proof.trials(example)
     expected = _expected(smaller, inputs)
     planned = plan(trace(smaller, example))
-    before, costs, untold = _shapes(smaller), *_costs(smaller, example)
+    before, costs, unknown = _shapes(smaller), *_costs(smaller, example)
     difference = 0.0
     if planned.kept:
         shrink(smaller, planned)
         difference = proof.prove(original, smaller, expected, inputs)
-    costs_now = _costs(smaller, example)[0]
-    layers = _changes(planned, before, _shapes(smaller), costs, costs_now)
-    removed = sum(layer.outputs - layer.outputs_kept for layer in layers)
+    costs_after = _costs(smaller, example)[0]
+    layers = _changes(planned.layers, before, _shapes(smaller), costs, costs_after)
     return Compacted(
         model=smaller,
         layers=layers,
         flops_before=None if costs is None else sum(costs.values()),
-        flops_after=None if costs_now is None else sum(costs_now.values()),
+        flops_after=None if costs_after is None else sum(costs_after.values()),
         parameters_before=sum(parameter.numel() for parameter in original.parameters()),
         parameters_after=sum(parameter.numel() for parameter in smaller.parameters()),
-        removed=removed,
+        removed=sum(layer.outputs - layer.outputs_kept for layer in layers),
         difference=difference,
-        notes=(*([] if planned.kept else ["there is nothing to remove"]), *planned.notes, *untold),
+        notes=(*([] if planned.kept else ["there is nothing to remove"]), *planned.notes, *unknown),
     )
 
 
 def _copy(model: nn.Module) -> nn.Module:
     for name, tensor in named_tensors(model).items():
         if tensor.is_meta:
-            raise ModelError("there are no weights to look at", where=name, got="a tensor without data")
+            raise ModelError("there are no weights to look at", where=name, got="a tensor on the meta device")
     try:
         return copy.deepcopy(model).eval()
     except Exception as error:
@@ -96,7 +96,7 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _costs(model: nn.Module, example: tuple[Tensor, ...]) -> tuple[dict[str, float] | None, list[str]]:
-    """Dense FLOPs by weight, or None and the reason."""
+    """Return dense FLOPs by weight, or None and the reason."""
     if len(example) > 1 or example[0].ndim < 2:
         return None, ["FLOPs are counted for networks that take one batch of examples, and are unknown here"]
     try:
@@ -106,17 +106,17 @@ def _costs(model: nn.Module, example: tuple[Tensor, ...]) -> tuple[dict[str, flo
 
 
 def _changes(
-    planned: RemovalPlan,
+    layers: Sequence[CoupledLayer],
     before: Mapping[str, tuple[int, ...]],
     after: Mapping[str, tuple[int, ...]],
     costs: Mapping[str, float] | None,
-    costs_now: Mapping[str, float] | None,
+    costs_after: Mapping[str, float] | None,
 ) -> tuple[LayerChange, ...]:
     changes = []
-    for layer in planned.layers:
-        was, now = before[layer.weight], after[layer.weight]
-        inputs, outputs = layer.width(was, rows=was[0])
-        inputs_kept, outputs_kept = layer.width(now, rows=was[0])
+    for layer in layers:
+        shape, shape_after = before[layer.weight], after[layer.weight]
+        inputs, outputs = layer.width(shape, rows=shape[0])
+        inputs_kept, outputs_kept = layer.width(shape_after, rows=shape[0])
         changes.append(
             LayerChange(
                 name=layer.weight,
@@ -124,17 +124,10 @@ def _changes(
                 inputs_kept=inputs_kept,
                 outputs=outputs,
                 outputs_kept=outputs_kept,
-                parameters=_product(was),
-                parameters_kept=_product(now),
+                parameters=math.prod(shape),
+                parameters_kept=math.prod(shape_after),
                 flops=None if costs is None else costs.get(layer.weight, 0.0),
-                flops_kept=None if costs_now is None else costs_now.get(layer.weight, 0.0),
+                flops_kept=None if costs_after is None else costs_after.get(layer.weight, 0.0),
             )
         )
     return tuple(changes)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    result = 1
-    for size in shape:
-        result *= size
-    return result

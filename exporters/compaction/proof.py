@@ -1,4 +1,4 @@
-"""Showing that two networks compute the same: by running both."""
+"""Proof that two networks compute the same, by running both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Inputs = tuple[Tensor, ...]
 
 
 def trials(example: Inputs) -> list[Inputs]:
-    """What to run networks on: the example, and the same shapes filled with normal noise where they hold floats."""
+    """Return the example, and tensors of the same shapes with normal noise in place of floats."""
     source = torch.Generator().manual_seed(0)
     noise = tuple(
         torch.randn(tensor.shape, generator=source).to(tensor) if tensor.is_floating_point() else tensor
@@ -31,7 +31,7 @@ def trials(example: Inputs) -> list[Inputs]:
 
 @torch.no_grad()
 def outputs(model: nn.Module, inputs: Sequence[Inputs]) -> list[list[Tensor]]:
-    """For each of the inputs all tensors in what the network returns, as float64."""
+    """Return for each of the inputs all tensors that the network returns, as float64."""
     return [[_real(leaf) for leaf in tree_leaves(model(*given)) if isinstance(leaf, Tensor)] for given in inputs]
 
 
@@ -40,7 +40,7 @@ def _real(tensor: Tensor) -> Tensor:
 
 
 def difference(expected: Sequence[Sequence[Tensor]], got: Sequence[Sequence[Tensor]]) -> float:
-    """The largest difference of any entry, as a share of the largest absolute value of its tensor in ``expected``.
+    """Return the largest difference of any entry, as a share of the largest absolute value in its expected tensor.
 
     Infinite where shapes or numbers of outputs differ or anything is not finite.
     """
@@ -56,15 +56,15 @@ def difference(expected: Sequence[Sequence[Tensor]], got: Sequence[Sequence[Tens
 
 
 def prove(original: nn.Module, smaller: nn.Module, expected: list[list[Tensor]], inputs: Sequence[Inputs]) -> float:
-    """How far the smaller network, which is in evaluation mode, is from the original, see :func:`difference`.
+    """Return the :func:`difference` of the smaller network, which is in evaluation mode, from the original.
 
-    Where that is too much, rounding may be to blame: sums of fewer terms are added up in another order. Then both are
-    run again in double precision, and that counts.
+    A difference above the tolerance may be rounding: sums of fewer terms are added up in another order. Then both are
+    run again in double precision, and that decides.
 
     Args:
         original: is left as it is.
         smaller: likewise.
-        expected: what the original gives for ``inputs`` in evaluation mode.
+        expected: outputs of the original for ``inputs`` in evaluation mode.
         inputs: what to run on.
 
     Raises:
@@ -77,17 +77,17 @@ def prove(original: nn.Module, smaller: nn.Module, expected: list[list[Tensor]],
             "the network does not run with fewer channels",
             where=type(original).__name__,
             got=f"{type(error).__name__}: {error}",
-            remedy="its forward pass may count on sizes that torch.export does not show; do without compaction",
+            remedy="its forward pass may depend on sizes that torch.export does not show; do without compaction",
         ) from error
     if found > TOLERANCE:
-        # Some networks insist on their precision; those have to do with it.
+        # Some networks cannot run in double precision; for those the difference stands.
         with contextlib.suppress(RuntimeError):
             twice = [tuple(t.double() if t.is_floating_point() else t for t in given) for given in inputs]
             exact = outputs(copy.deepcopy(original).eval().double(), twice)
             found = difference(exact, outputs(copy.deepcopy(smaller).double(), twice))
     if found > TOLERANCE:
         raise ModelError(
-            "the network with fewer channels does not compute the same, and was thrown away",
+            "the network with fewer channels does not compute the same, and was discarded",
             where=type(original).__name__,
             got=f"a difference of {found:.1e} of the largest output",
             expected=f"at most {TOLERANCE:.0e}",

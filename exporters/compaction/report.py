@@ -1,4 +1,4 @@
-"""What compaction gives back: the smaller network, and what became smaller."""
+"""The result of compaction: the smaller network, and what became smaller."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class LayerChange:
     """A convolution or linear layer before and after."""
 
     name: str
-    """Of its weight."""
+    """The name of its weight."""
     inputs: int
-    """Input channels or features that it had."""
+    """Input channels or features before; ``_kept`` is after."""
     inputs_kept: int
     outputs: int
     outputs_kept: int
     parameters: int
-    """Of the weight alone."""
+    """Entries of the weight."""
     parameters_kept: int
     flops: float | None
     """Dense inference FLOPs for one example; None where they cannot be counted."""
@@ -30,13 +30,13 @@ class LayerChange:
 
     @property
     def changed(self) -> bool:
-        """Whether anything is gone from it."""
+        """Whether it became smaller."""
         return self.parameters != self.parameters_kept
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Compacted:
-    """A network without the channels that could not matter."""
+    """A network without its dead channels."""
 
     model: nn.Module
     """The smaller network, in evaluation mode, with all names of the original. It shares nothing with it."""
@@ -50,14 +50,14 @@ class Compacted:
     """All parameters, biases and norms included."""
     parameters_after: int
     removed: int
-    """Outputs of convolutions and linear layers that are gone."""
+    """Outputs of convolutions and linear layers that were removed."""
     difference: float
     """The largest difference found between the outputs of both networks, as a share of the largest output."""
     notes: tuple[str, ...]
-    """What could not go or be told, and why, in words."""
+    """What stays, what is unknown, and why."""
 
     def as_json(self) -> Mapping[str, Any]:
-        """All but the network, as plain dictionaries, lists and numbers."""
+        """Return all but the network, as plain dictionaries, lists and numbers."""
         return {
             "removed": self.removed,
             "parameters": {"before": self.parameters_before, "after": self.parameters_after},

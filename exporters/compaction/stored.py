@@ -1,10 +1,10 @@
-"""Smaller networks in files: plain safetensors that any tool opens, and what is needed to build the network again.
+"""Files of compacted networks: plain safetensors, with what is needed to build the network again.
 
 A file holds parameters and persistent buffers under the names of the original network, in their smaller shapes. The
 entry ``granet.network`` of its metadata says in JSON which network that was, and what images it takes.
 
-Files may come from anybody. Nothing is allocated but what the file holds itself, and shapes that contradict one
-another, or the network, are an error: they are tried out on a network without data.
+Files may come from anybody. No more memory is allocated than the file holds, and shapes that contradict one another,
+or the network, are an error: they are tried out on a network without data.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ FORMAT, VERSION = "granet compacted network", 1
 
 
 def write(path: str | os.PathLike[str], model: nn.Module, network: Network) -> None:
-    """Writes a smaller network to the file at ``path``, atomically and durably; equal ones make identical files.
+    """Write a smaller network to the file at ``path``, atomically and durably; equal ones make identical files.
 
     Args:
-        path: the file.
+        path: of the file.
         model: the smaller network.
-        network: what it was made from: the name, and the images it takes.
+        network: name and images of the network that it was made from.
 
     Raises:
         FileError: the file cannot be written; one that was there is as it was.
@@ -64,7 +64,7 @@ def write(path: str | os.PathLike[str], model: nn.Module, network: Network) -> N
 
 
 def describe(path: str | os.PathLike[str]) -> Network:
-    """What the network in a file was made from, its classes, and the images it takes.
+    """Return name, classes and images of the network that the one in a file was made from.
 
     Raises:
         CheckpointError: not a file that :func:`write` wrote.
@@ -73,10 +73,10 @@ def describe(path: str | os.PathLike[str]) -> Network:
 
 
 def load(path: str | os.PathLike[str], *, factory: str | None = None) -> nn.Module:
-    """The network in a file, on the CPU, in evaluation mode.
+    """Load the network in a file, on the CPU, in evaluation mode.
 
     Args:
-        path: may lead to a file from anybody.
+        path: of a file, from anybody.
         factory: when the network is ``package.module:factory``, that name again: building it runs code, and a file
             does not decide which.
 
@@ -107,7 +107,7 @@ def load(path: str | os.PathLike[str], *, factory: str | None = None) -> nn.Modu
 
 
 def _stored(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers."""
+    """Return parameters and persistent buffers."""
     persistent = model.state_dict().keys()
     return {name: tensor for name, tensor in named_tensors(model).items() if name in persistent}
 
@@ -131,8 +131,8 @@ def _open(path: str | os.PathLike[str]) -> tuple[Network, Mapping[str, StoredTen
 
 
 def _original(network: Network, where: str) -> nn.Module:
-    """The network that the file's was made from, in evaluation mode, with random weights or none."""
-    # Sizes that the file does not bear out must not become memory: an outline has none.
+    """Build the original network in evaluation mode, with random weights or none."""
+    # An outline allocates nothing, whatever sizes the file claims.
     construct = build if is_factory(network.name) else outline
     try:
         return construct(network.name, **network.sizes).eval()
@@ -141,12 +141,12 @@ def _original(network: Network, where: str) -> nn.Module:
 
 
 def _precisions(dtypes: Iterable[torch.dtype]) -> str:
-    """The formats of floating-point numbers among ``dtypes``, joined."""
+    """Return the floating-point formats among ``dtypes``, joined by commas."""
     return ", ".join(sorted({str(dtype) for dtype in dtypes if dtype.is_floating_point}))
 
 
 def _check_fit(model: nn.Module, stored: Mapping[str, StoredTensor], where: str) -> None:
-    """Compares names, numbers of dimensions and kinds of numbers; sizes may be smaller."""
+    """Compare names, numbers of dimensions and kinds of numbers; sizes may be smaller."""
     mine = _stored(model)
     if "," in (precisions := _precisions(tensor.dtype for tensor in stored.values())):
         raise ModelError("the network in the file is of several precisions", where=where, got=precisions)
@@ -170,7 +170,7 @@ def _check_fit(model: nn.Module, stored: Mapping[str, StoredTensor], where: str)
 
 @torch.no_grad()
 def _try_out(model: nn.Module, network: Network, where: str) -> None:
-    """Runs a blank image through the network."""
+    """Run a blank image through the network."""
     like = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.empty(0))
     shape = (1, network.in_channels, network.image_size, network.image_size)
     try:

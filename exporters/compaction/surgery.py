@@ -1,4 +1,4 @@
-"""Doing it: tensors of a network are cut down, and its layers told their new sizes. The forward pass stays as it is."""
+"""Removal of channels from the tensors and layers of a network; its forward pass stays as it is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from granet.coupling.removal import RemovalPlan
 
 @torch.no_grad()
 def shrink(model: nn.Module, plan: RemovalPlan) -> None:
-    """Does to ``model``, in place, what the plan says."""
+    """Carry out the plan on ``model``, in place."""
     tensors = named_tensors(model)
     new: dict[str, Tensor] = {}
     for fold in plan.folds:
@@ -31,38 +31,37 @@ def shrink(model: nn.Module, plan: RemovalPlan) -> None:
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; one that has several goes by the first."""
+    """Return parameters and buffers by name; one that has several goes by the first."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def replace(model: nn.Module, new: Mapping[str, Tensor]) -> None:
-    """Puts tensors of other shapes in the place of parameters and buffers of these names, wherever they are used.
+    """Replace parameters and buffers by tensors of other shapes, wherever they are used.
 
-    Convolutions, linear layers, norms and PReLUs are told their new sizes.
+    Size attributes of convolutions, linear layers, norms and PReLUs follow.
     """
     old = named_tensors(model)
     before = {module: tensor.shape for module in model.modules() if (tensor := _sized(module)) is not None}
-    places: dict[int, Tensor] = {}
+    replacements: dict[int, Tensor] = {}
     for name, tensor in new.items():
-        was = old[name]
-        places[id(was)] = nn.Parameter(tensor, was.requires_grad) if isinstance(was, nn.Parameter) else tensor
+        own = old[name]
+        replacements[id(own)] = nn.Parameter(tensor, own.requires_grad) if isinstance(own, nn.Parameter) else tensor
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
             for key, value in tensors.items():
-                if id(value) in places:
-                    tensors[key] = places[id(value)]  # type: ignore[assignment]
+                tensors[key] = replacements.get(id(value), value)  # type: ignore[assignment]
     for module, shape in before.items():
         _resize(module, shape)
 
 
 def _sized(module: nn.Module) -> Tensor | None:
-    """The tensor that tells the size of a layer."""
+    """Return the tensor from which the size of a layer can be read."""
     weight = module._parameters.get("weight")
     return module._buffers.get("running_mean") if weight is None else weight
 
 
 def _resize(module: Any, before: torch.Size) -> None:
-    """Tells a layer, whose tensor had the shape ``before``, its size by the tensor that it has now."""
+    """Set the size attributes of a layer, whose tensor had the shape ``before``, to that of its present tensor."""
     now: torch.Size = _sized(module).shape  # type: ignore[union-attr]
     if now == before:
         return

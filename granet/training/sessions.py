@@ -10,16 +10,15 @@ import json
 import os
 import platform
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
 from granet.files.atomic import file_errors
 from granet.runs.events import Event, Started
 from granet.runs.folder import RunFolder
+from granet.runs.machine import processor
 
 
 def noted(watch: Callable[[Event], None]) -> Callable[[Event], None]:
@@ -45,7 +44,7 @@ def _note(event: Started) -> None:
         "device": event.device,
         "precision": event.precision,
         "ranks": event.ranks,
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "granet": version("granet"),
@@ -55,13 +54,3 @@ def _note(event: Started) -> None:
     path = RunFolder(event.folder).sessions_file
     with file_errors(path, "where the run is trained could not be written"), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-
-
-def _processor() -> str:
-    """The model of the processor, where the system tells it, or its kind."""
-    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            key, _, value = line.partition(":")
-            if key.strip() == "model name" and value.strip():
-                return value.strip()
-    return platform.machine()

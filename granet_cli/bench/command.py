@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from granet_cli import help, options
-
-if TYPE_CHECKING:
-    from exporters.bench.report import BenchReport
+from granet_cli.options import option
 
 _WHAT, _WHERE, _HOW = "What to measure", "Where it runs", "How it is measured"
 STDOUT = "-"
@@ -18,18 +16,18 @@ ENCODINGS = "dense,bitmask,gaps8,gaps4,compact"
 
 
 class BenchCommand(help.Command):
-    """A command whose ``--json`` may be followed by a file, which no option of the framework can."""
+    """A command whose ``--json`` may be followed by a file or not; options of typer always or never are."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Reads the command line after ``--json`` has been given the value that it stands for."""
-        return super().parse_args(ctx, spelled_out(args))
+        """Parse the command line once every ``--json`` has a value."""
+        return super().parse_args(ctx, complete_json(args))
 
 
-def spelled_out(arguments: list[str]) -> list[str]:
-    """``--json FILE.json`` as it is, and a ``--json`` before anything else as ``--json -``.
+def complete_json(arguments: list[str]) -> list[str]:
+    """Return the arguments with ``-``, standard output, after every ``--json`` that no file follows.
 
-    Only a word that ends in .json is taken for the file, so that no model is: ``--json a.onnx`` prints. Any name goes
-    as ``--json=FILE``.
+    Only a word that ends in .json is taken for the file, so that no model is: ``--json a.onnx`` prints. A file of any
+    name can be given as ``--json=FILE``.
     """
     result: list[str] = []
     for number, word in enumerate(arguments):
@@ -55,134 +53,120 @@ def _complete_provider(incomplete: str) -> list[str]:
     return [name for name in ("auto", "cpu", "cuda", "tensorrt") if name.startswith(incomplete)]
 
 
+_Models = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[FILE...]", help="ONNX files, from granet export or anybody.", show_default=False),
+]
+_Control = Annotated[
+    Path | None,
+    option(
+        "Compare all with this ONNX file. Else each has its dense twin: NAME.dense.onnx beside it, or what inflating "
+        "it gives; a single file of plain weights is compared with itself.",
+        metavar="FILE",
+        panel=_WHAT,
+    ),
+]
+_Torch = Annotated[
+    Path | None,
+    option(
+        "Measure this checkpoint in torch too: eager, channels_last, compiled, 2:4 where it fits.",
+        metavar="CHECKPOINT",
+        panel=_WHAT,
+    ),
+]
+_Suite = Annotated[
+    Path | None,
+    option(
+        "Export the checkpoints of the run in DIR, or of the runs in its folders, in every encoding into DIR/bench, "
+        "and measure those.",
+        metavar="DIR",
+        panel=_WHAT,
+    ),
+]
+_Encodings = Annotated[
+    str | None,
+    option(
+        f"Encodings of --suite, and compact for removed channels.  [default: {ENCODINGS}]", metavar="LIST", panel=_WHAT
+    ),
+]
+_Provider = Annotated[
+    str,
+    option(
+        "cpu, cuda or tensorrt, which has to run every node; auto takes cuda or cpu, and says which.",
+        metavar="NAME",
+        panel=_WHERE,
+        complete=_complete_provider,
+    ),
+]
+_Precision = Annotated[
+    str | None,
+    option(
+        "What fp32 in a file is computed in: fp32, tf32 (cuda, tensorrt), fp16 (tensorrt).  [default: fp32]",
+        metavar="LIST",
+        panel=_WHERE,
+    ),
+]
+_Threads = Annotated[int | None, option("Threads on the CPU.  [default: its cores]", metavar="N", panel=_WHERE)]
+_ProviderOptions = Annotated[
+    list[str] | None,
+    option(
+        "An option of ONNX Runtime's provider, such as prefer_nhwc=1. Can be repeated.",
+        metavar="KEY=VALUE",
+        panel=_WHERE,
+    ),
+]
+_CudaGraph = Annotated[
+    bool, option("Replay runs from CUDA graphs if all models can.", "--cuda-graph/--no-cuda-graph", panel=_WHERE)
+]
+_Cache = Annotated[
+    Path | None,
+    option("Keep TensorRT's engines here.  [default: ~/.cache/granet/tensorrt]", metavar="DIR", panel=_WHERE),
+]
+_Batch = Annotated[str, option("Images at a time, such as 1,32,128.", metavar="LIST", panel=_HOW)]
+_Shape = Annotated[str | None, option("Size of an image, where the file leaves it open.", metavar="CxHxW", panel=_HOW)]
+_WithCopies = Annotated[
+    bool, option("Time from and to NumPy arrays, not on the device alone.", "--with-copies", panel=_HOW)
+]
+_TimeLimit = Annotated[
+    float, option("For each batch size and precision; --processes may take longer.", metavar="SECONDS", panel=_HOW)
+]
+_Width = Annotated[float, option("Stop before when ratios are known this well.", metavar="SHARE", panel=_HOW)]
+_Processes = Annotated[
+    int, option("Fresh processes of each model, at least, whatever the time.", metavar="N", panel=_HOW)
+]
+_Seed = Annotated[int, option("Of the order of turns.", metavar="N", panel=_HOW)]
+_Json = Annotated[
+    str | None,
+    option(
+        "Print JSON, and nothing else, on standard output; or write it to a file, beside the table.",
+        metavar="[FILE.json]",
+    ),
+]
+
+
 def bench(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[FILE...]", help="ONNX files, from granet export or anybody.", show_default=False),
-    ] = None,
-    control: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Compare all with this ONNX file. Else each has its dense twin: NAME.dense.onnx beside it, or what "
-            "inflating it gives; a single file of plain weights is compared with itself.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    torch: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CHECKPOINT",
-            help="Measure this checkpoint in torch too: eager, channels_last, compiled, 2:4 where it fits.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    suite: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Export the checkpoints of the run in DIR, or of the runs in its folders, in every encoding into "
-            "DIR/bench, and measure those.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    encodings: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LIST",
-            help=f"Encodings of --suite, and compact for removed channels.  [default: {ENCODINGS}]",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
+    files: _Models = None,
+    control: _Control = None,
+    torch: _Torch = None,
+    suite: _Suite = None,
+    encodings: _Encodings = None,
     model: options.Confirmed = None,
-    provider: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="cpu, cuda or tensorrt, which has to run every node; auto takes cuda or cpu, and says which.",
-            rich_help_panel=_WHERE,
-            autocompletion=_complete_provider,
-        ),
-    ] = "auto",
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LIST",
-            help="What fp32 in a file is computed in: fp32, tf32 (cuda, tensorrt), fp16 (tensorrt).  [default: fp32]",
-            rich_help_panel=_WHERE,
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Threads on the CPU.  [default: its cores]", rich_help_panel=_WHERE),
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="An option of ONNX Runtime's provider, such as prefer_nhwc=1. Can be repeated.",
-            rich_help_panel=_WHERE,
-        ),
-    ] = None,
-    cuda_graph: Annotated[
-        bool,
-        typer.Option(
-            "--cuda-graph/--no-cuda-graph",
-            help="Replay runs from CUDA graphs if all models can.",
-            rich_help_panel=_WHERE,
-        ),
-    ] = True,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Keep TensorRT's engines here.  [default: ~/.cache/granet/tensorrt]",
-            rich_help_panel=_WHERE,
-        ),
-    ] = None,
-    batch: Annotated[
-        str, typer.Option(metavar="LIST", help="Images at a time, such as 1,32,128.", rich_help_panel=_HOW)
-    ] = "1",
-    shape: Annotated[
-        str | None,
-        typer.Option(metavar="CxHxW", help="Size of an image, where the file leaves it open.", rich_help_panel=_HOW),
-    ] = None,
-    with_copies: Annotated[
-        bool,
-        typer.Option(
-            "--with-copies", help="Time from and to NumPy arrays, not on the device alone.", rich_help_panel=_HOW
-        ),
-    ] = False,
-    time_limit: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            help="For each batch size and precision; --processes may take longer.",
-            rich_help_panel=_HOW,
-        ),
-    ] = 60.0,
-    width: Annotated[
-        float,
-        typer.Option(metavar="SHARE", help="Stop before when ratios are known this well.", rich_help_panel=_HOW),
-    ] = 0.01,
-    processes: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Fresh processes of each model, at least, whatever the time.", rich_help_panel=_HOW
-        ),
-    ] = 5,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the order of turns.", rich_help_panel=_HOW)] = 0,
-    json: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[FILE.json]",
-            help="Print JSON, and nothing else, on standard output; or write it to a file, beside the table.",
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw ratios and rates: .svg, .png or .pdf.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --json and --plot.")] = False,
+    provider: _Provider = "auto",
+    precision: _Precision = None,
+    threads: _Threads = None,
+    option: _ProviderOptions = None,
+    cuda_graph: _CudaGraph = True,
+    cache: _Cache = None,
+    batch: _Batch = "1",
+    shape: _Shape = None,
+    with_copies: _WithCopies = False,
+    time_limit: _TimeLimit = 60.0,
+    width: _Width = 0.01,
+    processes: _Processes = 5,
+    seed: _Seed = 0,
+    json: _Json = None,
+    plot: Annotated[Path | None, options.plot("ratios and rates")] = None,
+    overwrite: Annotated[bool, option("Replace the files of --json and --plot.", "--overwrite")] = False,
 ) -> None:
     """Measure how fast models run, each against its dense twin.
 
@@ -197,12 +181,15 @@ def bench(
       granet bench sparse.onnx --torch runs/a/best.safetensors --plot speed.svg
       granet bench --suite runs/a --json | jq '.results[] | [.model, .ratio]'
     """
+    from json import dumps
+
     from exporters.bench import providers
 
     providers.check_packages()  # before anything that would not even import without one
     from exporters.bench.runner import measure
     from exporters.bench.settings import BenchSettings, cache_folder
     from granet.errors import BenchmarkError, UsageError
+    from granet.files import atomic
     from granet_cli.bench.plot import draw
     from granet_cli.bench.view import show
     from granet_cli.pictures import check_plot
@@ -218,11 +205,11 @@ def bench(
         (overwrite, "--overwrite", target or plot),
     ):
         if given and not needed:
-            raise UsageError("there is nothing here that it is about", where=flag)
+            raise UsageError("this option has no effect here", where=flag)
     for path in models:
         if path.suffix == ".safetensors":
             remedy = f"--torch {path} measures it, granet export --onnx makes a model of it"
-            raise UsageError("a checkpoint is no ONNX file", where=path, remedy=remedy)
+            raise UsageError("a checkpoint is not an ONNX file", where=path, remedy=remedy)
     for out, flag in ((target, "--json"), (plot, "--plot")):
         if out is not None and not out.absolute().parent.is_dir():
             raise UsageError("there is no such folder", where=flag, got=out.parent)
@@ -236,7 +223,7 @@ def bench(
         if not key or not equals:
             raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--option")
         extra[key] = value
-    more: dict[str, Any] = {} if threads is None else {"threads": threads}
+    given_threads: dict[str, Any] = {} if threads is None else {"threads": threads}
     settings = BenchSettings(
         provider=provider,
         batches=_numbers("--batch", batch, ","),
@@ -250,20 +237,19 @@ def bench(
         options=extra,
         cache=cache or cache_folder(),
         seed=seed,
-        **more,
+        **given_threads,
     )
-    exported = None
+    skipped = []
     if suite is not None:
         from exporters.bench.suite import export_suite
 
         exported = export_suite(suite, tuple((encodings or ENCODINGS).split(",")), confirmed=model, say=say)
         models += exported.models
-        control = control or exported.control
-    skipped = exported.skipped if exported else []
+        control, skipped = control or exported.control, exported.skipped
     report = measure(models, settings, control=control, checkpoint=torch, confirmed=model, say=say)
     report.skipped += skipped
     if target is not None:
-        _write(target, report)
+        atomic.write(target, (dumps(report.as_json(), indent=2, allow_nan=False) + "\n").encode())
     if plot is not None and report.results:
         draw(plot, report)
     if json == STDOUT:
@@ -275,12 +261,3 @@ def bench(
         raise typer.Exit(130)
     if not report.results:
         raise BenchmarkError("nothing could be measured", got=report.failures[0].error if report.failures else None)
-
-
-def _write(target: Path, report: BenchReport) -> None:
-    """The JSON, as a file that is there whole or not at all."""
-    from json import dumps
-
-    from granet.files import atomic
-
-    atomic.write(target, (dumps(report.as_json(), indent=2, allow_nan=False) + "\n").encode())

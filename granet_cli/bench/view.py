@@ -1,4 +1,4 @@
-"""A measurement on the screen: a table, what each ratio means, and what to be careful about."""
+"""The screen of ``granet bench``: a table, what each ratio means, failures and warnings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from granet_cli.render import ACCENT, FAINT, Column, Screen, printable, short, size, table
+from granet_cli.render import ACCENT, FAINT, Screen, printable, short, size
+from granet_cli.tables import TableColumn, table
 
 if TYPE_CHECKING:
     from exporters.bench.report import BenchReport, BenchResult
@@ -16,11 +17,11 @@ _STYLES = {"faster": "green", "slower": "red", "control": FAINT}
 
 
 def show(screen: Screen, report: BenchReport) -> None:
-    """Writes all of a report that a person wants to read; the rest is in its JSON."""
+    """Write the parts of a report that people read; all of it is in the JSON."""
     screen.prose(_heading(report))
     if report.results:
         screen.print()
-        screen.print(_figures(report.results))
+        screen.print(_figures(screen, report.results))
         screen.print()
         for sentence in _sentences(report.results):
             screen.prose(sentence)
@@ -30,7 +31,7 @@ def show(screen: Screen, report: BenchReport) -> None:
     for skipped in report.skipped:
         screen.prose(f"skipped: {skipped.what}: {skipped.why}")
     for warning in report.warnings:
-        screen.prose(Text("careful: ", style="bold yellow").append(printable(warning), style="default"))
+        screen.prose(Text("warning: ", style="bold yellow").append(printable(warning), style="default"))
 
 
 def _heading(report: BenchReport) -> Text:
@@ -42,45 +43,37 @@ def _heading(report: BenchReport) -> Text:
     return Text(f"{report.provider} on {place}, {printable(runtime)}; {method['timed']}; {level} % intervals")
 
 
-def _figures(results: Sequence[BenchResult]) -> Text:
+def _figures(screen: Screen, results: Sequence[BenchResult]) -> Text:
     several = len({(result.precision, result.provider) for result in results}) > 1
-    graphs = any(result.flops is not None for result in results)
-    columns = [
-        Column("model"),
-        *([Column("run as")] if several else []),
-        Column("batch", right=True),
-        Column("median ms", right=True),
-        Column("p95 ms", right=True),
-        Column("images/s", right=True),
-        Column("file", right=True),
-        *([Column("FLOPs", right=True), Column("active", right=True)] if graphs else []),
-        Column("ratio", right=True),
-        Column("interval", right=True),
-        Column(""),
+    counted = any(result.flops is not None for result in results)
+    columns: list[TableColumn[BenchResult]] = [
+        TableColumn("model", lambda result: result.model),
+        TableColumn("run as", lambda result: f"{result.provider} {result.precision}", shown=several),
+        TableColumn("batch", lambda result: str(result.batch), right=True),
+        TableColumn("median ms", lambda result: _milliseconds(result.times.median), right=True),
+        TableColumn("p95 ms", lambda result: _milliseconds(result.times.p95), right=True),
+        TableColumn("images/s", lambda result: f"{result.images_per_s:,.0f}", right=True),
+        TableColumn("file", lambda result: size(result.bytes), right=True),
+        TableColumn("FLOPs", lambda result: _short(result.flops), right=True, shown=counted),
+        TableColumn("active", lambda result: _short(result.active_flops), right=True, shown=counted),
+        TableColumn("ratio", _ratio, right=True),
+        TableColumn("interval", _interval, right=True),
+        TableColumn("", lambda result: Text(result.outcome, style=_STYLES.get(result.outcome, "default"))),
     ]
-    rows: list[list[str | Text]] = []
-    for result in sorted(results, key=lambda result: (result.batch, result.precision)):  # stable: else as measured
-        found = result.ratio
-        rows.append(
-            [
-                printable(result.model),
-                *([f"{result.provider} {result.precision}"] if several else []),
-                str(result.batch),
-                _milliseconds(result.times.median),
-                _milliseconds(result.times.p95),
-                f"{result.images_per_s:,.0f}",
-                size(result.bytes),
-                *([_short(result.flops), _short(result.active_flops)] if graphs else []),
-                Text(f"{found.value:.3f}" if found else "", style=ACCENT),
-                f"{found.low:.3f} to {found.high:.3f}" if found else "",
-                Text(result.outcome, style=_STYLES.get(result.outcome, "default")),
-            ]
-        )
-    return table(columns, rows, width=None)
+    in_order = sorted(results, key=lambda result: (result.batch, result.precision))  # stable: else as measured
+    return table(screen, columns, in_order)
+
+
+def _ratio(result: BenchResult) -> Text:
+    return Text(f"{result.ratio.value:.3f}" if result.ratio else "", style=ACCENT)
+
+
+def _interval(result: BenchResult) -> str:
+    return f"{result.ratio.low:.3f} to {result.ratio.high:.3f}" if result.ratio else ""
 
 
 def _sentences(results: Sequence[BenchResult]) -> list[Text]:
-    """One for each model and batch, but for controls; what is the same for several batches is said once."""
+    """Return the verdict of each model; one that is the same for several batches comes once."""
     said: dict[tuple[str, str], list[str]] = {}
     precisions = {result.precision for result in results}
     for result in results:
@@ -94,7 +87,7 @@ def _sentences(results: Sequence[BenchResult]) -> list[Text]:
 
 
 def _milliseconds(seconds: float) -> str:
-    """Three digits that mean something."""
+    """Format a time in milliseconds, to three significant digits or more."""
     value = 1e3 * seconds
     return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
 

@@ -9,7 +9,7 @@ from granet_cli import options
 from granet_cli.options import option
 
 if TYPE_CHECKING:
-    from exporters.compaction import Compacted
+    from exporters.compaction import Compacted, LayerChange
     from granet_cli.render import Screen
 
 
@@ -58,13 +58,14 @@ def compact(
 
 
 def _show(screen: Screen, out: Path, compacted: Compacted) -> None:
-    """What became smaller: totals, a table of the layers that did, and what stays."""
+    """Write totals, a table of the layers that became smaller, and notes on what stays."""
     from rich.text import Text
 
     from granet_cli.layers import stem
-    from granet_cli.render import FAINT, Column, printable, short, size, table
+    from granet_cli.render import FAINT, short, size
+    from granet_cli.tables import TableColumn, table
 
-    screen.print(Text(printable(out), style="bold").append(f"  {size(out.stat().st_size)}", style=f"not bold {FAINT}"))
+    screen.heading(out, size(out.stat().st_size))
     outputs = sum(layer.outputs for layer in compacted.layers)
     facts = [("channels", f"{compacted.removed:,} of {outputs:,} removed" if compacted.removed else "none to remove")]
     if compacted.removed:
@@ -72,29 +73,27 @@ def _show(screen: Screen, out: Path, compacted: Compacted) -> None:
         facts.append(("weights", f"{before:,} -> {after:,}, {after / before:.1%}"))
         if compacted.flops_before and compacted.flops_after is not None:
             share = compacted.flops_after / compacted.flops_before
-            spelled = f"{short(compacted.flops_before)} -> {short(compacted.flops_after)}"
-            facts.append(("FLOPs", f"{spelled} an image when dense, {share:.1%}"))
+            change = f"{short(compacted.flops_before)} -> {short(compacted.flops_after)}"
+            facts.append(("FLOPs", f"{change} an image when dense, {share:.1%}"))
         facts.append(("outputs", f"differ by {compacted.difference:.0e} of the largest, which is rounding"))
-    for name, value in facts:
-        screen.print(Text(f"{name:<10}", style=FAINT).append(value, style="default"))
+    screen.facts(facts)
     if changed := [layer for layer in compacted.layers if layer.changed]:
-        columns = [Column("layer"), *(Column(title, right=True) for title in ("inputs", "outputs", "weights", "FLOPs"))]
-        rows = [
-            [
-                stem(layer.name),
-                _fell(layer.inputs, layer.inputs_kept),
-                _fell(layer.outputs, layer.outputs_kept),
-                f"{layer.parameters_kept / layer.parameters:.1%}",
-                "-" if not layer.flops or layer.flops_kept is None else f"{layer.flops_kept / layer.flops:.1%}",
-            ]
-            for layer in changed
+        columns: list[TableColumn[LayerChange]] = [
+            TableColumn("layer", lambda layer: stem(layer.name)),
+            TableColumn("inputs", lambda layer: _change(layer.inputs, layer.inputs_kept), right=True),
+            TableColumn("outputs", lambda layer: _change(layer.outputs, layer.outputs_kept), right=True),
+            TableColumn("weights", lambda layer: f"{layer.parameters_kept / layer.parameters:.1%}", right=True),
+            TableColumn("FLOPs", _flops_kept, right=True),
         ]
         screen.print()
-        screen.print(table(columns, rows, width=None))
+        screen.print(table(screen, columns, changed))
         screen.print(Text(f"{len(changed)} of {len(compacted.layers)} layers became smaller", style=FAINT))
-    for note in compacted.notes:
-        screen.print(Text(f"note: {printable(note)}", style="yellow"))
+    screen.notes(compacted.notes)
 
 
-def _fell(before: int, after: int) -> str:
+def _flops_kept(layer: LayerChange) -> str | None:
+    return f"{layer.flops_kept / layer.flops:.1%}" if layer.flops and layer.flops_kept is not None else None
+
+
+def _change(before: int, after: int) -> str:
     return f"{before:,}" if before == after else f"{before:,} -> {after:,}"
