@@ -5,7 +5,6 @@ All counts are of what is stored. Nothing is run, and no decoder is evaluated.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from exporters.encoding.decode import WeightReader
 from exporters.encoding.values import Array, type_name
 from exporters.graphs import field_bytes, graphs
 from exporters.weight_tensors import Operand, operands
+from granet.analysis.json_values import json_value
 from granet.checkpoint import canonical
 from granet.errors import CheckpointError, ModelError
 
@@ -105,12 +105,7 @@ class OnnxInspection:
 
     def as_json(self) -> dict[str, Any]:
         """Return the same as dictionaries, lists and numbers; ``step``, which a checkpoint has, is None."""
-        report = dataclasses.asdict(self)
-        for key in ("inputs", "outputs", "layers"):
-            report[key] = [
-                {**item, "shape": None if item["shape"] is None else list(item["shape"])} for item in report[key]
-            ]
-        return {"format": "onnx", "step": None, **report, "notes": list(self.notes)}
+        return {"format": "onnx", "step": None, **json_value(self)}
 
 
 def inspect(model: onnx.ModelProto) -> OnnxInspection:

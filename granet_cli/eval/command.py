@@ -1,7 +1,8 @@
-"""``granet eval``: how a checkpoint does on a split."""
+"""``granet eval``: the accuracy of a checkpoint on a split."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -58,16 +59,16 @@ def evaluate(
 
     if split not in names.SPLITS:
         raise UnknownNameError("split", split, names.SPLITS, where="--split")
-    kind = scores.onnx if file.suffix.lower() == ".onnx" else scores.checkpoint
-    result = kind(file, data=data, split=split, batch_size=batch_size, device=device, model=model)
+    evaluate_file = scores.onnx if file.suffix.lower() == ".onnx" else scores.checkpoint
+    result = evaluate_file(file, data=data, split=split, batch_size=batch_size, device=device, model=model)
     if json:
-        print_json(
-            {"accuracy": result.accuracy, "loss": result.loss, "split": split, "examples": result.examples}
-            | {"data": result.data, "step": result.step}
-        )
+        print_json(asdict(result))
         return
-    screen = Screen()
     right = round(result.accuracy * result.examples)
-    screen.print(f"accuracy  {percent(result.accuracy)}  ({right:,} of {result.examples:,})")
-    screen.print(f"loss      {result.loss:.4f}")
-    screen.print(f"data      {result.data}, {split} split")
+    Screen().facts(
+        [
+            ("accuracy", f"{percent(result.accuracy)}  ({right:,} of {result.examples:,})"),
+            ("loss", f"{result.loss:.4f}"),
+            ("data", f"{result.data}, {split} split"),
+        ]
+    )

@@ -8,10 +8,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What was measured, on which dataset, after how many steps of training."""
+    """What was measured, on which split of which dataset, after how many steps of training."""
 
     accuracy: float
     loss: float
+    split: str
     examples: int
     data: str
     step: int
@@ -20,22 +21,22 @@ class EvalResult:
 def checkpoint(
     file: Path, *, data: str | None, split: str, batch_size: int, device: str, model: str | None
 ) -> EvalResult:
-    """A checkpoint on a split of its dataset, or of the one that ``data`` names."""
+    """Evaluate a checkpoint on a split of its dataset, or of the one that ``data`` names."""
     from granet.checkpoint import load
     from granet.training import open_data, resolve_device
     from granet.training.scoring import score
     from granet_cli.choices import check_network, evaluated_on
 
-    place = resolve_device(device)
+    resolved = resolve_device(device)
     state = load(file)
     check_network(state, model)
     dataset = open_data(evaluated_on(state, data))
-    result = score(state, dataset, split, device=place, batch_size=batch_size, factory=model)
-    return EvalResult(result.accuracy, result.loss, result.examples, dataset.name, state.step)
+    result = score(state, dataset, split, device=resolved, batch_size=batch_size, factory=model)
+    return EvalResult(result.accuracy, result.loss, split, result.examples, dataset.name, state.step)
 
 
 def onnx(file: Path, *, data: str | None, split: str, batch_size: int, device: str, model: str | None) -> EvalResult:
-    """An exported model likewise; what it was trained on stands in its metadata."""
+    """Evaluate an exported model; its metadata name the dataset that it was trained on."""
     from exporters import metadata, onnx_files, runtime
     from exporters.scoring import score
     from granet.data import SIZED, open_dataset
@@ -57,11 +58,11 @@ def onnx(file: Path, *, data: str | None, split: str, batch_size: int, device: s
     )
     session = runtime.open_session(file, provider=provider, options=options)
     result = score(session, origin.network, dataset, split, batch_size=batch_size)
-    return EvalResult(result.accuracy, result.loss, result.examples, dataset.name, origin.step)
+    return EvalResult(result.accuracy, result.loss, split, result.examples, dataset.name, origin.step)
 
 
 def _provider(device: str) -> tuple[str, dict[str, str]]:
-    """Where ONNX Runtime is to run."""
+    """Return the execution provider of ONNX Runtime for a device, and its options."""
     from exporters import runtime
     from granet.errors import DeviceError
 

@@ -1,4 +1,4 @@
-"""``granet verify``: whether checkpoints are all that they should be."""
+"""``granet verify``: the integrity of checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def verify(
     method: options.ConfirmedMethod = None,
     json: options.Json = False,
 ) -> None:
-    """Check that checkpoints are whole and agree with themselves.
+    """Check that checkpoints are complete and consistent.
 
     Every tensor is checked against its hash, masks against their counts, the active weights against the recipe, and
     all values for being finite. Each failure names the tensor. The exit code is 1 when any file fails.
@@ -37,20 +37,19 @@ def verify(
 
     if method is not None:
         confirm(method)
-    if json:
-        results = [_verified(file) for file in files]
-        print_json({"ok": all(result.ok for result in results), "files": [result.as_json() for result in results]})
-    else:
-        results = []
-        for file in files:  # each is told as soon as it is known
-            results.append(_verified(file))
+    results = []
+    for file in files:
+        results.append(_verified(file))
+        if not json:  # each is shown as soon as it is known
             _show(Screen(), results[-1])
+    if json:
+        print_json({"ok": all(result.ok for result in results), "files": [result.as_json() for result in results]})
     if not all(result.ok for result in results):
         raise typer.Exit(1)
 
 
 def _verified(file: Path) -> Verification:
-    """What is found in a file; one that cannot be read fails like any other."""
+    """Verify a file; one that cannot be read is a failure like any other."""
     from granet.checkpoint import Verification, VerificationFailure, verify
     from granet.errors import FileError
 
@@ -71,7 +70,7 @@ def _verified(file: Path) -> Verification:
 
 
 def _show(screen: Screen, result: Verification) -> None:
-    """A line on the file, and one on each failure."""
+    """Write a line about the file, and one for each failure."""
     from rich.text import Text
 
     from granet.errors import counted
