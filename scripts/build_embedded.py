@@ -44,7 +44,7 @@ def first_of_each_class(examples: Arrays, count: int) -> Arrays:
 
 
 def write(directory: Path, file: PublishedFile, header: bytes, body: bytes) -> None:
-    """Write one gzipped idx file, and say how it compares with what the reader expects."""
+    """Write one gzipped idx file, and print whether it has the size and checksum that the reader expects."""
     contents = header + body
     path = directory / f"{file.name}.gz"
     path.write_bytes(gzip.compress(contents, compresslevel=9, mtime=0))
@@ -54,7 +54,7 @@ def write(directory: Path, file: PublishedFile, header: bytes, body: bytes) -> N
 
 
 def main() -> None:
-    """Read the whole set, checksums included, and write the part."""
+    """Read and check the whole set, and write the part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, help="folder with the idx files of Fashion-MNIST")
     parser.add_argument("--out", type=Path, default=EMBEDDED_DIRECTORY)

@@ -1,4 +1,4 @@
-"""Packs an image folder into WebDataset shards that granet, and other programs, read.
+"""Pack an image folder into WebDataset shards that granet, and other programs, read.
 
     python -m scripts.pack_shards FOLDER SHARDS --per-shard 1000
 
@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "test")
 
 
 def pack(folder: Path, shards: Path, *, per_shard: int) -> dict[str, int]:
-    """Packs ``folder``; what is returned is how many shards each split has."""
+    """Pack ``folder``, and return how many shards each split has."""
     shards.mkdir(parents=True)
     splits = [split for split in SPLITS if (folder / split).is_dir()]
     classes = _visible(folder / "train")
@@ -32,8 +32,8 @@ def pack(folder: Path, shards: Path, *, per_shard: int) -> dict[str, int]:
         counts[split] = len(starts)
         for number, start in enumerate(starts):
             with tarfile.open(shards / f"{split}-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as shard:
-                for place, (path, label) in enumerate(examples[start : start + per_shard], start):
-                    key = f"{place:08d}"
+                for index, (path, label) in enumerate(examples[start : start + per_shard], start):
+                    key = f"{index:08d}"
                     _add(shard, f"{key}.cls", str(label).encode())
                     _add(shard, f"{key}{path.suffix.lower()}", path.read_bytes())
     return counts
@@ -44,13 +44,13 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _add(shard: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)  # owner and time stay zero, so that the same images make the same bytes
+    member = tarfile.TarInfo(name)  # owner and time stay zero, so that equal images make equal bytes
     member.size = len(data)
     shard.addfile(member, io.BytesIO(data))
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Parse the command line and pack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="holds train/CLASS/* and the others")
     parser.add_argument("shards", type=Path, help="the folder to make")
@@ -61,7 +61,7 @@ def main() -> None:
     if not (arguments.folder / "train").is_dir():
         parser.error(f"{arguments.folder} has no folder called train")
     if arguments.shards.exists():
-        parser.error(f"{arguments.shards} is there already")
+        parser.error(f"{arguments.shards} already exists")
     for split, count in pack(arguments.folder, arguments.shards, per_shard=arguments.per_shard).items():
         print(f"{split}: {count} shards")
 

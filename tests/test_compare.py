@@ -191,7 +191,7 @@ def test_a_single_run_has_no_deviation(tmp_path: Path) -> None:
     assert group.test_accuracy == Statistic(mean=0.8, deviation=None, count=1)
 
 
-def test_other_settings_are_another_row_and_told_by_their_keys(tmp_path: Path) -> None:
+def test_other_settings_make_another_row_that_names_them(tmp_path: Path) -> None:
     write(tmp_path / "a", recipe(seed=0))
     write(tmp_path / "b", recipe(seed=1, method__interval="10it"))
     write(tmp_path / "c", recipe(seed=2, optimizer__learning_rate=0.01))
@@ -203,7 +203,7 @@ def test_other_settings_are_another_row_and_told_by_their_keys(tmp_path: Path) -
     assert third["optimizer.learning_rate"] == 0.01 != first["optimizer.learning_rate"]
 
 
-def test_where_data_lie_and_what_a_recipe_says_of_itself_do_not_matter(tmp_path: Path) -> None:
+def test_data_directory_and_description_of_a_recipe_are_ignored(tmp_path: Path) -> None:
     write(tmp_path / "a", recipe(seed=0, data__directory="/here", description="the first"))
     write(tmp_path / "b", recipe(seed=1, data__directory="/there"))
     assert rows(compared(tmp_path)) == [["a", "b"]]
@@ -317,7 +317,7 @@ def test_statistics_are_those_of_a_sample(values: list[float]) -> None:
 # Runs that are not finished
 
 
-def test_a_run_in_training_shows_what_it_has_with_a_mark(tmp_path: Path, ask: Ask) -> None:
+def test_an_unfinished_run_is_shown_with_a_mark(tmp_path: Path, ask: Ask) -> None:
     write(tmp_path / "a", recipe(seed=0), validation=0.7)
     write(tmp_path / "b", recipe(seed=1), validation=0.6, accuracy=None)
     answer = ask("a", "b")
@@ -371,7 +371,7 @@ def test_real_runs_compare(tmp_path: Path, ask: Ask) -> None:
 # What is no run, or damaged
 
 
-def test_what_cannot_be_compared_is_reported_and_the_rest_goes_on(tmp_path: Path, ask: Ask) -> None:
+def test_runs_that_cannot_be_read_are_reported_and_the_others_compared(tmp_path: Path, ask: Ask) -> None:
     write(tmp_path / "good", recipe())
     damaged = write(tmp_path / "damaged", recipe()) / "best.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\xff")
@@ -446,7 +446,7 @@ def test_measurements_in_a_file_can_be_anything(tmp_path: Path, ask: Ask, metric
         assert "a: not finished" in answer.err or "test" in metrics
 
 
-def test_a_network_of_ones_own_is_rebuilt_only_when_confirmed(
+def test_a_network_of_the_user_is_rebuilt_only_when_confirmed(
     tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_compared.py").write_text(
@@ -473,7 +473,7 @@ def test_the_names_of_files_are_those_that_training_writes() -> None:
     assert find._ROUND.fullmatch(folder.round(3).path.name)
 
 
-def test_a_folder_stands_for_the_runs_in_it_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_a_folder_means_the_runs_in_it_ordered_by_number(tmp_path: Path) -> None:
     for number in ("10", "9", "1", "0.05", "0.5", "0.1"):
         write(tmp_path / f"runs/seed-{number}", recipe())
     write_rounds(tmp_path / "runs/z", seed=0, accuracy=0.8)
@@ -486,7 +486,7 @@ def test_a_folder_stands_for_the_runs_in_it_in_the_order_of_their_numbers(tmp_pa
     assert all("are those of" in problem.message for problem in report.problems)
 
 
-def test_a_pattern_stands_for_what_matches_it(tmp_path: Path, ask: Ask) -> None:
+def test_a_pattern_means_the_folders_that_match_it(tmp_path: Path, ask: Ask) -> None:
     for name in ("a-10", "a-2", "b-1", "[x]"):
         write(tmp_path / name, recipe())
     assert [run["path"] for run in ask("a-*", "--json").json()["runs"]] == ["a-2", "a-10"]

@@ -63,6 +63,6 @@ def test_every_entry_has_its_own_name_and_a_description():
         ({"name": "image-folder", "directory": Path(), "image_size": 0}, UsageError, "at least 1"),
     ],
 )
-def test_what_cannot_be_asked_for_is_an_error(arguments, error, message):
+def test_arguments_that_do_not_fit_a_dataset_are_errors(arguments, error, message):
     with pytest.raises(error, match=message):
         open_dataset(**arguments)

@@ -42,7 +42,7 @@ def test_small_images_of_one_size_become_resident_and_keep_their_pixels(tmp_path
 
 
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1)])
-def test_a_line_of_pixels_is_seen_in_its_middle_and_takes_no_memory(tmp_path, size):
+def test_a_line_of_pixels_is_cropped_before_it_is_resized(tmp_path, size):
     write_image_folder(tmp_path)
     line = Image.new("RGB", size)
     line.paste(
@@ -139,7 +139,7 @@ def add_sixteen_bits(root):
         (add_sixteen_bits, r"deep.png: images of this pixel format are not supported"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_named(tmp_path, spoil, message):
+def test_errors_name_what_is_wrong_with_a_folder(tmp_path, spoil, message):
     root = write_image_folder(tmp_path / "root")
     spoil(root)
     with pytest.raises(DataError, match=message):

@@ -89,7 +89,7 @@ def test_both_pipelines_show_evaluation_the_same_pixels(folder):
     assert equal(resident.evaluation("validation"), streaming.evaluation("validation"))
 
 
-def test_workers_change_nothing(folder):
+def test_batches_are_the_same_with_workers_as_without(folder):
     alone, helped = (pipeline_of("streaming", folder, workers=workers) for workers in (0, 2))
     assert equal(helped.batches(0), list(alone.batches(0)))
     # The same workers go on with the next epoch, also when the last one was left half way.
@@ -98,7 +98,7 @@ def test_workers_change_nothing(folder):
     assert equal(helped.evaluation("test", 5), list(alone.evaluation("test", 5)))
 
 
-def test_workers_that_run_ahead_of_a_slow_network_keep_off_batches_in_use(tmp_path, monkeypatch):
+def test_workers_ahead_of_a_slow_network_do_not_overwrite_batches_in_use(tmp_path, monkeypatch):
     """Workers write into the same memory over and over, so they must not come round to what is still needed."""
     write_image_folder(tmp_path, per_class=20, size=12)
     alone, helped = (pipeline_of("streaming", tmp_path, workers=workers, batch_size=2) for workers in (0, 2))
@@ -113,7 +113,7 @@ def test_workers_that_run_ahead_of_a_slow_network_keep_off_batches_in_use(tmp_pa
     assert equal(helped.batches(0), expected)
 
 
-def test_an_iterator_whose_workers_have_gone_on_does_not_mix_epochs(folder):
+def test_an_iterator_fails_once_its_workers_serve_a_later_one(folder):
     pipeline = pipeline_of("streaming", folder)
     first = pipeline.batches(0)
     next(first)
@@ -224,7 +224,7 @@ def test_workers_of_two_pipelines_keep_apart(folder):
         ({"workers": -1}, UsageError, "at least 0"),
     ],
 )
-def test_what_a_pipeline_cannot_be_is_an_error(arguments, error, message):
+def test_arguments_of_a_pipeline_out_of_range_are_errors(arguments, error, message):
     usual = {"batch_size": 4, "device": CPU, "seed": 0, "augment": "none"}
     with pytest.raises(error, match=message):
         make_pipeline(arrays_dataset(), **(usual | arguments))

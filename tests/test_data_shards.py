@@ -86,7 +86,7 @@ def test_shards_have_the_classes_and_splits_of_the_folder(both):
     assert (packed.mean, packed.std, packed.image_size) == (folder.mean, folder.std, 20)
 
 
-def test_three_splits_are_what_they_say(tmp_path):
+def test_train_val_and_test_shards_are_the_three_splits(tmp_path):
     data = open_shards(shards(tmp_path, validation_0=examples([0, 1, 2, 2])), residency="streaming", image_size=8)
     assert isinstance(data.train, ShardImages)
     assert (len(data.train), len(data.validation), len(data.test)) == (24, 4, 3)
@@ -174,7 +174,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_few_archives_are_open_at_once_and_none_in_the_end(tmp_path, monkeypatch):
+def test_a_reader_keeps_few_archives_open_and_closes_all(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_images, "MAX_OPEN", 2)
     made = {f"train_{number}": examples([0, 1, 2], 10 * number) for number in range(6)}
     data = open_shards(shards(tmp_path, **made), residency="streaming", image_size=8, validation=0.1)
@@ -305,7 +305,7 @@ SOUND = archive(examples(THREE))
         (raw("x", b"99999999999999999999 a=\n", b"x") + SOUND, "a pax header that is not one"),
     ],
 )
-def test_what_is_wrong_with_a_shard_is_said(tmp_path, content, said):
+def test_errors_name_what_is_wrong_with_a_shard(tmp_path, content, said):
     answer = refusal(shards(tmp_path, content), image_size=8, residency="streaming")
     assert said in answer
     assert len(answer) < 1000
@@ -328,7 +328,7 @@ def test_a_pax_header_of_a_megabyte_of_records_takes_no_time(tmp_path):
         (b"\xff\xfe", "classes.txt: cannot be read"),
     ],
 )
-def test_what_is_wrong_with_the_list_of_classes_is_said(tmp_path, classes, said):
+def test_errors_name_what_is_wrong_with_the_list_of_classes(tmp_path, classes, said):
     shards(tmp_path)
     (tmp_path / "classes.txt").write_bytes(classes.encode() if isinstance(classes, str) else classes)
     assert said in refusal(tmp_path)
@@ -359,7 +359,7 @@ def test_an_unknown_class_is_answered_with_the_nearest(tmp_path):
         ("train-2-of-3.tar", "the shards of a split belong to two sets"),
     ],
 )
-def test_archives_that_are_none_of_the_shards_are_not_passed_over(tmp_path, name, said):
+def test_archives_that_are_not_shards_are_refused(tmp_path, name, said):
     shards(tmp_path)
     (tmp_path / name).write_bytes(SOUND)
     assert said in refusal(tmp_path)

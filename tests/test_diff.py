@@ -38,7 +38,7 @@ ONE = toy([1.0, -2.0, 2.0, 0.0, 0.0, 0.0], "111000", "111010")
 OTHER = toy([-1.0, -2.0, 0.0, 0.0, 0.5, 0.5], "110011")
 
 
-def test_figures_are_those_counted_by_hand() -> None:
+def test_overlap_matches_counts_by_hand() -> None:
     found = differing(ONE, OTHER).layers["fc.weight"]
     assert (found.parameters, found.active, found.common) == (6, (3, 4), 2)
     assert (found.lost, found.grown, found.regrown, found.moved) == (1, 2, 1, 1)

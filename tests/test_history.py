@@ -282,7 +282,7 @@ def told(*states: str, steps_per_epoch: int = 10) -> Replay:
     return Replay(folder=Path("run"), last=checkpoint, log=log.parse(data, "test"), initial=masks[0])
 
 
-def test_figures_are_those_counted_by_hand() -> None:
+def test_overlap_matches_counts_by_hand() -> None:
     report = tell(told("11110000", "11001000", "11011000", "10011100"))
     assert report.before.density == 0.5
     assert [update.step for update in report.updates] == [5, 10, 15]

@@ -25,7 +25,7 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("size", [(256, 256), (500, 375), (375, 500), (333, 499), (257, 1000), (100, 60), (225, 224)])
-def test_evaluation_sees_what_torchvision_shows(transforms, size):
+def test_the_view_of_evaluation_is_that_of_torchvision(transforms, size):
     theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])(noise(*size))
     assert whole_view(noise(*size), 224).tobytes() == theirs.tobytes()
 

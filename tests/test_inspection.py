@@ -97,7 +97,7 @@ def test_exploration_is_the_share_ever_active() -> None:
     assert report.exploration == 1.0
 
 
-def test_it_says_what_made_it_and_where_it_stands() -> None:
+def test_recipe_and_progress_are_reported() -> None:
     report = inspect(checkpoint())
     assert (report.recipe, report.method, report.model, report.data) == (
         "quickstart",
@@ -109,7 +109,7 @@ def test_it_says_what_made_it_and_where_it_stands() -> None:
     assert (report.best_validation_accuracy, report.test_accuracy) == (0.75, None)
 
 
-def test_a_checkpoint_that_tells_nothing_is_reported_as_such() -> None:
+def test_unknown_progress_and_accuracies_are_none() -> None:
     report = inspect(checkpoint(progress={}, metrics={"best": "none", "test": {"accuracy": float("nan")}}))
     assert report.total_steps is report.epoch is None
     assert report.best_validation_accuracy is report.test_accuracy is None

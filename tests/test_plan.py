@@ -78,7 +78,7 @@ def as_rigl_counts(network: Network, densities: dict[str, float]) -> float:
         ("uniform", 0.965, "0.07"),
     ],
 )
-def test_inference_costs_what_rigl_printed(
+def test_inference_flops_are_those_published_for_rigl(
     resnet50: Network, distribution: str, sparsity: float, published: str
 ) -> None:
     shapes = dict(resnet50.shapes)
@@ -91,7 +91,7 @@ def test_inference_costs_what_rigl_printed(
     assert plain == pytest.approx(float(published), abs=0.01)
 
 
-def test_the_dense_network_costs_what_rigl_printed(resnet50: Network) -> None:
+def test_dense_flops_are_those_published_for_rigl(resnet50: Network) -> None:
     assert f"{as_rigl_counts(resnet50, {}):.1e}" == "8.2e+09"
     images, epochs = 1_281_167, 102.4  # 32,000 steps of 4,096
     assert f"{flops.training_step(*[as_rigl_counts(resnet50, {})] * 2) * images * epochs:.1e}" == "3.2e+18"
@@ -109,7 +109,7 @@ def foreseen(method: Method, total: int = TOTAL, **settings: Any) -> Trajectory:
 
 
 @every_method
-def test_counts_are_those_that_come_out(method: Method) -> None:
+def test_predicted_counts_are_those_of_a_run(method: Method) -> None:
     run, course = Run(method), foreseen(method)
     assert course.first.layers == {name: int(mask.sum()) for name, mask in run.sparsifier.masks.items()}
     updates = run.steps(TOTAL)
@@ -137,20 +137,20 @@ def stepwise(method: Method) -> float:
 
 
 @pytest.mark.parametrize("name", ["rigl", "rigl-itop", "set", "static", "dense", "granet-uniform", "gmp-uniform"])
-def test_training_costs_what_its_steps_do(name: str) -> None:
+def test_training_flops_are_the_sum_over_steps(name: str) -> None:
     course = foreseen(METHODS[name])
     assert course.estimated == ""
     assert course.training_flops == pytest.approx(stepwise(METHODS[name]), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["granet", "granet-sparse", "granet-momentum", "gmp", "snfs"])
-def test_where_training_decides_the_layers_are_an_estimate(name: str) -> None:
+def test_layers_that_training_decides_are_estimates(name: str) -> None:
     course = foreseen(METHODS[name])
     assert course.estimated
     assert course.training_flops == pytest.approx(stepwise(METHODS[name]), rel=0.3)
 
 
-def test_rigl_costs_what_its_formula_says() -> None:
+def test_training_flops_follow_the_formula_of_rigl() -> None:
     interval, rounds = 10, 30
     course = foreseen(RigL(density=0.2, interval=interval, stop=interval * rounds - 1), total=interval * rounds)
     sparse, dense = course.active_flops, course.dense_flops
@@ -160,7 +160,7 @@ def test_rigl_costs_what_its_formula_says() -> None:
     )
 
 
-def test_many_prunes_are_told_by_some_of_them() -> None:
+def test_of_many_prunes_some_are_stages() -> None:
     course = foreseen(GMP(density=0.05, interval=1, end=180), total=200)
     assert len(course.prunes) == 180
     assert len(course.stages) == 13
@@ -183,14 +183,14 @@ def test_a_sound_run_has_no_cautions() -> None:
     assert found(RigL(density=0.3, interval=10)) == {}
 
 
-def test_a_layer_with_fewer_weights_than_outputs_is_told() -> None:
+def test_a_layer_with_fewer_weights_than_outputs_is_a_caution() -> None:
     (caution,) = found(Static(density=0.01, allocation="uniform")).values()
     assert caution.kind == "near-empty-layer"
     assert caution.layers == ("conv.weight", "fc1.weight", "fc2.weight")
     assert "fc1.weight has 4 active weights for 8 outputs" in caution.message
 
 
-def test_a_dense_layer_that_takes_the_flops_is_told() -> None:
+def test_a_dense_layer_with_most_of_the_flops_is_a_caution() -> None:
     model = network()
     weights = {name: p.detach() for name, p in model.named_parameters() if p.dim() > 1 and name != "conv.weight"}
     costs, method = flops.layers(model, SHAPE), Static(density=0.1)
@@ -201,7 +201,7 @@ def test_a_dense_layer_that_takes_the_flops_is_told() -> None:
     assert f"takes {share:.0%} of the sparse network's FLOPs" in told["dense-layer"].message
 
 
-def test_too_few_updates_are_told() -> None:
+def test_too_few_updates_are_a_caution() -> None:
     told = found(GMP(density=0.1, interval=100))
     assert "2 prunes, of which the largest takes 79%" in told["few-prunes"].message
     told = found(RigL(density=0.1, interval=140, drop_fraction=0.1))
@@ -209,7 +209,7 @@ def test_too_few_updates_are_told() -> None:
     assert "at most 10% of the weights" in told["little-exploration"].message
 
 
-def test_a_density_that_is_reached_at_the_end_is_told() -> None:
+def test_a_density_reached_only_at_the_end_is_a_caution() -> None:
     told = found(GMP(density=0.3, interval=10, end=390))
     assert "0.5 epochs before the end" in told["late-density"].message
 
@@ -275,7 +275,7 @@ def test_without_a_trial_all_the_rest_is_the_same(make: Make) -> None:
     assert untried.last_bytes == pytest.approx(tried.last_bytes, rel=0.01)
 
 
-def test_published_datasets_need_not_be_there() -> None:
+def test_placeholders_have_the_sizes_of_published_datasets() -> None:
     recipe = Recipe.load("cifar10-resnet50-granet")
     dataset = stand_in(recipe, PlaceholderImages())
     assert (len(dataset.train), len(dataset.validation), len(dataset.classes)) == (45_000, 5_000, 10)
@@ -338,7 +338,7 @@ def test_json_is_the_plan(tiny: Path, granet: Granet) -> None:
     assert found["layers"][0]["shape"] == [16, 3, 3, 3]
 
 
-def test_a_plan_of_published_data_needs_none(tiny: Path, granet: Granet) -> None:
+def test_a_published_dataset_is_planned_without_its_files(tiny: Path, granet: Granet) -> None:
     answer = granet("plan", "tiny.toml", "--set", "data.name=cifar10", "--set", "data.directory=", "--steps", 1)
     assert answer.code == 0
     assert "45,000 to train on; the dataset is not opened" in answer.out
@@ -355,7 +355,7 @@ def test_a_plan_of_published_data_needs_none(tiny: Path, granet: Granet) -> None
         (["imagenet-resnet50-granet"], "say it, or where the dataset lies with --data"),
     ],
 )
-def test_what_cannot_be_planned_is_refused(tiny: Path, granet: Granet, arguments: list[str], message: str) -> None:
+def test_plans_that_are_impossible_are_refused(tiny: Path, granet: Granet, arguments: list[str], message: str) -> None:
     answer = granet("plan", *arguments)
     assert (answer.code, answer.out) == (2, "")
     assert message.lower() in answer.err.lower()
@@ -371,7 +371,7 @@ def test_a_rewind_has_a_plan_of_its_own(make: Make) -> None:
         plan(recipe, CPU)
 
 
-def test_a_sparsifier_agrees_on_the_layers() -> None:
+def test_the_layers_of_a_plan_are_those_that_a_sparsifier_masks() -> None:
     """What the course calls maskable is what is masked."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
