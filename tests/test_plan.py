@@ -97,7 +97,7 @@ def test_dense_flops_are_those_published_for_rigl(resnet50: Network) -> None:
     assert f"{flops.training_step(*[as_rigl_counts(resnet50, {})] * 2) * images * epochs:.1e}" == "3.2e+18"
 
 
-# The course of a method
+# The trajectory of a method
 
 
 def foreseen(method: Method, total: int = TOTAL, **settings: Any) -> Trajectory:
@@ -110,16 +110,16 @@ def foreseen(method: Method, total: int = TOTAL, **settings: Any) -> Trajectory:
 
 @every_method
 def test_predicted_counts_are_those_of_a_run(method: Method) -> None:
-    run, course = Run(method), foreseen(method)
-    assert course.first.layers == {name: int(mask.sum()) for name, mask in run.sparsifier.masks.items()}
+    run, trajectory = Run(method), foreseen(method)
+    assert trajectory.first.layers == {name: int(mask.sum()) for name, mask in run.sparsifier.masks.items()}
     updates = run.steps(TOTAL)
-    assert course.updates == len(updates)
-    assert {step for step, _ in course.prunes} | set(course.swaps) == {update.step for update in updates}
+    assert trajectory.updates == len(updates)
+    assert {step for step, _ in trajectory.prunes} | set(trajectory.swaps) == {update.step for update in updates}
     active = {update.step: sum(counts["active"] for counts in update.counts.values()) for update in updates}
-    assert all(active[step] == kept for step, kept in course.prunes)
-    if not course.estimated:
-        assert course.last.layers == {name: int(mask.sum()) for name, mask in run.sparsifier.masks.items()}
-    assert run.sparsifier.exploration_rate <= course.reach
+    assert all(active[step] == kept for step, kept in trajectory.prunes)
+    if not trajectory.estimated:
+        assert trajectory.last.layers == {name: int(mask.sum()) for name, mask in run.sparsifier.masks.items()}
+    assert run.sparsifier.exploration_rate <= trajectory.reach
 
 
 def stepwise(method: Method) -> float:
@@ -138,34 +138,34 @@ def stepwise(method: Method) -> float:
 
 @pytest.mark.parametrize("name", ["rigl", "rigl-itop", "set", "static", "dense", "granet-uniform", "gmp-uniform"])
 def test_training_flops_are_the_sum_over_steps(name: str) -> None:
-    course = foreseen(METHODS[name])
-    assert course.estimated == ""
-    assert course.training_flops == pytest.approx(stepwise(METHODS[name]), rel=1e-6)
+    trajectory = foreseen(METHODS[name])
+    assert trajectory.estimated == ""
+    assert trajectory.training_flops == pytest.approx(stepwise(METHODS[name]), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["granet", "granet-sparse", "granet-momentum", "gmp", "snfs"])
 def test_layers_that_training_decides_are_estimates(name: str) -> None:
-    course = foreseen(METHODS[name])
-    assert course.estimated
-    assert course.training_flops == pytest.approx(stepwise(METHODS[name]), rel=0.3)
+    trajectory = foreseen(METHODS[name])
+    assert trajectory.estimated
+    assert trajectory.training_flops == pytest.approx(stepwise(METHODS[name]), rel=0.3)
 
 
 def test_training_flops_follow_the_formula_of_rigl() -> None:
     interval, rounds = 10, 30
-    course = foreseen(RigL(density=0.2, interval=interval, stop=interval * rounds - 1), total=interval * rounds)
-    sparse, dense = course.active_flops, course.dense_flops
+    trajectory = foreseen(RigL(density=0.2, interval=interval, stop=interval * rounds - 1), total=interval * rounds)
+    sparse, dense = trajectory.active_flops, trajectory.dense_flops
     per_step = (3 * sparse * (interval - 1) + 2 * sparse + dense) / interval  # an update is one of the steps
-    assert course.training_flops / (8 * course.total_steps) == pytest.approx(
-        per_step - (dense - sparse) / course.total_steps
+    assert trajectory.training_flops / (8 * trajectory.total_steps) == pytest.approx(
+        per_step - (dense - sparse) / trajectory.total_steps
     )
 
 
 def test_of_many_prunes_some_are_stages() -> None:
-    course = foreseen(GMP(density=0.05, interval=1, end=180), total=200)
-    assert len(course.prunes) == 180
-    assert len(course.stages) == 13
-    assert (course.stages[1].step, course.last.step) == (1, 180)
-    assert [stage.active for stage in course.stages] == sorted((s.active for s in course.stages), reverse=True)
+    trajectory = foreseen(GMP(density=0.05, interval=1, end=180), total=200)
+    assert len(trajectory.prunes) == 180
+    assert len(trajectory.stages) == 13
+    assert (trajectory.stages[1].step, trajectory.last.step) == (1, 180)
+    assert [stage.active for stage in trajectory.stages] == sorted((s.active for s in trajectory.stages), reverse=True)
 
 
 # Cautions
@@ -173,8 +173,8 @@ def test_of_many_prunes_some_are_stages() -> None:
 
 def found(method: Method, total: int = 400, **settings: Any) -> dict[str, Caution]:
     model = settings.pop("model", None) or network()
-    course = foreseen(method, total, model=model)
-    told = cautions(course, method, flops.layers(model, SHAPE), steps_per_epoch=20)
+    trajectory = foreseen(method, total, model=model)
+    told = cautions(trajectory, method, flops.layers(model, SHAPE), steps_per_epoch=20)
     return {caution.kind: caution for caution in told}
 
 
@@ -194,10 +194,10 @@ def test_a_dense_layer_with_most_of_the_flops_is_a_caution() -> None:
     model = network()
     weights = {name: p.detach() for name, p in model.named_parameters() if p.dim() > 1 and name != "conv.weight"}
     costs, method = flops.layers(model, SHAPE), Static(density=0.1)
-    course = predict_trajectory(method, weights, costs, total_steps=10, batch_size=8, seed=0)
-    told = {caution.kind: caution for caution in cautions(course, method, costs, steps_per_epoch=5)}
+    trajectory = predict_trajectory(method, weights, costs, total_steps=10, batch_size=8, seed=0)
+    told = {caution.kind: caution for caution in cautions(trajectory, method, costs, steps_per_epoch=5)}
     assert told["dense-layer"].layers == ("conv.weight",)
-    share = costs["conv.weight"] / course.active_flops
+    share = costs["conv.weight"] / trajectory.active_flops
     assert f"takes {share:.0%} of the sparse network's FLOPs" in told["dense-layer"].message
 
 
@@ -248,7 +248,7 @@ def test_sizes_are_about_those_of_the_files(make: Make, tmp_path: Path) -> None:
     assert planned.disk_bytes == pytest.approx(sum(file.stat().st_size for file in files), rel=0.06)
     assert planned.last_bytes == pytest.approx((tmp_path / "last.safetensors").stat().st_size, rel=0.03)
     history = (tmp_path / "history.bin").stat().st_size
-    assert 0.8 * history < planned.course.history_bytes < 2 * history
+    assert 0.8 * history < planned.trajectory.history_bytes < 2 * history
 
 
 def test_a_trial_measures_steps_and_memory(make: Make) -> None:
@@ -263,14 +263,14 @@ def test_a_trial_measures_steps_and_memory(make: Make) -> None:
     assert trial.memory["weights"] == 4 * planned.total_parameters
     assert trial.memory["activations"] > 12 * 16 * 8 * 8 * 4  # one map of the first layer, at least
     assert trial.memory["masks"] > 0
-    steps, updates = planned.total_steps * trial.step_seconds, planned.course.updates * trial.update_seconds
+    steps, updates = planned.total_steps * trial.step_seconds, planned.trajectory.updates * trial.update_seconds
     assert planned.seconds == pytest.approx(steps + 3 * trial.evaluation_seconds + updates)
 
 
 def test_without_a_trial_all_the_rest_is_the_same(make: Make) -> None:
     tried, untried = plan(make(), CPU, steps=1), plan(make(), CPU, steps=0)
     assert (untried.trial, untried.seconds) == (None, None)
-    assert untried.course == tried.course
+    assert untried.trajectory == tried.trajectory
     assert untried.layers == tried.layers
     assert untried.last_bytes == pytest.approx(tried.last_bytes, rel=0.01)
 
@@ -372,7 +372,7 @@ def test_a_rewind_has_a_plan_of_its_own(make: Make) -> None:
 
 
 def test_the_layers_of_a_plan_are_those_that_a_sparsifier_masks() -> None:
-    """What the course calls maskable is what is masked."""
+    """What the trajectory calls maskable is what is masked."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sparsifier = Sparsifier(model, optimizer, Static(density=0.3), total_steps=5)

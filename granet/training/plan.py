@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from granet.analysis.json_values import json_value
 from granet.analysis.plan_warnings import Caution, cautions
 from granet.analysis.trajectory import Stage, Trajectory, predict_trajectory
 from granet.checkpoint import Checkpoint, codec
@@ -51,7 +52,7 @@ class RunPlan:
     total_steps: int
     total_parameters: int
     """All parameters, those that no mask covers included."""
-    course: Trajectory
+    trajectory: Trajectory
     times: tuple[Stage, ...]
     """Some of the stages, from the start to the end."""
     layers: tuple[LayerPlan, ...]
@@ -75,45 +76,41 @@ class RunPlan:
         return (
             self.total_steps * self.trial.step_seconds
             + epochs * self.trial.evaluation_seconds
-            + self.course.updates * self.trial.update_seconds
+            + self.trajectory.updates * self.trial.update_seconds
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain dictionaries, lists and numbers."""
-        course = self.course
-        trial = None if self.trial is None else asdict(self.trial)
-        return {
-            "recipe": self.recipe.as_dict(),
-            "examples": dict(self.examples),
-            "real_images": self.real_images,
-            "steps_per_epoch": self.steps_per_epoch,
-            "total_steps": self.total_steps,
-            "parameters": course.parameters,
-            "total_parameters": self.total_parameters,
-            "initial_density": course.first.density,
-            "density": course.last.density,
-            "active": course.last.active,
-            "updates": course.updates,
-            "prunes": [{"step": step, "active": active} for step, active in course.prunes],
-            "swaps": len(course.swaps),
-            "reach": course.reach,
-            "stages": [asdict(stage) for stage in course.stages],
-            "estimated": course.estimated or None,
-            "layers": [asdict(layer) | {"shape": list(layer.shape)} for layer in self.layers],
-            "times": [stage.step for stage in self.times],
-            "flops": {"dense": course.dense_flops, "first": course.first_flops, "active": course.active_flops},
-            "training_flops": {"dense": course.dense_training_flops, "active": course.training_flops},
-            "bytes": {
-                "first_checkpoint": self.first_bytes,
-                "last_checkpoint": self.last_bytes,
-                "checkpoints": self.checkpoints,
-                "disk": self.disk_bytes,
-                "history": course.history_bytes,
-            },
-            "trial": trial,
-            "seconds": self.seconds,
-            "cautions": [asdict(caution) for caution in self.cautions],
-        }
+        """Return plain dictionaries, lists and numbers."""
+        trajectory = self.trajectory
+        own = ("examples", "real_images", "steps_per_epoch", "total_steps", "total_parameters", "layers")
+        document: dict[str, Any] = json_value(
+            {
+                "recipe": self.recipe.as_dict(),
+                **{key: getattr(self, key) for key in (*own, "trial", "seconds", "cautions")},
+                **{key: getattr(trajectory, key) for key in ("parameters", "updates", "reach", "stages")},
+                "initial_density": trajectory.first.density,
+                "density": trajectory.last.density,
+                "active": trajectory.last.active,
+                "prunes": [{"step": step, "active": active} for step, active in trajectory.prunes],
+                "swaps": len(trajectory.swaps),
+                "estimated": trajectory.estimated or None,
+                "times": [stage.step for stage in self.times],
+                "flops": {
+                    "dense": trajectory.dense_flops,
+                    "first": trajectory.first_flops,
+                    "active": trajectory.active_flops,
+                },
+                "training_flops": {"dense": trajectory.dense_training_flops, "active": trajectory.training_flops},
+                "bytes": {
+                    "first_checkpoint": self.first_bytes,
+                    "last_checkpoint": self.last_bytes,
+                    "checkpoints": self.checkpoints,
+                    "disk": self.disk_bytes,
+                    "history": trajectory.history_bytes,
+                },
+            }
+        )
+        return document
 
 
 def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | None = None, steps: int = 5) -> RunPlan:
@@ -139,7 +136,7 @@ def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | No
     method, per_epoch = run.sparsifier.method, run.pipeline.steps_per_epoch
     parameters = dict(run.model.named_parameters())
     costs = flops.layers(run.model, (dataset.channels, dataset.image_size, dataset.image_size))
-    course = predict_trajectory(
+    trajectory = predict_trajectory(
         method,
         {name: parameters[name].detach() for name in run.sparsifier.masks},
         costs,
@@ -148,9 +145,9 @@ def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | No
         seed=recipe.seed,
     )
     trial = attempt(run, steps=steps, real_images=images is None) if steps else None
-    times = _times(course)
-    sizes = _sizes(run, course)
-    count, disk = _disk(recipe, per_epoch, course, sizes)
+    times = _times(trajectory)
+    sizes = _sizes(run, trajectory)
+    count, disk = _disk(recipe, per_epoch, trajectory, sizes)
     return RunPlan(
         recipe=recipe,
         examples={split: len(dataset.split(split)) for split in ("train", "validation", "test")},
@@ -158,38 +155,38 @@ def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | No
         steps_per_epoch=per_epoch,
         total_steps=run.total_steps,
         total_parameters=sum(parameter.numel() for parameter in parameters.values()),
-        course=course,
+        trajectory=trajectory,
         times=times,
-        layers=_layers(parameters, course, costs, times),
+        layers=_layers(parameters, trajectory, costs, times),
         first_bytes=sizes.first,
         last_bytes=sizes.last,
         checkpoints=count,
         disk_bytes=disk,
         trial=trial,
-        cautions=cautions(course, method, costs, steps_per_epoch=per_epoch),
+        cautions=cautions(trajectory, method, costs, steps_per_epoch=per_epoch),
     )
 
 
-def _times(course: Trajectory, most: int = 5) -> tuple[Stage, ...]:
+def _times(trajectory: Trajectory, most: int = 5) -> tuple[Stage, ...]:
     """The first and the last stage, and those between whose densities lie best spread."""
-    stages = course.stages
+    stages = trajectory.stages
     if len(stages) <= most:
         return stages
     wanted = [
-        course.first.density + (course.last.density - course.first.density) * share
+        trajectory.first.density + (trajectory.last.density - trajectory.first.density) * share
         for share in (number / (most - 1) for number in range(1, most - 1))
     ]
     between = {min(stages[1:-1], key=lambda stage: abs(stage.density - density)).step for density in wanted}
-    chosen = {course.first.step, course.last.step, *between}
+    chosen = {trajectory.first.step, trajectory.last.step, *between}
     return tuple(stage for stage in stages if stage.step in chosen)
 
 
 def _layers(
-    parameters: Mapping[str, Tensor], course: Trajectory, costs: Mapping[str, float], times: tuple[Stage, ...]
+    parameters: Mapping[str, Tensor], trajectory: Trajectory, costs: Mapping[str, float], times: tuple[Stage, ...]
 ) -> tuple[LayerPlan, ...]:
     plans = []
     for name, parameter in parameters.items():
-        masked = name in course.shapes
+        masked = name in trajectory.shapes
         if not masked and name not in costs:
             continue
         size = prod(parameter.shape)
@@ -202,7 +199,7 @@ def _layers(
                 masked=masked,
                 parameters=size,
                 active=active,
-                flops_share=cost / course.active_flops if course.active_flops else 0.0,
+                flops_share=cost / trajectory.active_flops if trajectory.active_flops else 0.0,
             )
         )
     return tuple(plans)
@@ -217,11 +214,11 @@ class _Sizes:
     last: int
 
 
-def _sizes(run: Run, course: Trajectory) -> _Sizes:
+def _sizes(run: Run, trajectory: Trajectory) -> _Sizes:
     _with_state(run)
     nothing: dict[str, Any] = {"epochs": [], "updates": []}
-    first = _predicted(run, course.first, nothing, course.first.density)
-    last = _predicted(run, course.last, _metrics(run, course), course.reach)
+    first = _predicted(run, trajectory.first, nothing, trajectory.first.density)
+    last = _predicted(run, trajectory.last, _metrics(run, trajectory), trajectory.reach)
     states = (replace(first, optimizer={}), first, last)
     return _Sizes(*(len(codec.encode(state)) for state in states))
 
@@ -248,27 +245,27 @@ def _predicted(run: Run, stage: Stage, metrics: dict[str, Any], reach: float) ->
     return masked(state, active, explored=explored if reach > stage.density else active, metrics=metrics)
 
 
-def _metrics(run: Run, course: Trajectory) -> dict[str, Any]:
+def _metrics(run: Run, trajectory: Trajectory) -> dict[str, Any]:
     """As much as a run measures until its end; what it says is made up."""
     share, loss = 0.8333333333333334, 0.5166666666666667
     epochs = -(-run.total_steps // run.pipeline.steps_per_epoch)
     an_epoch = {"epoch": epochs, "step": run.total_steps, "loss": loss, "accuracy": share, "validation_loss": loss,
                 "validation_accuracy": share, "density": share, "learning_rate": share}  # fmt: skip
-    an_update = {"step": run.total_steps, "density": share, "pruned": 0, "dropped": course.last.active // 10,
-                 "grown": course.last.active // 10, "exploration_rate": share}  # fmt: skip
+    an_update = {"step": run.total_steps, "density": share, "pruned": 0, "dropped": trajectory.last.active // 10,
+                 "grown": trajectory.last.active // 10, "exploration_rate": share}  # fmt: skip
     best = {"epoch": epochs, "step": run.total_steps, "accuracy": share, "loss": loss}
-    return {"epochs": [an_epoch] * epochs, "updates": [an_update] * course.updates, "best": best, "test": best}
+    return {"epochs": [an_epoch] * epochs, "updates": [an_update] * trajectory.updates, "best": best, "test": best}
 
 
-def _disk(recipe: Recipe, steps_per_epoch: int, course: Trajectory, sizes: _Sizes) -> tuple[int, float]:
+def _disk(recipe: Recipe, steps_per_epoch: int, trajectory: Trajectory, sizes: _Sizes) -> tuple[int, float]:
     """How many checkpoints there are in the end, and their bytes, in proportion to what is active."""
     retention = Retention.of(recipe, steps_per_epoch)
-    steps = [course.total_steps] * (2 + (retention.keep_last or 0))
+    steps = [trajectory.total_steps] * (2 + (retention.keep_last or 0))
     if retention.keep_every is not None:
-        steps += range(0, course.total_steps + 1, retention.keep_every)
-    fall, disk = course.first.active - course.last.active, 0.0
+        steps += range(0, trajectory.total_steps + 1, retention.keep_every)
+    fall, disk = trajectory.first.active - trajectory.last.active, 0.0
     for step in steps:
-        active = next((kept for prune, kept in reversed(course.prunes) if prune <= step), course.first.active)
-        share = (active - course.last.active) / fall if fall else 0.0
+        active = next((kept for prune, kept in reversed(trajectory.prunes) if prune <= step), trajectory.first.active)
+        share = (active - trajectory.last.active) / fall if fall else 0.0
         disk += sizes.new if step == 0 else sizes.last + share * (sizes.first - sizes.last)
     return len(steps), disk

@@ -41,8 +41,8 @@ def show(screen: Screen, plan: RunPlan) -> None:
     screen.facts(_facts(plan))
     screen.print()
     screen.print(_layers(screen, plan))
-    if plan.course.estimated:
-        screen.prose(Text(f"~ layers are estimated {plan.course.estimated}", style=FAINT))
+    if plan.trajectory.estimated:
+        screen.prose(Text(f"~ layers are estimated {plan.trajectory.estimated}", style=FAINT))
     if plan.cautions:
         screen.print()
     for caution in plan.cautions:
@@ -50,58 +50,43 @@ def show(screen: Screen, plan: RunPlan) -> None:
 
 
 def _facts(plan: RunPlan) -> list[tuple[str, str]]:
-    course, recipe = plan.course, plan.recipe
+    trajectory, images = plan.trajectory, f"{plan.examples['train']:,} to train on; the dataset is not opened"
+    if plan.real_images:
+        images = ", ".join(f"{count:,} {split}" for split, count in plan.examples.items())
     epochs = -(-plan.total_steps // plan.steps_per_epoch)
-    images = ", ".join(f"{count:,} {split}" for split, count in plan.examples.items())
-    rest = plan.total_parameters - course.parameters
+    steps = f"{plan.total_steps:,}: {epochs:,} epochs of {plan.steps_per_epoch:,}, batches of "
+    first, last = trajectory.first, trajectory.last
+    budget = f"{last.active:,} of {trajectory.parameters:,} maskable weights, density {last.density:.4f} from "
+    active, dense = trajectory.active_flops, trajectory.dense_flops
+    trained, trained_dense = trajectory.training_flops, trajectory.dense_training_flops
     facts = [
-        (
-            "images",
-            images if plan.real_images else f"{plan.examples['train']:,} to train on; the dataset is not opened",
-        ),
-        (
-            "steps",
-            f"{plan.total_steps:,}: {epochs:,} epochs of {plan.steps_per_epoch:,}, batches of "
-            f"{recipe.training.batch_size:,}",
-        ),
-        (
-            "budget",
-            f"{course.last.active:,} of {course.parameters:,} maskable weights, density {course.last.density:.4f}"
-            f" from {course.first.density:.4f}; {rest:,} parameters besides",
-        ),
+        ("images", images),
+        ("steps", f"{steps}{plan.recipe.training.batch_size:,}"),
+        ("budget", f"{budget}{first.density:.4f}; {plan.total_parameters - trajectory.parameters:,} other parameters"),
         ("updates", _updates(plan)),
-        (
-            "inference",
-            f"{short(course.active_flops)} FLOPs an image, "
-            f"{_share(course.active_flops, course.dense_flops)} of the {short(course.dense_flops)} when dense",
-        ),
-        (
-            "training",
-            f"{course.training_flops:.2e} FLOPs, "
-            f"{_share(course.training_flops, course.dense_training_flops)} of the "
-            f"{course.dense_training_flops:.2e} when dense",
-        ),
+        ("inference", f"{short(active)} FLOPs an image, {_share(active, dense)} of the {short(dense)} when dense"),
+        ("training", f"{trained:.2e} FLOPs, {_share(trained, trained_dense)} of the {trained_dense:.2e} when dense"),
         (
             "files",
             f"checkpoints of {size(plan.first_bytes)} at first and {size(plan.last_bytes)} in the end; "
             f"{plan.checkpoints} in the end, {size(round(plan.disk_bytes))}, and a history of up to "
-            f"{size(round(course.history_bytes))}",
+            f"{size(round(trajectory.history_bytes))}",
         ),
     ]
     return [*facts, *([] if plan.trial is None else _timing(plan, plan.trial))]
 
 
 def _updates(plan: RunPlan) -> str:
-    course = plan.course
-    if not course.updates:
+    trajectory = plan.trajectory
+    if not trajectory.updates:
         return "none"
     parts = []
-    if course.prunes:
-        window = f"steps {course.prunes[0][0]:,} to {course.prunes[-1][0]:,}"
-        parts.append(f"{len(course.prunes):,} prunes, {window}")
-    if course.swaps:
-        parts.append(f"{len(course.swaps):,} swaps, steps {course.swaps[0]:,} to {course.swaps[-1]:,}")
-    return f"{course.updates:,}: {'; '.join(parts)}"
+    if trajectory.prunes:
+        window = f"steps {trajectory.prunes[0][0]:,} to {trajectory.prunes[-1][0]:,}"
+        parts.append(f"{len(trajectory.prunes):,} prunes, {window}")
+    if trajectory.swaps:
+        parts.append(f"{len(trajectory.swaps):,} swaps, steps {trajectory.swaps[0]:,} to {trajectory.swaps[-1]:,}")
+    return f"{trajectory.updates:,}: {'; '.join(parts)}"
 
 
 def _timing(plan: RunPlan, trial: Trial) -> list[tuple[str, str]]:
@@ -127,11 +112,11 @@ def _timing(plan: RunPlan, trial: Trial) -> list[tuple[str, str]]:
 
 
 def _layers(screen: Screen, plan: RunPlan) -> Text:
-    course = plan.course
+    trajectory = plan.trajectory
 
     def mark(layer: LayerPlan, time: int) -> str:
         """Mark estimates. The start is never one, and neither is a layer without a mask."""
-        return "~" if course.estimated and layer.masked and time % len(plan.times) else ""
+        return "~" if trajectory.estimated and layer.masked and time % len(plan.times) else ""
 
     def density(layer: LayerPlan, *, time: int) -> str:
         return f"{mark(layer, time)}{layer.active[time] / layer.parameters:.4f}"
@@ -147,11 +132,11 @@ def _layers(screen: Screen, plan: RunPlan) -> Text:
     ]
     columns: list[TableColumn[LayerPlan]] = [
         TableColumn("layer", lambda layer: stem(layer.name) + ("" if layer.masked else " (no mask)"), total="total"),
-        TableColumn("weights", lambda layer: layer.parameters, right=True, total=course.parameters),
+        TableColumn("weights", lambda layer: layer.parameters, right=True, total=trajectory.parameters),
         *times,
-        TableColumn("", lambda layer: Bar(layer.active[-1] / layer.parameters), total=Bar(course.last.density)),
+        TableColumn("", lambda layer: Bar(layer.active[-1] / layer.parameters), total=Bar(trajectory.last.density)),
         TableColumn(
-            "active", lambda layer: f"{mark(layer, -1)}{layer.active[-1]:,}", right=True, total=course.last.active
+            "active", lambda layer: f"{mark(layer, -1)}{layer.active[-1]:,}", right=True, total=trajectory.last.active
         ),
         TableColumn("FLOPs", lambda layer: f"{mark(layer, -1)}{layer.flops_share:.1%}", right=True, total="100.0%"),
     ]
