@@ -35,7 +35,7 @@ def option(
 
 def plot(what: str, panel: str | None = None) -> Any:
     """Declare ``--plot FILE`` for a command that can draw ``what``."""
-    help = f"Draw {what}, as .svg, .png or .pdf. Needs granet[plot]."
+    help = f"Draw {what}, as .svg, .png or .pdf."
     return option(help, metavar="FILE", panel=panel, show_default=False)
 
 

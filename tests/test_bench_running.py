@@ -199,7 +199,6 @@ def test_cuda_that_is_not_there_is_an_error_with_the_library(folder: Path, capfd
 
 
 def test_the_command_writes_json_a_picture_and_a_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
     out, picture, model = folder / "out.json", folder / "out.svg", str(folder / "dense.onnx")
     arguments = ["bench", model, "--control", model, "--threads", "1", "--time-limit", "0.5", "--processes", "3"]
     assert run([*arguments, "--json", str(out), "--plot", str(picture)]) == 0

@@ -7,7 +7,6 @@ import json
 import math
 import re
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,8 @@ from granet.recipe import Recipe
 from granet.runs import find
 from granet.training import RunFolder, train
 from granet_cli.app import run as granet
-from granet_cli.compare.plot import COLOURS, MARKERS, labels
+from granet_cli.charts.palette import colour, dash, marker
+from granet_cli.compare.plot import labels
 from granet_cli.compare.view import ORDERS, brace_paths
 from tests.synthetic import arrays_dataset
 
@@ -617,9 +617,10 @@ def test_names_in_files_do_not_steer_a_terminal(tmp_path: Path, ask: Ask) -> Non
 
 
 def points(svg: str, number: int) -> list[tuple[float, float]]:
-    """Where the markers of a curve are, in the order in which they are drawn."""
-    group = svg.partition(f'<g id="curve-{number}">')[2].partition("</g>\n   <g id=")[0]
-    return [(float(x), float(y)) for x, y in re.findall(r'<use xlink:href="#\w+" x="([\d.]+)" y="([\d.]+)"', group)]
+    """Return where the markers of a curve are, in the order in which they are drawn."""
+    groups = re.findall(r'<g class="mark-symbol role-mark [^>]*>(.*?)</g>', svg)
+    found = re.findall(r"translate\(([\d.]+),([\d.]+)\)", groups[number - 1])
+    return [(float(x), float(y)) for x, y in found]
 
 
 @pytest.fixture
@@ -709,7 +710,7 @@ def test_settings_are_those_of_each_row_whichever_comes_first(tmp_path: Path) ->
 
 
 def test_more_curves_than_colours_still_differ() -> None:
-    looks = {(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]) for number in range(56)}
+    looks = {(colour(number), marker(number), *dash(number)) for number in range(56)}
     assert len(looks) == 56
 
 
@@ -730,13 +731,3 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path, ask: Ask, arguments: li
     assert message in answer.err
     assert (tmp_path / "there.svg").read_text() == "mine"
     assert not (tmp_path / "a.svg").exists()
-
-
-def test_without_matplotlib_the_extra_is_named(tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "a", recipe())
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
-    answer = ask("a", "--plot", "a.svg")
-    assert answer.code == 2
-    assert "pip install 'granet[plot]'" in answer.err
-    assert ask("a").code == 0

@@ -30,11 +30,9 @@ from granet.recipe import Recipe
 from granet.runs.events import Started, Updated
 from granet.training import RunFolder, train
 from granet.training.sessions import noted
-from granet_cli.report.markup import element, escaped
+from granet_cli.charts.palette import DARK, LIGHT
+from granet_cli.charts.parts import apart, linear_axis, percent_axis, share, thinned
 from granet_cli.report.page import page
-from granet_cli.report.plane import apart
-from granet_cli.report.scales import linear, percents, thinned
-from granet_cli.report.style import sheet
 from tests.commandline import Granet
 from tests.synthetic import write_image_folder
 
@@ -437,9 +435,7 @@ def test_text_and_curves_stand_out_from_the_paper() -> None:
         low, high = sorted((luminance(one), luminance(other)))
         return (high + 0.05) / (low + 0.05)
 
-    themes = [dict(re.findall(r"--(\w+): (#\w{6});", line)) for line in sheet().splitlines() if ":root" in line]
-    assert len(themes) == 3  # light, dark, paper
-    for colours in themes:
+    for colours in (LIGHT, DARK):
         for name in ("ink", "faint", "link"):
             assert contrast(colours[name], colours["paper"]) >= 4.5, name
             assert contrast(colours[name], colours["panel"]) >= 4.5, name
@@ -564,13 +560,6 @@ def test_a_page_is_replaced_when_asked_to(trained: Path, granet: Granet, tmp_pat
 # Parts
 
 
-def test_text_is_escaped_unless_it_is_markup() -> None:
-    assert element("p", "<b>", element("b", "&"), class_='"', hidden=True, id=None) == (
-        '<p class="&quot;" hidden>&lt;b&gt;<b>&amp;</b></p>'
-    )
-    assert escaped("a\x00\ud800\n") == "a\\x00\\ud800\\n"
-
-
 def test_a_thinned_curve_keeps_ends_and_extremes() -> None:
     points = [(float(n), 0.0) for n in range(1000)]
     points[500], points[700] = (500.0, 9.0), (700.0, -9.0)
@@ -581,15 +570,18 @@ def test_a_thinned_curve_keeps_ends_and_extremes() -> None:
     assert thinned(points, 1000) == points
 
 
-def test_ticks_are_round_and_hold_all_values() -> None:
-    assert linear([0.31, 1.38]).ticks == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4])
-    assert linear([5.0, 5.0]).low < 5 < linear([5.0, 5.0]).high
-    scale = percents([4.2, 100])
-    assert scale.ticks == (2, 5, 10, 20, 50, 100)
-    assert 0 < scale.share(4.2) < scale.share(100) < 1
+def test_axes_hold_all_values() -> None:
+    axis = linear_axis("loss", [0.31, 1.38, float("nan")])
+    assert 0 < share(axis, 0.31) < share(axis, 1.38) < 1
+    low, high = linear_axis("loss", [5.0, 5.0])["scale"]["domain"]
+    assert low < 5 < high
+    axis = percent_axis("density, %", [4.2, 100])
+    assert axis["axis"]["values"] == [2, 5, 10, 20, 50, 100]
+    assert 0 < share(axis, 4.2) < share(axis, 100) < 1
+    assert share(axis, 0) == 0
 
 
 def test_labels_move_apart_as_little_as_need_be() -> None:
-    assert apart([10, 50], 12, 0, 100) == [10, 50]
-    assert apart([50, 50, 52], 12, 0, 100) == pytest.approx([38.67, 50.67, 62.67], abs=0.01)
-    assert apart([99, 100], 12, 0, 100) == [88, 100]
+    assert apart([10, 50], 100, distance=12) == [10, 50]
+    assert apart([50, 50, 52], 100, distance=12) == pytest.approx([38.67, 50.67, 62.67], abs=0.01)
+    assert apart([99, 100], 100, distance=12) == [88, 100]

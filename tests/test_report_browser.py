@@ -41,8 +41,12 @@ for (const one of document.querySelectorAll("body *")) {
   if (box.right > innerWidth + 0.5 && !held) found.wide.push(one.outerHTML.slice(0, 80));
 }
 for (const svg of document.querySelectorAll("svg[role=img]")) {
-  const view = svg.viewBox.baseVal;
-  const texts = [...svg.querySelectorAll("text")].map(text => [text.textContent, text.getBBox()]);
+  const view = svg.viewBox.baseVal, frame = svg.getBoundingClientRect(), scale = view.width / frame.width;
+  const texts = [...svg.querySelectorAll("text")].filter(text => text.textContent).map(text => {
+    const box = text.getBoundingClientRect();
+    return [text.textContent, {x: (box.x - frame.x) * scale, y: (box.y - frame.y) * scale,
+                               width: box.width * scale, height: box.height * scale}];
+  });
   for (const [words, box] of texts)
     if (box.x < 0 || box.y < -1 || box.x + box.width > view.width || box.y + box.height > view.height + 2)
       found.outside.push(svg.id + ": " + words);

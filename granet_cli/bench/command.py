@@ -192,7 +192,7 @@ def bench(
     from granet.files import atomic
     from granet_cli.bench.plot import draw
     from granet_cli.bench.view import show
-    from granet_cli.pictures import check_plot
+    from granet_cli.charts.render import check_plot
     from granet_cli.render import Screen, print_json, say
     from granet_cli.targets import check_target
 

@@ -1,11 +1,14 @@
-"""A measurement as a picture: ratios to the control with their intervals, and images a second."""
+"""The chart of ``granet bench``: ratios to the control with their intervals, and images a second."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from granet_cli.pictures import COLOURS, MARKERS, save, styled
+from granet_cli.charts import parts, render
+from granet_cli.charts.palette import DASHES, colour, marker
+from granet_cli.charts.parts import Curve, Spec
 
 if TYPE_CHECKING:
     from exporters.bench.report import BenchReport, BenchResult
@@ -14,64 +17,78 @@ _LONGEST = 48
 
 
 def draw(file: Path, report: BenchReport) -> None:
-    """Writes the picture of a report with results to ``file``, whole or not at all.
+    """Write the chart of a report that has results.
 
     Raises:
-        FileError: it cannot be written.
+        FileError: the file cannot be written.
     """
-    from matplotlib.figure import Figure
+    render.write(file, chart(report))
 
+
+def chart(report: BenchReport) -> Spec:
+    """Return two panels: ratios and rates."""
     labels = list(dict.fromkeys(_label(result, report) for result in report.results))
-    looks = {
-        label: (COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]) for number, label in enumerate(labels)
+    gpu = report.environment.get("gpu")
+    device = gpu["name"] if isinstance(gpu, dict) else report.environment["cpu"]
+    return {
+        "title": f"{report.provider} on {device}",
+        "hconcat": [_ratios(report, labels), _rates(report, labels)],
+        "spacing": 30,
+        "resolve": {"scale": {"color": "independent", "shape": "independent"}},
     }
-    with styled():
-        compared = [result for result in report.results if result.ratio is not None]
-        figure = Figure(figsize=(9.6, 2.4 + 0.22 * len(compared)), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        _ratios(left, compared, report, looks)
-        _rates(right, report, looks)
-        gpu = report.environment.get("gpu")
-        place = gpu["name"] if isinstance(gpu, dict) else report.environment["cpu"]
-        figure.suptitle(f"{report.provider} on {place}")
-        save(figure, file)
 
 
-def _ratios(axes: Any, compared: list[BenchResult], report: BenchReport, looks: dict[str, tuple[str, str]]) -> None:
-    """A line for each model and batch; the control is at 1."""
-    axes.axvline(1.0, color="#666666", lw=1)
-    names = []
-    for row, result in enumerate(reversed(compared)):
-        found = result.ratio
-        if found is None:
-            continue
-        colour, marker = looks[_label(result, report)]
-        below = max(found.value - found.low, 0.0)
-        above = max(found.high - found.value, 0.0) if found.high < float("inf") else 0.0
-        axes.errorbar(found.value, row, xerr=[[below], [above]], fmt=marker, color=colour, capsize=3, ms=5)
-        names.append(f"{_label(result, report)}, batch {result.batch}")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(-0.6, max(len(names), 1) - 0.4)
-    axes.set(xlabel="time / time of the control", title="Ratio, with its interval")
+def _ratios(report: BenchReport, labels: list[str]) -> Spec:
+    """Return a row for each model and batch size, with its interval; the control is at 1."""
+    rows, ends = [], [1.0]
+    for result in report.results:
+        if result.ratio is not None:
+            ratio, label = result.ratio, _label(result, report)
+            low = min(ratio.low, ratio.value)
+            high = max(ratio.high, ratio.value) if math.isfinite(ratio.high) else ratio.value
+            look = {"colour": colour(labels.index(label)), "marker": marker(labels.index(label))}
+            rows.append({"row": f"{label}, batch {result.batch}", "x": ratio.value, "low": low, "high": high, **look})
+            ends += [low, high]
+    x = parts.linear_axis("time / time of the control", ends)
+    looks = {
+        "color": {"field": "colour", "scale": None, "legend": None},
+        "shape": {"field": "marker", "scale": None, "legend": None},
+    }
+    shown = {"title": "model", "titleAlign": "right", "titleX": -5, "labelLimit": 0}
+    names = {"field": "row", "type": "nominal", "sort": None, "axis": shown}
+    return {
+        "title": "Ratio, with its interval",
+        "width": 260,
+        "height": {"step": 22},
+        "data": {"values": rows},
+        "encoding": {"y": names},
+        "layer": [
+            parts.rules([1.0], channel="x") | {"encoding": {"y": None, "x": {"field": "x", **x}}},
+            {
+                "mark": {"type": "errorbar", "ticks": {"size": 6}},
+                "encoding": {"x": {"field": "low", **x}, "x2": {"field": "high"}, "color": looks["color"]},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "opacity": 1, "size": 40},
+                "encoding": {"x": {"field": "x", **x}, **looks},
+            },
+        ],
+    }
 
 
-def _rates(axes: Any, report: BenchReport, looks: dict[str, tuple[str, str]]) -> None:
-    """Images a second over the batch size, a line for each model."""
-    for label, (colour, marker) in looks.items():
-        points = sorted(
-            (result.batch, result.images_per_s) for result in report.results if _label(result, report) == label
-        )
-        dashed = any(result.role == "control" for result in report.results if _label(result, report) == label)
-        axes.plot(
-            *zip(*points, strict=True), color=colour, marker=marker, ms=5, ls="--" if dashed else "-", label=label
-        )
+def _rates(report: BenchReport, labels: list[str]) -> Spec:
+    """Return images a second over the batch size, a line for each model; those of controls are dashed."""
+    curves = []
+    for number, label in enumerate(labels):
+        results = [result for result in report.results if _label(result, report) == label]
+        points = sorted((float(result.batch), result.images_per_s) for result in results)
+        dash = DASHES[any(result.role == "control" for result in results)]
+        curves.append(Curve(points=points, number=number, label=label, markers=True, dash=dash))
     batches = sorted({result.batch for result in report.results})
-    axes.set_xscale("log")
-    axes.set_xticks(batches, [str(batch) for batch in batches])
-    axes.minorticks_off()
-    axes.set_ylim(0, 1.1 * max(result.images_per_s for result in report.results))
-    axes.set(xlabel="batch size, images", ylabel="images/s", title="Rate (controls dashed)")
-    axes.legend(frameon=False, fontsize=7)
+    x = parts.axis("batch size, images", batches[0] / 1.2, batches[-1] * 1.2, ticks=batches, logarithmic=True)
+    y = parts.axis("images/s", 0, 1.1 * max(result.images_per_s for result in report.results))
+    layers = parts.curve_layers(curves, legend={"orient": "bottom", "direction": "vertical"})
+    return parts.panel("Rate (controls dashed)", x, y, layers, width=300, height=220)
 
 
 def _label(result: BenchResult, report: BenchReport) -> str:

@@ -41,7 +41,7 @@ def compare(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Draw density against test accuracy, as .svg, .png or .pdf. Needs granet[plot].",
+            help="Draw density against test accuracy, as .svg, .png or .pdf.",
             show_default=False,
         ),
     ] = None,
@@ -71,7 +71,8 @@ def compare(
 
     from granet.analysis import comparison
     from granet.errors import GranetError, UsageError
-    from granet_cli.compare.plot import check_plot, draw
+    from granet_cli.charts.render import check_plot
+    from granet_cli.compare.plot import draw
     from granet_cli.compare.view import ORDERS, show
     from granet_cli.layers import arrange
     from granet_cli.render import Screen, print_json, say

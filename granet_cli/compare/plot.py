@@ -1,36 +1,29 @@
-"""A comparison as a picture: density against test accuracy, a curve for all that differ in density alone."""
+"""The chart of ``granet compare``: density against test accuracy, a curve for runs that differ in density alone."""
 
 from __future__ import annotations
 
-import math
 import textwrap
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from granet_cli.pictures import COLOURS as COLOURS
-from granet_cli.pictures import GRID, REMARK, save, styled
-from granet_cli.pictures import MARKERS as MARKERS
-from granet_cli.pictures import check_plot as check_plot
+from granet_cli.charts import parts, render
 from granet_cli.render import setting
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from granet.analysis.comparison import ComparisonCurve, RunGroup
 
 _MODES = {"lr": "LR rewinding", "weights": "weight rewinding", "finetune": "fine-tuning"}
+_WIDTH = 400
 _APART = 5.0
-"""Points (1/72 inch) between error bars that would lie on each other."""
-_MARGIN, _NARROWEST = 10.0, 250.0
-"""Points left free at both ends of the axis, and about the least that it is long."""
+"""Pixels between single points of one density."""
 _LABEL = 40
 """Characters in a line of the legend."""
 
 
 def draw(file: Path, groups: Iterable[RunGroup]) -> None:
-    """Writes the picture of all ``groups`` that were tested.
+    """Write the chart of all ``groups`` that were tested.
 
     Raises:
         UsageError: there is none, or one of them has no active weights.
@@ -49,127 +42,63 @@ def draw(file: Path, groups: Iterable[RunGroup]) -> None:
                 where=group.first.path,
                 remedy="leave it out",
             )
-    _draw(file, curves(tested))
+    render.write(file, chart(curves(tested)))
 
 
-def _draw(file: Path, curves: Sequence[ComparisonCurve]) -> None:
-    from matplotlib.figure import Figure
-
-    with styled():
-        names = [textwrap.fill(label, _LABEL) for label in labels(curves)]
-        lines = sum(name.count("\n") + 1 for name in names)
-        figure = Figure(figsize=(7.2, max(4.0, 0.7 + 0.21 * lines)), layout="constrained")
-        axes = figure.add_subplot()
-        shifts = _shifts(curves)
-        for number, (curve, label, shift) in enumerate(zip(curves, names, shifts, strict=True)):
-            _draw_curve(axes, curve, label, number, shift)
-        _scale_density(axes, curves, room=max(map(abs, shifts)) + _MARGIN)
-        _scale_accuracy(axes, curves)
-        axes.grid(axis="y", color=GRID, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.set_title(_subject(curves), loc="left", fontsize=9)
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        remarks = ["error bars: sample standard deviation over seeds"] if _has_deviation(curves) else []
-        remarks += ["points of one density stand side by side"] if any(shifts) else []
-        if remarks:
-            figure.supxlabel("; ".join(remarks), fontsize=7, color=REMARK)
-        save(figure, file)
-
-
-def _draw_curve(axes: Axes, curve: ComparisonCurve, label: str, number: int, shift: float) -> None:
-    from matplotlib.transforms import ScaledTranslation
-
-    figure: Any = axes.figure
-    means, deviations = _accuracies(curve)
-    colour = COLOURS[number % len(COLOURS)]
-    drawn = axes.errorbar(
-        [100 * group.density for group in curve.groups],
-        means,
-        yerr=deviations if any(map(math.isfinite, deviations)) else None,
-        color=colour,
-        marker=MARKERS[number % len(MARKERS)],
-        markersize=5,
-        linestyle="-" if number < len(COLOURS) else "--",
-        linewidth=1.2,
-        elinewidth=1.0,
-        capsize=2.5,
-        label=label,
-        transform=axes.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans),
+def chart(curves: Sequence[ComparisonCurve]) -> parts.Spec:
+    """Return the chart of tested runs."""
+    x = parts.percent_axis(
+        "density: active weights, % of the maskable ones",
+        [100 * group.density for curve in curves for group in curve.groups],
     )
-    drawn.lines[0].set_gid(f"curve-{number + 1}")  # for whoever edits the SVG
+    low, high = x["scale"]["domain"]
+    alike = Counter(_single_density(curve) for curve in curves)
+    seen: Counter[str] = Counter()
+    drawn, ends, moved = [], [], False
+    for number, (curve, label) in enumerate(zip(curves, labels(curves), strict=True)):
+        shift = 0.0
+        if density := _single_density(curve):
+            # Single points of one density stand side by side. Lines stay where they are: of two that slope, one that
+            # is moved aside looks higher or lower than it is.
+            shift = _APART * (seen[density] - (alike[density] - 1) / 2)
+            seen[density] += 1
+        moved = moved or shift != 0
+        measured = [(group, statistic) for group in curve.groups if (statistic := group.test_accuracy) is not None]
+        deviations = [None if one.deviation is None else 100 * one.deviation for _, one in measured]
+        points = [(100 * group.density * (high / low) ** (shift / _WIDTH), 100 * one.mean) for group, one in measured]
+        ends += [y + sign * (d or 0.0) for (_, y), d in zip(points, deviations, strict=True) for sign in (-1, 1)]
+        name = textwrap.fill(label, _LABEL)
+        drawn.append(parts.Curve(points=points, number=number, label=name, markers=True, deviations=deviations))
+    remarks = []
+    if any(any(curve.deviations) for curve in drawn):
+        remarks.append("error bars: sample standard deviation over seeds")
+    if moved:
+        remarks.append("points of one density stand side by side")
+    height = max(260, 15 * sum(curve.label.count("\n") + 1 for curve in drawn))
+    title = {"text": _subject(curves), "subtitle": "; ".join(remarks)}
+    y = parts.linear_axis("test accuracy, %", ends)
+    layers = parts.curve_layers(drawn, legend={"orient": "right"})
+    return parts.panel(title, x, y, layers, width=_WIDTH, height=height)
 
 
-def _accuracies(curve: ComparisonCurve) -> tuple[list[float], list[float]]:
-    """Means and deviations in per cent; a deviation that is not known is NaN, which has no error bar."""
-    measured = [statistic for group in curve.groups if (statistic := group.test_accuracy) is not None]
-    deviations = [math.nan if one.deviation is None else 100 * one.deviation for one in measured]
-    return [100 * one.mean for one in measured], deviations
-
-
-def _scale_accuracy(axes: Axes, curves: Sequence[ComparisonCurve]) -> None:
-    """From the lowest end of an error bar to the highest, and a little more."""
-    ends: list[float] = []
-    for curve in curves:
-        for mean, deviation in zip(*_accuracies(curve), strict=True):
-            reach = deviation if math.isfinite(deviation) else 0.0
-            ends += [mean - reach, mean + reach]
-    margin = max(0.06 * (max(ends) - min(ends)), 0.1)
-    axes.set_ylim(min(ends) - margin, max(ends) + margin)
-    axes.set_ylabel("test accuracy, %")
-
-
-def _scale_density(axes: Axes, curves: Sequence[ComparisonCurve], *, room: float) -> None:
-    """A logarithmic axis with plain round numbers, from one below the lowest density to one above the highest.
-
-    ``room`` is what is free beyond these, in points.
-    """
-    from matplotlib.ticker import NullLocator
-
-    densities = [100 * group.density for curve in curves for group in curve.groups]
-    decades = range(math.floor(math.log10(min(densities))) - 1, math.ceil(math.log10(max(densities))) + 1)
-    ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
-    first = max(index for index, tick in enumerate(ticks) if tick <= 1.001 * min(densities))
-    last = min(index for index, tick in enumerate(ticks) if 1.001 * tick >= max(densities))
-    if first == last:
-        first, last = first - 1, last + 1
-    shown = [tick for tick in ticks[first : last + 1] if tick <= 100]
-    factor = (shown[-1] / shown[0]) ** (room / _NARROWEST)
-    axes.set_xscale("log")
-    axes.set_xlim(shown[0] / factor, shown[-1] * factor)
-    axes.set_xticks(shown, [f"{tick:.10g}" for tick in shown])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("density: active weights, % of the maskable ones")
-
-
-def _shifts(curves: Sequence[ComparisonCurve]) -> list[float]:
-    """How far to the right each curve is drawn, in points, so that single points of one density can be told apart.
-
-    Lines stay where they are: of two that slope, one that is moved aside looks higher or lower than it is.
-    """
-    alike: dict[str, list[int]] = defaultdict(list)
-    for number, curve in enumerate(curves):
-        if len(curve.groups) == 1:
-            alike[f"{curve.groups[0].density:.3g}"].append(number)
-    shifts = [0.0] * len(curves)
-    for numbers in alike.values():
-        for place, number in enumerate(numbers):
-            shifts[number] = _APART * (place - (len(numbers) - 1) / 2)
-    return shifts
+def _single_density(curve: ComparisonCurve) -> str:
+    """Return the density of a curve of one point; "" for others."""
+    return f"{curve.groups[0].density:.3g}" if len(curve.groups) == 1 else ""
 
 
 def labels(curves: Sequence[ComparisonCurve]) -> list[str]:
-    """A name for each curve: its method or the way it was rewound, and whatever else tells it from the others."""
+    """Return a name for each curve: its method or mode of rewinding, and whatever tells it from the others."""
     names = [_base(curve.groups[0]) for curve in curves]
     for part in _PARTS:
-        _tell_apart(names, [part(curve.groups[0]) for curve in curves])
+        _add_differences(names, [part(curve.groups[0]) for curve in curves])
     for key in curves[0].settings:
-        _tell_apart(names, [f"{key.rpartition('.')[2]} {setting(curve.settings[key])}" for curve in curves])
-    _tell_apart(names, [str(curve.groups[0].first.path) for curve in curves])  # where seeds are repeated
+        _add_differences(names, [f"{key.rpartition('.')[2]} {setting(curve.settings[key])}" for curve in curves])
+    _add_differences(names, [str(curve.groups[0].first.path) for curve in curves])  # where seeds are repeated
     return [f"{name}{_seeds(curve)}" for name, curve in zip(names, curves, strict=True)]
 
 
-def _tell_apart(names: list[str], parts: Sequence[str]) -> None:
-    """Adds to names that several have the parts in which these differ."""
+def _add_differences(names: list[str], parts: Sequence[str]) -> None:
+    """Append parts to names that several curves have, where the parts differ."""
     alike: dict[str, list[int]] = defaultdict(list)
     for index, name in enumerate(names):
         alike[name].append(index)
@@ -216,11 +145,7 @@ def _seeds(curve: ComparisonCurve) -> str:
 
 
 def _subject(curves: Sequence[ComparisonCurve]) -> str:
-    """What all curves are of, as far as that is the same."""
+    """Return the network and the data, as far as all curves share them."""
     models, data = ({part(curve.groups[0]) for curve in curves} for part in (_model, _data))
     words = [models.pop()] if len(models) == 1 else []
     return " on ".join([*words, *([data.pop()] if len(data) == 1 else [])])
-
-
-def _has_deviation(curves: Sequence[ComparisonCurve]) -> bool:
-    return any(math.isfinite(deviation) for curve in curves for deviation in _accuracies(curve)[1])

@@ -59,9 +59,9 @@ def history(
     from granet.errors import UsageError
     from granet.history.replay import Replay
     from granet.methods import confirm
+    from granet_cli.charts.render import check_plot
     from granet_cli.history import view
     from granet_cli.history.plot import draw
-    from granet_cli.pictures import check_plot
     from granet_cli.render import Screen, print_json, say
     from granet_cli.targets import check_target
 

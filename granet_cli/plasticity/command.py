@@ -91,8 +91,8 @@ def plasticity(
     from granet import training
     from granet.errors import Interrupted, UsageError
     from granet.plasticity import experiment, grid
+    from granet_cli.charts.render import check_plot
     from granet_cli.choices import check_network
-    from granet_cli.pictures import check_plot
     from granet_cli.plasticity import progress, view
     from granet_cli.plasticity.plot import draw
     from granet_cli.render import Screen, print_json, say

@@ -1,4 +1,4 @@
-"""The tables of the page, each in a box of its own that scrolls when it is wider than the screen."""
+"""The tables of the page, as data."""
 
 from __future__ import annotations
 
@@ -11,81 +11,42 @@ from typing import TYPE_CHECKING
 from granet_cli.compare.view import brace_paths
 from granet_cli.layers import stem
 from granet_cli.render import duration, percent, setting, short, size
-from granet_cli.report.markup import Child, Markup, element, joined, number
+from granet_cli.report.facts import state
 from granet_cli.tables import means
 
 if TYPE_CHECKING:
     from granet.analysis.comparison import RunGroup
-    from granet.analysis.inspection import LayerReport
     from granet.analysis.run_report import RunReport
-    from granet.runs.sessions import RunSession
 
-UNKNOWN = "-"
+MOST_DETAILED = 12
+"""Runs with a section of their own."""
+MOST_SESSIONS = 60
+"""Rows of the table of sessions."""
+
+_UNKNOWN = "-"
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
-
-@dataclass(frozen=True)
-class HtmlColumn:
-    """A column: its heading and the class of its cells, ``n`` for numbers."""
-
-    title: str
-    kind: str | None = None
+Cell = str | float | tuple[str, str] | Mapping[str, str]
+"""Text; a share, 0 to 1, drawn as a bar; text with the name of the section that it links to; or values, each with the
+runs that have it."""
 
 
-def table(
-    caption: str,
-    columns: Sequence[HtmlColumn],
-    rows: Sequence[Sequence[Child]],
-    *,
-    headed: int = 0,
-    cards: bool = False,
-) -> Markup:
-    """A table in a box; the cell at ``headed`` is the heading of its row.
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table: its rows are cells by the title of the column."""
 
-    With ``cards`` each row becomes a list of names and values where the screen is narrow. Roles are written out, since
-    a table that is laid out otherwise loses them.
-    """
-
-    def cell(index: int, column: HtmlColumn, content: Child) -> Markup:
-        heads = index == headed
-        return element(
-            "th" if heads else "td",
-            content,
-            scope="row" if heads else None,
-            role=("rowheader" if heads else "cell") if cards else None,
-            class_=column.kind,
-            data_label=column.title if cards else None,
-        )
-
-    def role(name: str) -> str | None:
-        return name if cards else None
-
-    heads = [element("th", c.title, scope="col", role=role("columnheader"), class_=c.kind) for c in columns]
-    body = [
-        element(
-            "tr", [cell(index, *pair) for index, pair in enumerate(zip(columns, row, strict=True))], role=role("row")
-        )
-        for row in rows
-    ]
-    return element(
-        "div",
-        element(
-            "table",
-            element("caption", caption),
-            element("thead", element("tr", heads, role=role("row")), role=role("rowgroup")),
-            element("tbody", body, role=role("rowgroup")),
-            role=role("table"),
-            class_="cards" if cards else None,
-        ),
-        class_="scroll",
-        role="region",
-        aria_label=caption,
-        tabindex="0",
-    )
+    caption: str
+    rows: Sequence[Mapping[str, Cell]]
+    text: Mapping[str, str]
+    """The columns that do not hold numbers, with their CSS class."""
+    heading: str = "#"
+    """The column whose cells are headings of their rows."""
+    cards: bool = True
+    """Whether each row becomes a list of names and values where the screen is narrow."""
 
 
 def short_names(runs: Sequence[RunReport]) -> tuple[str, list[str]]:
-    """The folder that all runs are in, with its separator, or nothing; and their paths from there on."""
+    """Return the folder that all runs are in, with its separator, or nothing; and their paths from there on."""
     paths = [str(run.outcome.path) for run in runs]
     common = os.path.commonprefix([f"{os.path.dirname(path)}/" for path in paths])  # noqa: PTH120, RUF071
     common = common[: common.rfind("/") + 1]
@@ -94,261 +55,167 @@ def short_names(runs: Sequence[RunReport]) -> tuple[str, list[str]]:
     return common, [path.removeprefix(common) for path in paths]
 
 
-def results(runs: Sequence[RunReport], names: Sequence[str]) -> Markup:
-    """What came out; ``names`` are what the runs are called."""
+def results(runs: Sequence[RunReport], names: Sequence[str]) -> Table:
+    """Return accuracies and densities; ``names`` are what the runs are called."""
     rewound = any(run.outcome.mode for run in runs)
     rows = []
     for index, (run, name) in enumerate(zip(runs, names, strict=True), 1):
         one = run.outcome
         rounds = "" if one.round is None else f", round {one.round} of {one.rounds}"
         rows.append(
-            [
-                str(index),
-                element("a", name, href=f"#run-{index}") if index <= MOST_DETAILED else name,
-                element("span", state(run), class_="state"),
-                one.recipe.name,
-                one.recipe.method.name,
-                *([UNKNOWN if one.mode is None else f"{one.mode}{rounds}"] if rewound else []),
-                f"{one.density:.4f}",
-                str(one.seed),
-                _accuracy(one.validation_accuracy),
-                _accuracy(one.test_accuracy),
-            ]
+            {
+                "#": str(index),
+                "run": (name, f"run-{index}") if index <= MOST_DETAILED else name,
+                "state": state(run),
+                "recipe": one.recipe.name,
+                "method": one.recipe.method.name,
+                **({"rewound": _UNKNOWN if one.mode is None else f"{one.mode}{rounds}"} if rewound else {}),
+                "density": f"{one.density:.4f}",
+                "seed": str(one.seed),
+                "validation accuracy": _accuracy(one.validation_accuracy),
+                "test accuracy": _accuracy(one.test_accuracy),
+            }
         )
-    columns = [
-        HtmlColumn("#", "n"),
-        HtmlColumn("run", "path"),
-        HtmlColumn("state"),
-        HtmlColumn("recipe"),
-        HtmlColumn("method"),
-        *([HtmlColumn("rewound")] if rewound else []),
-        HtmlColumn("density", "n"),
-        HtmlColumn("seed", "n"),
-        HtmlColumn("validation accuracy", "n"),
-        HtmlColumn("test accuracy", "n"),
-    ]
-    return table("Results, of the checkpoint that each run is judged by", columns, rows, cards=True)
+    text = {"run": "path", "state": "key", "recipe": "", "method": "", "rewound": ""}
+    return Table(caption="Results, of the checkpoint that each run is judged by", rows=rows, text=text)
 
 
-MOST_DETAILED = 12
-"""Runs with a section of their own."""
-
-
-def state(run: RunReport) -> str:
-    """Where a run stands."""
-    if run.outcome.finished:
-        return "finished"
-    end = "" if run.outcome.total_steps is None else f" of {run.outcome.total_steps:,}"
-    return f"{run.state}, at step {run.outcome.step:,}{end}"
-
-
-def costs(runs: Sequence[RunReport]) -> Markup:
-    """What it took."""
+def costs(runs: Sequence[RunReport]) -> Table:
+    """Return FLOPs, parameters, sizes and times."""
     rows = []
     for index, run in enumerate(runs, 1):
-        one, training = run.outcome, run.training_flops
-        flops = one.flops
+        one, training, flops = run.outcome, run.training_flops, run.outcome.flops
         rows.append(
-            [
-                str(index),
-                UNKNOWN if flops is None else short(flops["dense"]),
-                UNKNOWN if flops is None else f"{short(flops['active'])} ({share(flops['active'], flops['dense'])})",
-                UNKNOWN if training is None else f"{training['dense']:.2e}",
-                UNKNOWN
-                if training is None
-                else f"{training['active']:.2e} ({share(training['active'], training['dense'])})",
-                f"{one.total_parameters:,}",
-                f"{run.active_parameters:,}",
-                size(one.bytes),
-                UNKNOWN if run.seconds is None else duration(run.seconds),
-            ]
+            {
+                "#": str(index),
+                "FLOPs an image, dense": short(flops["dense"]) if flops else _UNKNOWN,
+                "FLOPs an image, active": f"{short(flops['active'])} ({_share(flops)})" if flops else _UNKNOWN,
+                "training FLOPs, dense": f"{training['dense']:.2e}" if training else _UNKNOWN,
+                "training FLOPs, active": f"{training['active']:.2e} ({_share(training)})" if training else _UNKNOWN,
+                "parameters": f"{one.total_parameters:,}",
+                "parameters, active": f"{run.active_parameters:,}",
+                "file": size(one.bytes),
+                "time, h:min:s": _UNKNOWN if run.seconds is None else duration(run.seconds),
+            }
         )
-    columns = [HtmlColumn("#", "n")] + [
-        HtmlColumn(title, "n")
-        for title in (
-            *("FLOPs an image, dense", "FLOPs an image, active", "training FLOPs, dense", "training FLOPs, active"),
-            *("parameters", "parameters, active", "file", "time, h:min:s"),
-        )
-    ]
-    return table("Costs", columns, rows, cards=True)
+    return Table(caption="Costs", rows=rows, text={})
 
 
-def over_seeds(groups: Sequence[RunGroup], numbers: Mapping[str, int], names: Sequence[str]) -> Markup:
-    """Mean and deviation of runs that differ in their seed alone."""
+def over_seeds(groups: Sequence[RunGroup], numbers: Mapping[str, int], names: Sequence[str]) -> Table:
+    """Return mean and deviation of runs that differ in their seed alone."""
     tests = means([group.test_accuracy for group in groups])
     validations = means([group.validation_accuracy for group in groups])
     rows = [
-        [
-            ", ".join(str(numbers[str(run.path)]) for run in group.runs),
-            element("span", brace_paths([names[numbers[str(run.path)] - 1] for run in group.runs]), class_="path"),
-            group.first.recipe.method.name,
-            str(len(group.runs)),
-            f"{group.density:.4f}",
-            validation.strip(),
-            test.strip(),
-        ]
+        {
+            "#": ", ".join(str(numbers[str(run.path)]) for run in group.runs),
+            "runs": brace_paths([names[numbers[str(run.path)] - 1] for run in group.runs]),
+            "method": group.first.recipe.method.name,
+            "seeds": str(len(group.runs)),
+            "density": f"{group.density:.4f}",
+            "validation accuracy": validation.strip(),
+            "test accuracy": test.strip(),
+        }
         for group, validation, test in zip(groups, validations, tests, strict=True)
     ]
-    columns = [
-        HtmlColumn("#", "key"),
-        HtmlColumn("runs", "path"),
-        HtmlColumn("method"),
-        *(HtmlColumn(t, "n") for t in ("seeds", "density", "validation accuracy", "test accuracy")),
-    ]
-    return table("Over seeds: mean ± sample standard deviation, in points", columns, rows, cards=True)
+    text = {"#": "key", "runs": "path", "method": ""}
+    return Table(caption="Over seeds: mean ± sample standard deviation, in points", rows=rows, text=text)
 
 
-def settings_apart(groups: Sequence[RunGroup], numbers: Mapping[str, int]) -> Markup | None:
-    """The settings that are not the same in all runs; None when there are none but seeds."""
-    keys = list(groups[0].settings)
-    rows: list[list[Child]] = []
-    for key in keys:
-        values: dict[str, list[int]] = {}
+def settings_apart(groups: Sequence[RunGroup], numbers: Mapping[str, int]) -> Table:
+    """Return the settings that are not the same in all runs, without seeds; it has no rows when there are none."""
+    rows: list[Mapping[str, Cell]] = []
+    for key in groups[0].settings:
+        runs: dict[str, list[int]] = {}
         for group in groups:
-            where = values.setdefault(setting(group.settings[key]), [])
-            where += [numbers[str(run.path)] for run in group.runs]
-        items = [
-            element("li", element("b", value), f" in {', '.join(map(str, sorted(found)))}")
-            for value, found in values.items()
-        ]
-        rows.append([key, element("ul", items, class_="values")])
-    columns = [HtmlColumn("setting", "key"), HtmlColumn("values, and the runs that have them")]
-    return table("Settings that differ", columns, rows) if rows else None
+            runs.setdefault(setting(group.settings[key]), []).extend(numbers[str(run.path)] for run in group.runs)
+        values = {value: ", ".join(map(str, sorted(found))) for value, found in runs.items()}
+        rows.append({"setting": key, "values, and the runs that have them": values})
+    text = {"setting": "key", "values, and the runs that have them": ""}
+    return Table(caption="Settings that differ", rows=rows, text=text, heading="setting", cards=False)
 
 
-def layers(run: RunReport) -> Markup:
-    """Every masked layer of the checkpoint that a run is judged by."""
-    rows = [
-        [
-            str(index),
-            stem(layer.name),
-            f"{layer.density:.4f}",
-            bar(layer.density),
-            f"{layer.active:,}",
-            f"{layer.parameters:,}",
-            percent(layer.explored),
-            UNKNOWN if layer.flops_share is None else f"{layer.flops_share:.1%}",
-            f"{layer.dead_inputs:,}",
-            f"{layer.dead_outputs:,}",
-            _shape(layer),
-        ]
+def layers(run: RunReport) -> Table:
+    """Return every masked layer of the checkpoint that a run is judged by."""
+    rows: list[Mapping[str, Cell]] = [
+        {
+            "#": str(index),
+            "layer": stem(layer.name),
+            "density": f"{layer.density:.4f}",
+            "0 to 1": layer.density,
+            "active": f"{layer.active:,}",
+            "weights": f"{layer.parameters:,}",
+            "explored": percent(layer.explored),
+            "FLOPs": _UNKNOWN if layer.flops_share is None else f"{layer.flops_share:.1%}",
+            "dead inputs": f"{layer.dead_inputs:,}",
+            "dead outputs": f"{layer.dead_outputs:,}",
+            "shape": " x ".join(map(str, layer.shape)),
+        }
         for index, layer in enumerate(run.inspection.layers, 1)
     ]
-    columns = [
-        HtmlColumn("#", "n"),
-        HtmlColumn("layer", "path"),
-        HtmlColumn("density", "n"),
-        HtmlColumn("0 to 1"),
-        *(
-            HtmlColumn(title, "n")
-            for title in ("active", "weights", "explored", "FLOPs", "dead inputs", "dead outputs")
-        ),
-        HtmlColumn("shape", "key"),
-    ]
-    return table(f"Layers of {run.outcome.checkpoint}", columns, rows, headed=1)
+    text = {"layer": "path", "0 to 1": "", "shape": "key"}
+    return Table(caption=f"Layers of {run.outcome.checkpoint}", rows=rows, text=text, heading="layer", cards=False)
 
 
-def settings(run: RunReport) -> Markup:
-    """All settings of a run."""
-    rows: list[list[Child]] = []
+def settings(run: RunReport) -> Table:
+    """Return all settings of a run."""
+    rows = []
     for key, value in run.outcome.recipe.as_dict().items():
-        leaves = value.items() if isinstance(value, Mapping) else [(None, value)]
-        rows += [[key if leaf is None else f"{key}.{leaf}", setting(one)] for leaf, one in leaves]
-    return table("All settings", [HtmlColumn("setting", "key"), HtmlColumn("value", "path")], rows)
+        leaves = {f"{key}.{leaf}": one for leaf, one in value.items()} if isinstance(value, Mapping) else {key: value}
+        rows += [{"setting": name, "value": setting(one)} for name, one in leaves.items()]
+    text = {"setting": "key", "value": "path"}
+    return Table(caption="All settings", rows=rows, text=text, heading="setting", cards=False)
 
 
-def sessions(runs: Sequence[RunReport]) -> Markup:
-    """Where and when runs were trained, as they noted it."""
+def sessions(runs: Sequence[RunReport]) -> tuple[Table, str]:
+    """Return where and when runs were trained, as they noted it, and a remark on what is missing."""
     noted = [(number, session) for number, run in enumerate(runs, 1) for session in run.sessions]
-    shown = noted[:MOST_SESSIONS]
-    rows = [
-        [str(n), f"{one.step:,}", _when(one.time), *(_fact(one, keys) for keys in _FACTS.values())] for n, one in shown
-    ]
+    rows = []
+    for number, session in noted[:MOST_SESSIONS]:
+        facts = {key: str(value) for key, value in session.facts.items()}
+        software = [f"{key} {facts[key]}" for key in ("granet", "torch", "Python") if key in facts]
+        own = {key: facts.get(key, _UNKNOWN) for key in _FACTS}
+        when = {"#": str(number), "from step": f"{session.step:,}", "begun, UTC": _when(session.time)}
+        rows.append({**when, **own, "software": ", ".join(software) or _UNKNOWN})
     silent = [str(number) for number, run in enumerate(runs, 1) if not run.sessions]
-    columns = [HtmlColumn("#", "n"), HtmlColumn("from step", "n"), HtmlColumn("begun, UTC"), *map(HtmlColumn, _FACTS)]
     remarks = []
     if silent:
         which = f" of {', '.join(silent)}" if len(runs) > 1 else ""
         remarks.append(f"Where and when training{which} took place was not noted; granet train notes it.")
-    if len(noted) > len(shown):
-        remarks.append(f"The first {len(shown)} of {len(noted):,} sessions; --json has all.")
-    return joined(
-        table("Where and when the runs were trained", columns, rows, cards=True) if rows else None,
-        element("p", " ".join(remarks), class_="faint") if remarks else None,
-    )
+    if len(noted) > MOST_SESSIONS:
+        remarks.append(f"The first {MOST_SESSIONS} of {len(noted):,} sessions; --json has all.")
+    text = dict.fromkeys(("begun, UTC", *_FACTS, "software"), "")
+    return Table(caption="Where and when the runs were trained", rows=rows, text=text), " ".join(remarks)
 
 
-MOST_SESSIONS = 60
-"""Rows of that table."""
-
-_FACTS: Mapping[str, tuple[str, ...]] = {
-    "device": ("device",),
-    "precision": ("precision",),
-    "ranks": ("ranks",),
-    "processor": ("processor",),
-    "cores": ("cores",),
-    "system": ("system",),
-    "software": ("granet", "torch", "Python"),
-}
-"""Columns of that table, and the facts in each."""
+_FACTS = ("device", "precision", "ranks", "processor", "cores", "system")
+"""Facts of a session with a column of their own."""
 
 
-def _fact(session: RunSession, keys: Sequence[str]) -> str:
-    named = len(keys) > 1
-    told = [f"{key} {session.facts[key]}" if named else str(session.facts[key]) for key in keys if key in session.facts]
-    return ", ".join(told) or UNKNOWN
-
-
-def files(runs: Sequence[RunReport]) -> Markup:
-    """What the files of runs tell."""
+def files(runs: Sequence[RunReport]) -> Table:
+    """Return what the folders of runs tell: dates, and how the run was to be trained."""
     rows = [
-        [
-            str(number),
-            _when(run.begun),
-            _when(run.saved),
-            run.outcome.recipe.training.precision,
-            "yes" if run.outcome.recipe.training.deterministic else "no",
-        ]
+        {
+            "#": str(number),
+            "recipe.toml written": _when(run.begun),
+            "newest checkpoint written": _when(run.saved),
+            "precision asked for": run.outcome.recipe.training.precision,
+            "deterministic kernels": "yes" if run.outcome.recipe.training.deterministic else "no",
+        }
         for number, run in enumerate(runs, 1)
     ]
-    columns = [
-        HtmlColumn("#", "n"),
-        HtmlColumn("recipe.toml written"),
-        HtmlColumn("newest checkpoint written"),
-        HtmlColumn("precision asked for"),
-        HtmlColumn("deterministic kernels"),
-    ]
-    return table("What the folders tell", columns, rows, cards=True)
+    return Table(caption="What the folders tell", rows=rows, text=dict.fromkeys(list(rows[0])[1:], ""))
 
 
 def _when(time: str | None) -> str:
-    """A time as people write it, to the minute."""
+    """Return a time as people write it, to the minute."""
     if time is None:
-        return UNKNOWN
+        return _UNKNOWN
     return f"{time[:10]} {time[11:16]}" if _TIME.fullmatch(time) else time
 
 
-def share(part: float, whole: float) -> str:
-    """A part of a whole, in per cent."""
-    return f"{part / whole:.1%}" if whole else UNKNOWN
-
-
-def bar(part: float) -> Markup:
-    """A share, 0 to 1, as a bar; the number stands beside it."""
-    return element(
-        "svg",
-        element("rect", width="100", height="8", class_="trough"),
-        element("rect", width=number(max(100 * part, 0.8 if part > 0 else 0.0)), height="8", class_="fill"),
-        viewbox="0 0 100 8",
-        preserveaspectratio="none",
-        aria_hidden="true",
-        class_="bar",
-    )
+def _share(flops: Mapping[str, float]) -> str:
+    return f"{flops['active'] / flops['dense']:.1%}" if flops["dense"] else _UNKNOWN
 
 
 def _accuracy(value: float | None) -> str:
-    return UNKNOWN if value is None else percent(value)
-
-
-def _shape(layer: LayerReport) -> str:
-    return " x ".join(map(str, layer.shape))
+    return _UNKNOWN if value is None else percent(value)
