@@ -326,7 +326,7 @@ def newer(path: Path) -> None:
 def newer_history(path: Path) -> None:
     data = path.read_bytes()
     begin = data.index(b"{")
-    body = data[begin : begin + data[begin:].index(b"]}") + 2].replace(b'"version":[1', b'"version":[2')
+    body = data[begin : begin + data[begin:].index(b"]}") + 2].replace(b'"version":[2', b'"version":[3')
     path.write_bytes(data[:begin] + body + zlib.crc32(body, zlib.crc32(data[:8])).to_bytes(4, "little"))
 
 
@@ -342,7 +342,7 @@ def half_saved(folder: Path) -> None:
     [
         (lambda run: damage(run / "last.safetensors"), "last.safetensors"),
         (lambda run: newer(run / "last.safetensors"), "Install a newer granet"),
-        (lambda run: newer_history(run / "history.bin"), "got version 2.0"),
+        (lambda run: newer_history(run / "history.bin"), "got version 3.0"),
         (lambda run: (run / "last.safetensors").unlink(), "no checkpoint yet"),
         (lambda run: (run / "best.safetensors").unlink(), "best.safetensors"),
         (lambda run: (run / "best.safetensors").write_bytes(b""), "best.safetensors"),
@@ -532,7 +532,7 @@ def test_json_is_the_data_and_nothing_else(trained: Path, granet: Granet, tmp_pa
         ([], "-o report.html"),
         (["--overwrite", "--json"], "nothing to overwrite"),
         (["-o", "page.txt"], "ends in .html"),
-        (["-o", "there.html"], "there already"),
+        (["-o", "there.html"], "the file exists"),
         (["-o", "nowhere/page.html"], "no such folder"),
         (["--json", "--model", "resnet8"], "none of the runs has this network"),
     ],
