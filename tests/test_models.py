@@ -232,7 +232,7 @@ def test_a_factory_starts_from_the_seed(own: str) -> None:
     [
         ("netwrok", "has no 'netwrok'. Did you mean 'network'"),
         ("number", "not a factory; got int"),
-        ("needy", "the factory needs 'width', which nobody gives it"),
+        ("needy", "the factory cannot be called: missing a required argument: 'width'"),
         ("broken", "the factory failed; got KeyError: 'weights.bin'. It was called with classes=3"),
         ("nothing", "not a network; got NoneType"),
         ("leaving", "the factory failed; got SystemExit: 3"),

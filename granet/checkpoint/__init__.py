@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from torch import Tensor
@@ -73,7 +74,7 @@ def load_outline(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         CheckpointError: as :func:`load`.
     """
-    return _read(path, codec.decode_outline)
+    return _read(path, partial(codec.decode, outline=True))
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:

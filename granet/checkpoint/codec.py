@@ -73,26 +73,42 @@ def encode(checkpoint: Checkpoint) -> memoryview:
     return _assemble(sources, text)
 
 
-def decode(data: Bytes, where: str) -> Checkpoint:
+def decode(data: Bytes, where: str, *, outline: bool = False) -> Checkpoint:
     """Return the checkpoint in the bytes of a file; its tensors are on the CPU, contiguous, and own their memory.
 
     Args:
         data: the file, uint8 [n]; may be a memory map.
         where: the name of the file, for messages.
+        outline: only masks and explored sets get values, all other tensors are on the meta device. The hashes of all
+            tensors are checked nevertheless.
 
     Raises:
         CheckpointError: anything but a sound checkpoint. What is allocated before that is found out is bounded by
             the length of the file: at most 255 elements per byte of a mask, for the weight and each slot.
     """
-    return _checkpoint(File.open(data, where))
-
-
-def decode_outline(data: Bytes, where: str) -> Checkpoint:
-    """Decode as ``decode``, but with all tensors except masks and explored sets on the meta device.
-
-    The hashes of all tensors are checked nevertheless.
-    """
-    return _checkpoint(Outline.open(data, where))
+    file = (Outline if outline else File).open(data, where)
+    fields = file.header
+    try:
+        recipe = Recipe.from_dict(fields.recipe)
+    except RecipeError as error:
+        raise CheckpointError(f"the recipe in the header is not valid: {error}", where=file.where) from None
+    # NumPy works outside the interpreter's lock. Errors come in the order of the network, whoever is first.
+    with ThreadPoolExecutor(_THREADS, "granet-load") as pool:
+        parameters = dict(zip(fields.weights, pool.map(file.parameter, fields.weights), strict=True))
+    return Checkpoint(
+        weights={name: parameter.weight for name, parameter in parameters.items()},
+        masks={name: parameter.mask for name, parameter in parameters.items() if parameter.mask is not None},
+        buffers={name: file.whole(f"buffers/{name}") for name in fields.buffers},
+        explored={name: parameter.explored for name, parameter in parameters.items() if parameter.explored is not None},
+        optimizer={name: parameter.slots for name, parameter in parameters.items() if name in fields.optimizer},
+        accumulators={name: file.whole(f"accumulators/{name}") for name in fields.accumulators},
+        recipe=recipe,
+        step=fields.step,
+        network=fields.network,
+        progress=fields.progress,
+        metrics=fields.metrics,
+        stored_hash=file.content_hash,
+    )
 
 
 def decode_weights(data: Bytes, where: str) -> dict[str, Tensor]:
@@ -168,28 +184,3 @@ def _assemble(sources: Mapping[str, TensorSource], text: str) -> memoryview:
         file[layout.places[integrity.TABLE]] = np.frombuffer(b"".join(hash.result() for hash in hashes), np.uint8)
     integrity.seal(file[: layout.places[integrity.TABLE].stop])
     return file.data
-
-
-def _checkpoint(file: File) -> Checkpoint:
-    fields = file.header
-    try:
-        recipe = Recipe.from_dict(fields.recipe)
-    except RecipeError as error:
-        raise CheckpointError(f"the recipe in the header is not valid: {error}", where=file.where) from None
-    # NumPy works outside the interpreter's lock. Errors come in the order of the network, whoever is first.
-    with ThreadPoolExecutor(_THREADS, "granet-load") as pool:
-        parameters = dict(zip(fields.weights, pool.map(file.parameter, fields.weights), strict=True))
-    return Checkpoint(
-        weights={name: parameter.weight for name, parameter in parameters.items()},
-        masks={name: parameter.mask for name, parameter in parameters.items() if parameter.mask is not None},
-        buffers={name: file.whole(f"buffers/{name}") for name in fields.buffers},
-        explored={name: parameter.explored for name, parameter in parameters.items() if parameter.explored is not None},
-        optimizer={name: parameter.slots for name, parameter in parameters.items() if name in fields.optimizer},
-        accumulators={name: file.whole(f"accumulators/{name}") for name in fields.accumulators},
-        recipe=recipe,
-        step=fields.step,
-        network=fields.network,
-        progress=fields.progress,
-        metrics=fields.metrics,
-        stored_hash=file.content_hash,
-    )

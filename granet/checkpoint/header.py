@@ -21,7 +21,7 @@ from granet.checkpoint import canonical
 from granet.checkpoint.canonical import short
 from granet.checkpoint.container import StoredTensor
 from granet.checkpoint.fields import Field
-from granet.checkpoint.value import Network
+from granet.checkpoint.value import Network, check_names
 from granet.errors import CheckpointError
 from granet.masks.codec import ENCODINGS
 
@@ -184,20 +184,11 @@ def _slots(field: Field) -> dict[str, float | str | None]:
 
 
 def _check_names(header: Header, where: str) -> None:
-    weights, masks = set(header.weights), header.masks.keys()
-    rules = {
-        "no buffer is named like a weight": weights.isdisjoint(header.buffers),
-        "masks belong to weights": masks <= weights,
-        "optimizer state belongs to weights": header.optimizer.keys() <= weights,
-        "masked slots belong to masks": all(
-            name in masks or MASKED not in slots.values() for name, slots in header.optimizer.items()
-        ),
-        "explored sets belong to masks": header.explored.keys() <= masks,
-        "accumulators belong to masks": set(header.accumulators) <= masks,
-    }
-    for rule, holds in rules.items():
-        if not holds:
-            raise CheckpointError("the header contradicts itself", where=where, expected=rule)
+    parts = (header.weights, header.buffers, header.masks, header.explored, header.optimizer, header.accumulators)
+    check_names(*parts, where=where)
+    for name, slots in header.optimizer.items():
+        if name not in header.masks and MASKED in slots.values():
+            raise CheckpointError("a masked slot of a parameter without a mask", where=f"{where}, {short(name)}")
 
 
 def check_tensors(header: Header, stored: Mapping[str, StoredTensor], where: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from granet.checkpoint.canonical import short
 from granet.errors import CheckpointError
 from granet.recipe import Recipe
 
@@ -78,13 +79,8 @@ class Checkpoint:
 
     def __post_init__(self, stored_hash: str | None) -> None:
         object.__setattr__(self, "_content_hash", stored_hash)
-        _check_names("masks", self.masks, "weights", self.weights)
-        _check_names("optimizer", self.optimizer, "weights", self.weights)
-        _check_names("accumulators", self.accumulators, "masks", self.masks)
-        _check_names("explored", self.explored, "masks", self.masks)
-        _check_names("masks", self.masks, "explored", self.explored)
-        for name in self.weights.keys() & self.buffers.keys():
-            raise CheckpointError("a weight and a buffer have the same name", where=name)
+        check_names(self.weights, self.buffers, self.masks, self.explored, self.optimizer, self.accumulators)
+        _check_belongs("masks", self.masks, "explored", self.explored)
         for part, tensors in (("masks", self.masks), ("explored", self.explored), ("accumulators", self.accumulators)):
             for name, tensor in tensors.items():
                 if tensor.shape != self.weights[name].shape:
@@ -110,7 +106,33 @@ class Checkpoint:
         return content_hash
 
 
-def _check_names(part: str, names: Iterable[str], whole: str, known: Iterable[str]) -> None:
-    strangers = sorted(set(names) - set(known))
-    if strangers:
-        raise CheckpointError(f"{part} for a name that is not among the {whole}", where=strangers[0])
+def check_names(
+    weights: Iterable[str],
+    buffers: Iterable[str],
+    masks: Iterable[str],
+    explored: Iterable[str],
+    optimizer: Iterable[str],
+    accumulators: Iterable[str],
+    *,
+    where: str = "",
+) -> None:
+    """Check the names of a checkpoint's parts against one another; ``where`` is the file, for messages.
+
+    Raises:
+        CheckpointError: a part of a parameter that is not there, or a weight and a buffer of the same name.
+    """
+    _check_belongs("masks", masks, "weights", weights, where)
+    _check_belongs("optimizer", optimizer, "weights", weights, where)
+    _check_belongs("accumulators", accumulators, "masks", masks, where)
+    _check_belongs("explored", explored, "masks", masks, where)
+    for name in sorted({*weights} & {*buffers}):
+        raise CheckpointError("a weight and a buffer have the same name", where=_named(where, name))
+
+
+def _check_belongs(part: str, names: Iterable[str], whole: str, known: Iterable[str], where: str = "") -> None:
+    for name in sorted({*names} - {*known}):
+        raise CheckpointError(f"{part} for a name that is not among the {whole}", where=_named(where, name))
+
+
+def _named(where: str, name: str) -> str:
+    return f"{where}, {short(name)}" if where else name

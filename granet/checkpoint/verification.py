@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -20,16 +19,6 @@ from granet.errors import CheckpointError, GranetError
 from granet.files import mapped
 from granet.methods.registry import is_known
 from granet.recipe import Recipe, build_method
-
-# The bits that are all 1 in what is not finite, and in nothing else: the exponent, or in E4M3 all but the sign.
-_NOT_FINITE: Mapping[torch.dtype, int] = {
-    torch.float64: 0x7FF0_0000_0000_0000,
-    torch.float32: 0x7F80_0000,
-    torch.float16: 0x7C00,
-    torch.bfloat16: 0x7F80,
-    torch.float8_e4m3fn: 0x7F,
-    torch.float8_e5m2: 0x7C,
-}
 
 _BLOCK = 2**16
 """Values that are examined together."""
@@ -131,14 +120,13 @@ def _check_tensors(file: File, failures: list[VerificationFailure]) -> set[str]:
 
 
 def _check_finite(bits: NDArray[Any], dtype: torch.dtype, where: str) -> None:
-    pattern = _NOT_FINITE.get(dtype)
-    if pattern is None:
+    if not dtype.is_floating_point:
         return
-    flat = bits.reshape(-1)
-    blocks = (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))
-    count = sum(int(np.count_nonzero(block & pattern == pattern)) for block in blocks)
+    blocks = (bits[start : start + _BLOCK] for start in range(0, bits.size, _BLOCK))
+    values = (torch.from_numpy(block.copy()).view(dtype).double() for block in blocks)
+    count = sum(int((~block.isfinite()).sum()) for block in values)
     if count:
-        raise CheckpointError("values that are not finite", where=where, got=f"{count} of {flat.size}")
+        raise CheckpointError("values that are not finite", where=where, got=f"{count} of {bits.size}")
 
 
 def _check_masks(file: File, damaged: set[str], failures: list[VerificationFailure]) -> None:

@@ -1,8 +1,9 @@
-"""What a network must be built for, read off the shapes of its tensors."""
+"""Infer what a network must be built for from the shapes of its tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -19,13 +20,23 @@ _WORDS: Mapping[Size, tuple[str, str]] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Following:
+    """How a parameter's shape follows a size: along one of its dimensions, ``length`` plus ``step`` for each unit."""
+
+    dimension: int
+    dimensions: int
+    length: int
+    step: int
+
+
 def probe(sizes: Mapping[str, int]) -> dict[str, int]:
-    """The sizes given, and for the others some that any network can be outlined with."""
+    """Return the sizes given, and for the others some that any network can be outlined with."""
     return {size: high for size, (_, high) in _PROBES.items()} | dict(sizes)
 
 
 def complete(model: str, sizes: Mapping[str, int], tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """The sizes given, and the others as the tensors tell them.
+    """Return the sizes given, and the others as inferred from the tensors.
 
     A network is outlined for two values of a size. Where the shape of a parameter follows it, the shape in the file
     gives the value: the rows of the last layer give the classes, those of the first its channels.
@@ -44,32 +55,51 @@ def complete(model: str, sizes: Mapping[str, int], tensors: Mapping[str, Tensor]
     result = dict(sizes)
     for size in _PROBES:
         if size not in sizes:
-            result[size] = _told(model, size, probe(result), tensors)
+            result[size] = _infer(model, size, probe(result), tensors)
     return result
 
 
-def _told(model: str, size: Size, sizes: Mapping[str, int], tensors: Mapping[str, Tensor]) -> int:
+def following(model: str, sizes: Mapping[str, int], size: Size, low: int, high: int) -> dict[str, Following]:
+    """Return the parameters whose shape follows a size of the network, by name.
+
+    Args:
+        model: the name of the network.
+        sizes: what it is built for, besides ``size``.
+        size: the size that is varied.
+        low, high: two values of it.
+
+    Raises:
+        GranetError: the network cannot be built for them.
+    """
+    below, above = (_shapes(model, {**sizes, size: value}) for value in (low, high))
+    found = {}
+    for name, shape in below.items():
+        pairs = zip(shape, above.get(name, ()), strict=False)
+        different = [dimension for dimension, (one, other) in enumerate(pairs) if one != other]
+        if different:
+            dimension = different[0]
+            length = shape[dimension]
+            step = (above[name][dimension] - length) // (high - low)
+            found[name] = Following(dimension=dimension, dimensions=len(shape), length=length, step=step)
+    return found
+
+
+def _infer(model: str, size: Size, sizes: Mapping[str, int], tensors: Mapping[str, Tensor]) -> int:
     low, high = _PROBES[size]
     words, option = _WORDS[size]
+    reason, found = None, {}
     try:
-        below, above = (_shapes(model, {**sizes, size: value}) for value in (low, high))
+        found = following(model, sizes, size, low, high)
     except GranetError as error:
+        reason = error
+    if not found:
         raise UsageError(
-            f"the number of {words} cannot be told from the weights", where=model, got=error, remedy=f"add {option}"
-        ) from error
-    telling = [
-        (name, dimension)
-        for name in below
-        for dimension, (a, b) in enumerate(zip(below[name], above.get(name, ()), strict=False))
-        if a != b
-    ]
-    if not telling:
-        raise UsageError(f"the number of {words} cannot be told from the weights", where=model, remedy=f"add {option}")
-    name, dimension = telling[0]
-    if name not in tensors or tensors[name].dim() != len(below[name]):
+            f"the number of {words} cannot be told from the weights", where=model, got=reason, remedy=f"add {option}"
+        ) from reason
+    name, parameter = next(iter(found.items()))
+    if name not in tensors or tensors[name].dim() != parameter.dimensions:
         return high
-    step = (above[name][dimension] - below[name][dimension]) // (high - low)
-    value = low + (tensors[name].shape[dimension] - below[name][dimension]) // (step or 1)
+    value = low + (tensors[name].shape[parameter.dimension] - parameter.length) // (parameter.step or 1)
     return value if value >= 1 else high
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +17,8 @@ from granet import checkpoint
 from granet.checkpoint import container, header
 from granet.errors import CheckpointError, GranetError
 from granet.files import mapped
-from granet.importing import masking, match_tensors, names, reading
-from granet.models import load_weights, outline
+from granet.importing import masking, match_tensors, names, reading, sizes
+from granet.models import load_weights
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,15 @@ def start_from(
             remedy="bring the file back, or begin another run",
         )
     tensors, remarks = _read(path, network, where)
-    classifier = _following_classes(model, in_channels=in_channels, classes=classes, image_size=image_size)
+    try:
+        given = {"in_channels": in_channels, "image_size": image_size}
+        classifier = sizes.following(model, given, "classes", classes, classes + 1)
+    except GranetError:  # a factory for one number of classes has no classifier that could be of another
+        classifier = {}
     own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     other = all(
-        name in tensors and _differs_along(tensors[name], own[name], dimension)
-        for name, dimension in classifier.items()
+        name in tensors and _differs_along(tensors[name], own[name], parameter.dimension)
+        for name, parameter in classifier.items()
     )
     left = tuple(classifier) if other else ()
     kept = {name: own[name].detach().cpu() for name in left}
@@ -123,28 +126,9 @@ def _is_checkpoint(path: str | os.PathLike[str], where: str) -> bool:
         return False  # whoever reads it next says what is wrong
 
 
-def _following_classes(model: str, *, in_channels: int, classes: int, image_size: int) -> Mapping[str, int]:
-    """The parameters whose shape follows the number of classes, and along which dimension."""
-    try:
-        shapes = [
-            {name: parameter.shape for name, parameter in network.named_parameters()}
-            for network in (
-                outline(model, in_channels=in_channels, classes=number, image_size=image_size)
-                for number in (classes, classes + 1)
-            )
-        ]
-    except GranetError:  # a factory for one number of classes has no classifier that could be of another
-        return {}
-    return {
-        name: next(dimension for dimension, (a, b) in enumerate(zip(shape, shapes[1][name], strict=True)) if a != b)
-        for name, shape in shapes[0].items()
-        if name in shapes[1] and len(shape) == len(shapes[1][name]) and shape != shapes[1][name]
-    }
-
-
 def _differs_along(theirs: Tensor, mine: Tensor, dimension: int) -> bool:
     """Whether two shapes differ in this dimension, and in no other."""
     if theirs.dim() != mine.dim():
         return False
-    different = [at for at, (a, b) in enumerate(zip(theirs.shape, mine.shape, strict=True)) if a != b]
+    different = [position for position, (a, b) in enumerate(zip(theirs.shape, mine.shape, strict=True)) if a != b]
     return different == [dimension]

@@ -25,52 +25,29 @@ class ModelEntry:
     """Network from input channels, classes and image size, initialised from torch's global generator."""
 
 
+def _cifar(depth: int) -> Callable[[int, int, int], nn.Module]:
+    return lambda channels, classes, _: cifar_resnet(depth, channels, classes)
+
+
+def _cifar_stem(depth: int) -> Callable[[int, int, int], nn.Module]:
+    return lambda channels, classes, _: cifar_stem_resnet(depth, channels, classes)
+
+
+_CIFAR = "CIFAR ResNet of He et al. with projection shortcuts"
+_STEM = "with a 3 x 3 stem for small images"
+_LENET = "fully connected, two hidden layers; 0.27 M weights on 28 x 28 grey images"
+_VGG = "VGG-19 with batch norm and one linear classifier, as in the GraNet paper; 20.0 M weights"
+
 _ENTRIES = (
-    ModelEntry(
-        "lenet-300-100",
-        "fully connected, two hidden layers; 0.27 M weights on 28 x 28 grey images",
-        LeNet300100,
-    ),
-    ModelEntry(
-        "resnet8",
-        "CIFAR ResNet, one block a stage; 0.08 M weights, for trying things out",
-        lambda channels, classes, _: cifar_resnet(8, channels, classes),
-    ),
-    ModelEntry(
-        "resnet20",
-        "CIFAR ResNet of He et al. with projection shortcuts; 0.27 M weights",
-        lambda channels, classes, _: cifar_resnet(20, channels, classes),
-    ),
-    ModelEntry(
-        "resnet32",
-        "CIFAR ResNet of He et al. with projection shortcuts; 0.47 M weights",
-        lambda channels, classes, _: cifar_resnet(32, channels, classes),
-    ),
-    ModelEntry(
-        "resnet56",
-        "CIFAR ResNet of He et al. with projection shortcuts; 0.86 M weights",
-        lambda channels, classes, _: cifar_resnet(56, channels, classes),
-    ),
-    ModelEntry(
-        "resnet18",
-        "ResNet-18 with a 3 x 3 stem for small images; 11.2 M weights",
-        lambda channels, classes, _: cifar_stem_resnet(18, channels, classes),
-    ),
-    ModelEntry(
-        "resnet34",
-        "ResNet-34 with a 3 x 3 stem for small images; 21.3 M weights",
-        lambda channels, classes, _: cifar_stem_resnet(34, channels, classes),
-    ),
-    ModelEntry(
-        "resnet50",
-        "ResNet-50 with a 3 x 3 stem for small images, as in the GraNet paper; 23.5 M weights",
-        lambda channels, classes, _: cifar_stem_resnet(50, channels, classes),
-    ),
-    ModelEntry(
-        "vgg19",
-        "VGG-19 with batch norm and one linear classifier, as in the GraNet paper; 20.0 M weights",
-        lambda channels, classes, _: VGG19(channels, classes),
-    ),
+    ModelEntry("lenet-300-100", _LENET, LeNet300100),
+    ModelEntry("resnet8", "CIFAR ResNet, one block a stage; 0.08 M weights, for trying things out", _cifar(8)),
+    ModelEntry("resnet20", f"{_CIFAR}; 0.27 M weights", _cifar(20)),
+    ModelEntry("resnet32", f"{_CIFAR}; 0.47 M weights", _cifar(32)),
+    ModelEntry("resnet56", f"{_CIFAR}; 0.86 M weights", _cifar(56)),
+    ModelEntry("resnet18", f"ResNet-18 {_STEM}; 11.2 M weights", _cifar_stem(18)),
+    ModelEntry("resnet34", f"ResNet-34 {_STEM}; 21.3 M weights", _cifar_stem(34)),
+    ModelEntry("resnet50", f"ResNet-50 {_STEM}, as in the GraNet paper; 23.5 M weights", _cifar_stem(50)),
+    ModelEntry("vgg19", _VGG, lambda channels, classes, _: VGG19(channels, classes)),
 )
 
 CATALOG: Mapping[str, ModelEntry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})

@@ -52,25 +52,24 @@ def call(spec: str, **offered: int) -> Any:
 
 
 def _accepted(spec: str, factory: Callable[..., Any], offered: dict[str, int]) -> dict[str, int]:
-    """The offered arguments that the factory has parameters for; all of them where it takes ``**anything``."""
+    """Return the offered arguments that the factory has parameters for; all of them where it takes ``**anything``."""
     try:
-        parameters = inspect.signature(factory).parameters.values()
+        signature = inspect.signature(factory)
     except (TypeError, ValueError) as error:
         raise ModelError(
-            "not a factory that tells its parameters", where=spec, remedy="wrap it in a function"
+            "the parameters of the factory are unknown", where=spec, remedy="wrap it in a function"
         ) from error
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    named = {parameter.name for parameter in parameters if parameter.kind in by_name}
-    for parameter in parameters:
-        supplied = parameter.name in offered and parameter.kind in by_name
-        if parameter.default is parameter.empty and parameter.kind not in variadic and not supplied:
-            raise ModelError(
-                f"the factory needs {parameter.name!r}, which nobody gives it",
-                where=spec,
-                expected=f"no mandatory parameters besides {', '.join(offered)}",
-                remedy="give it a default, or wrap the factory in a function",
-            )
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        return offered
-    return {name: value for name, value in offered.items() if name in named}
+    parameters = signature.parameters.values()
+    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    arguments = {name: value for name, value in offered.items() if takes_any or name in named}
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ModelError(
+            f"the factory cannot be called: {error}",
+            where=spec,
+            expected=f"no mandatory parameters besides {', '.join(offered)}",
+            remedy="give it a default, or wrap the factory in a function",
+        ) from error
+    return arguments
