@@ -25,8 +25,9 @@ import numpy as np
 from benchmarks.measure import heading, write
 from granet.analysis.comparison import Statistic
 from granet.plasticity import experiment
-from granet.plasticity.curves import Cell, Plasticity
+from granet.plasticity.curves import Plasticity
 from granet.plasticity.grid import GridSettings, plan
+from granet.plasticity.results import Cell
 from granet.recipe import Recipe
 from granet.training import RunFolder, resolve_device, resume, train
 from granet_cli.plasticity.plot import draw

@@ -21,7 +21,7 @@ from granet.methods.base import Method
 from granet.models import outline
 from granet.recipe import Recipe
 from granet.training import RunFolder, train
-from granet.training.placeholder_dataset import PlaceholderImages, stand_in
+from granet.training.placeholder_dataset import PlaceholderImages, placeholder_dataset
 from granet.training.plan import plan
 from tests.commandline import Granet
 from tests.running import METHODS, TOTAL, Run, every_method, network
@@ -277,10 +277,10 @@ def test_without_a_trial_all_the_rest_is_the_same(make: Make) -> None:
 
 def test_placeholders_have_the_sizes_of_published_datasets() -> None:
     recipe = Recipe.load("cifar10-resnet50-granet")
-    dataset = stand_in(recipe, PlaceholderImages())
+    dataset = placeholder_dataset(recipe, PlaceholderImages())
     assert (len(dataset.train), len(dataset.validation), len(dataset.classes)) == (45_000, 5_000, 10)
     assert (dataset.image_size, dataset.channels) == (32, 3)
-    folder = stand_in(Recipe.load("imagenet-resnet50-granet"), PlaceholderImages(count=1000, classes=7))
+    folder = placeholder_dataset(Recipe.load("imagenet-resnet50-granet"), PlaceholderImages(count=1000, classes=7))
     assert (folder.image_size, len(folder.classes)) == (224, 7)
 
 
@@ -295,7 +295,7 @@ def test_placeholders_have_the_sizes_of_published_datasets() -> None:
 )
 def test_sizes_that_are_not_known_are_asked_for(recipe: str, images: PlaceholderImages, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        stand_in(Recipe.load(recipe), images)
+        placeholder_dataset(Recipe.load(recipe), images)
 
 
 def test_layers_kept_dense_are_shown_without_a_mask(make: Make) -> None:

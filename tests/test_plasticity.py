@@ -24,8 +24,9 @@ from granet.masks.mapping import active, density
 from granet.plasticity import cell as cells
 from granet.plasticity import experiment
 from granet.plasticity.cell import baseline, measure, prepare, regenerated
-from granet.plasticity.curves import Cell, tell
+from granet.plasticity.curves import summarise
 from granet.plasticity.grid import Grid, GridSettings, Job, plan
+from granet.plasticity.results import Cell, read, write
 from granet.recipe import Recipe
 from granet.rewinding.plan import RewindRequest, course
 from granet.rewinding.plan import plan as plan_rewind
@@ -266,14 +267,15 @@ def test_the_accuracy_before_is_that_of_granet_eval(trained: Callable[..., Path]
 
 
 def test_a_loss_that_is_not_finite_is_a_result_without_accuracy(
-    trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("granet.training.step.learning_rate", lambda *_: 1e15)
     asked = job(kept(trained()))
     dataset = open_data(asked.recipe)
     found = measure(asked, baseline(asked, dataset, CPU), dataset, CPU)
     assert (found.after, found.plasticity) == (None, None)
-    assert Cell.from_json(found.to_json(), where="") == found
+    write(tmp_path, found)
+    assert read(tmp_path) == [found]
 
 
 # The report
@@ -292,7 +294,7 @@ def made_up(**values: Any) -> Cell:
 
 
 def test_curves_have_mean_and_deviation_over_seeds_and_what_regeneration_gains() -> None:
-    found = tell(
+    found = summarise(
         [
             made_up(after=0.75),
             made_up(after=0.875, regeneration="pruned", active=100),

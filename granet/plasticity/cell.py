@@ -34,8 +34,8 @@ from granet.checkpoint import Checkpoint, load
 from granet.data import Dataset
 from granet.errors import CheckpointError, Interrupted, TrainingError
 from granet.masks.mapping import Masks, active, size
-from granet.plasticity.curves import Cell
 from granet.plasticity.grid import Job
+from granet.plasticity.results import Cell
 from granet.rewinding.start_state import start_state
 from granet.topology import grow, swap
 from granet.training.device import use_kernels

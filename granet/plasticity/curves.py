@@ -1,4 +1,4 @@
-"""Pruning plasticity as data: what single cells of the experiment came to, and the curves that they make.
+"""Recovery curves: pruning plasticity over the training, with statistics over seeds.
 
 Plasticity (Liu et al. 2021, arXiv 2106.10404, section 3) is the accuracy of a network that was pruned in the middle of
 its training and then trained a little longer, minus the accuracy before it was pruned.
@@ -6,116 +6,18 @@ its training and then trained a little longer, minus the accuracy before it was 
 
 from __future__ import annotations
 
-import json
-import types
-import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from granet.analysis.comparison import Statistic
-from granet.errors import CheckpointError
+from granet.plasticity.results import Cell
 from granet.recipe import Recipe
-
-FORMAT = 1
-"""Version of the files that cells are kept in."""
-
-REGENERATIONS = ("none", "pruned", "swap")
-"""What happens between pruning and training; see ``granet.plasticity.cell``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One checkpoint, pruned by one rate, with one kind of regeneration, and trained on. Accuracies are from 0 to 1."""
-
-    checkpoint: str
-    """Content hash of the checkpoint."""
-    step: int
-    """Of the checkpoint."""
-    epoch: float
-    """The same in epochs."""
-    seed: int
-    """Of the run that the checkpoint is of."""
-    learning_rate: float
-    """At which the pruned network was trained, from beginning to end."""
-    rate: float
-    """Share of the active weights that was pruned, above 0 and below 1."""
-    regeneration: str
-    """One of ``REGENERATIONS``."""
-    epochs: int
-    """How long it was trained."""
-    scope: str
-    """global or uniform: over what weights were ranked."""
-    drop_fraction: float | None
-    """Share of each layer that ``swap`` dropped and grew; None for the others."""
-    parameters: int
-    """Maskable weights."""
-    active_before: int
-    """Those active in the checkpoint."""
-    active_pruned: int
-    """Those that pruning left."""
-    active: int
-    """Those that were trained, after regeneration."""
-    before: float
-    """Accuracy of the checkpoint."""
-    pruned: float
-    """Accuracy after pruning and regeneration, before any training."""
-    after: float | None
-    """Accuracy after training; None when the loss stopped being finite."""
-    split: str
-    """Where accuracies were measured."""
-    examples: int
-    """Over how many images."""
-    device: str
-    """cpu or cuda."""
-    precision: str
-    """Of the arithmetic."""
-
-    @property
-    def plasticity(self) -> float | None:
-        """``after`` minus ``before``; None when training diverged."""
-        return None if self.after is None else self.after - self.before
-
-    @property
-    def key(self) -> tuple[str, float, str]:
-        """What tells it from other cells of the same settings."""
-        return self.checkpoint, self.rate, self.regeneration
-
-    def to_json(self) -> str:
-        """The same cell always gives the same text."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, *, where: object) -> Cell:
-        """The cell that ``text`` holds; ``where`` is what messages call it.
-
-        Raises:
-            CheckpointError: text that is not of a cell, or of a newer version.
-        """
-        damaged = "remove the file: granet plasticity then measures this cell again"
-        try:
-            found = json.loads(text)
-            version = found.pop("format")
-        except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
-            raise CheckpointError("not a result of granet plasticity", where=where, remedy=damaged) from error
-        if isinstance(version, int) and version > FORMAT:
-            raise CheckpointError(
-                "written by a newer version of granet", where=where, got=f"format {version}", expected=FORMAT
-            )
-        expected = typing.get_type_hints(cls)
-        if version != FORMAT or found.keys() != expected.keys():
-            raise CheckpointError("not a result of granet plasticity", where=where, remedy=damaged)
-        for name, kind in expected.items():
-            if not _fits(found[name], kind):
-                raise CheckpointError(
-                    "a result that cannot be", where=f"{where}, {name}", got=repr(found[name])[:80], remedy=damaged
-                )
-        return cls(**found)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """All cells of one step, rate and regeneration, over seeds."""
+    """Statistics over seeds of the cells of one step, rate and regeneration."""
 
     step: int
     epoch: float
@@ -156,7 +58,7 @@ class Drop:
 
 @dataclass(frozen=True, kw_only=True)
 class Plasticity:
-    """All that ``granet plasticity`` shows."""
+    """The result of ``granet plasticity``."""
 
     runs: tuple[str, ...]
     recipe: Recipe
@@ -173,7 +75,7 @@ class Plasticity:
         return tuple(dict.fromkeys(cell.seed for cell in self.cells))
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain dictionaries, lists and numbers."""
+        """Return the result as dictionaries, lists and numbers."""
         first = self.cells[0]
         shares = {cell.drop_fraction for cell in self.cells} - {None}
         return {
@@ -194,8 +96,8 @@ class Plasticity:
         }
 
 
-def tell(cells: Sequence[Cell], runs: Iterable[str], recipe: Recipe, drops: Iterable[Drop]) -> Plasticity:
-    """The curves that ``cells`` make, in the order in which rates and kinds of regeneration come up in them."""
+def summarise(cells: Sequence[Cell], runs: Iterable[str], recipe: Recipe, drops: Iterable[Drop]) -> Plasticity:
+    """Return the curves of ``cells``, in the order in which rates and kinds of regeneration come up in them."""
     bare = {(cell.checkpoint, cell.rate): cell for cell in cells if cell.regeneration == "none"}
     rates = list(dict.fromkeys(cell.rate for cell in cells))
     curves = []
@@ -235,12 +137,3 @@ def _point(cells: Sequence[Cell], bare: dict[tuple[str, float], Cell]) -> CurveP
         gain=Statistic.of(gain(cell) for cell in cells),
         diverged=sum(cell.after is None for cell in cells),
     )
-
-
-def _fits(value: object, kind: Any) -> bool:
-    """Whether a value of a JSON document is of a type of ``Cell``; whole numbers are numbers too, booleans are not."""
-    if isinstance(kind, types.UnionType):
-        return any(_fits(value, part) for part in typing.get_args(kind))
-    if isinstance(value, bool):
-        return False
-    return isinstance(value, int | float) and abs(value) < 2**53 if kind is float else isinstance(value, kind)

@@ -13,7 +13,8 @@ from granet.analysis.comparison import IGNORED_SETTINGS
 from granet.checkpoint import Checkpoint, load_outline
 from granet.errors import CheckpointError, UnknownNameError, UsageError
 from granet.masks.mapping import density, shapes
-from granet.plasticity.curves import REGENERATIONS, Cell, Drop
+from granet.plasticity.curves import Drop
+from granet.plasticity.results import REGENERATIONS, Cell, CellKey
 from granet.recipe import Recipe
 from granet.recipe.learning_rate import learning_rate
 from granet.rewinding.plan import RewindRequest, course
@@ -55,13 +56,19 @@ class GridSettings:
                 "out of range", where="--drop-fraction", got=self.drop_fraction, expected="above 0 and at most 1"
             )
 
-    def difference(self, cell: Cell) -> str | None:
-        """In which of these ``cell`` is another, in words; None in none."""
+    def check(self, cell: Cell, folder: Path) -> None:
+        """Raise UsageError if ``cell``, found in ``folder``, was measured with other settings."""
         mine: dict[str, Any] = {"epochs": self.epochs, "scope": self.scope}
         if cell.drop_fraction is not None:
             mine["drop_fraction"] = self.drop_fraction
-        other = [name for name, value in mine.items() if getattr(cell, name) != value]
-        return f"--{other[0].replace('_', '-')} {getattr(cell, other[0])}" if other else None
+        for name, value in mine.items():
+            if getattr(cell, name) != value:
+                raise UsageError(
+                    "the folder holds results of other settings",
+                    where=folder,
+                    got=f"--{name.replace('_', '-')} {getattr(cell, name)}",
+                    remedy="repeat these, or choose another --out",
+                )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,8 +121,8 @@ class Job:
     """The fine-tuning that the cell is."""
 
     @property
-    def key(self) -> tuple[str, float, str]:
-        """That of its ``Cell``."""
+    def key(self) -> CellKey:
+        """The key of its ``Cell``."""
         return self.source.hash, self.rate, self.regeneration
 
     def __str__(self) -> str:

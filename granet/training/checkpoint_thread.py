@@ -1,9 +1,8 @@
-"""Checkpoints written in the background, and which of them are kept.
+"""Checkpoints written by a thread in the background.
 
-A save costs training almost nothing: the state is encoded by a thread while the next forward and backward pass run,
-which change neither weights nor masks nor optimizer state, and training waits for the encoder only where it is about
-to change them. Writing to disk goes on after that. At most one save is under way; what goes wrong is raised at the
-next step, and ``close`` waits for the last one.
+The state is encoded while the next forward and backward pass run, which change neither weights nor masks nor optimizer
+state; training waits for the encoder only before it changes them. Writing to disk continues after that. At most one
+save is under way; its error is raised at the next step, and ``close`` waits for it.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class _Save:
 
 
 class Saver:
-    """Writes states to files, one at a time, in a thread of its own."""
+    """Thread that writes checkpoints, one at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._save: _Save | None = None
@@ -41,10 +40,10 @@ class Saver:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def submit(self, state: Checkpoint, paths: Sequence[Path], *, obsolete: Sequence[Path] = ()) -> None:
-        """Begins to write ``state`` to each of ``paths``, in this order, and then to remove ``obsolete`` files.
+        """Begin to write ``state`` to each of ``paths``, in this order, and then to remove ``obsolete`` files.
 
-        The tensors of ``state`` may be those that training works on, as long as ``release`` is called before they
-        change. Waits for the save before this one, and raises its error.
+        The tensors of ``state`` may be those of the network, if ``release`` is called before they change. Waits for the
+        save before this one, and raises its error.
         """
         self.close()
         ready = None
@@ -57,14 +56,14 @@ class Saver:
         self._thread.start()
 
     def release(self) -> None:
-        """Returns once nothing reads the submitted tensors any more; raises the error of a save that failed."""
+        """Wait until the submitted tensors are no longer read; raise the error of a save that failed."""
         if self._save is not None:
             self._save.encoded.wait()
             if self._save.error is not None:
                 self.close()
 
     def close(self) -> None:
-        """Returns once everything submitted is on disk; raises the error of a save that failed."""
+        """Wait until everything submitted is on disk; raise the error of a save that failed."""
         if self._thread is not None:
             self._thread.join()
         save, self._save, self._thread = self._save, None, None

@@ -1,8 +1,7 @@
-"""The network through torch.compile, and what to say where that does not work.
+"""The network through torch.compile, with errors for users where that fails.
 
-Masking acts on gradients, weights and state, in place, and a compiled network reads the same weights. So masks come out
-right by construction, and differ from those of an uncompiled run only where sums are rounded otherwise. The optimizer
-step, which masks on its way, is compiled in ``granet.sparsifier.compiled_step``.
+A compiled network reads the same weights, which the sparsifier masks in place, so masks differ from those of an
+uncompiled run only where sums are rounded differently. ``granet.sparsifier.compiled_step`` compiles the optimizer step.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ SETTING = "training.compile"
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compiles a sum for ``device``, to know that it can be done before anything depends on it.
+    """Compile a sum for ``device``, to find out early whether torch.compile works.
 
     Raises:
-        UsageError: it cannot, mostly for want of a compiler.
+        UsageError: it does not, mostly because there is no compiler.
     """
     from torch._dynamo.exc import TorchDynamoException  # importing it takes a second, which others need not wait
 
@@ -41,7 +40,7 @@ def _sum(numbers: Tensor) -> Tensor:
 
 
 def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """``model`` compiled for each shape and mode that it is called with, at the first call with them.
+    """Return ``model`` through torch.compile, which compiles it at the first call with each shape and mode.
 
     Raises, when called:
         ModelError: the compiler cannot do this network.
@@ -65,7 +64,7 @@ def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    """In a line what went wrong; errors of the compiler come wrapped in another, and with advice for its authors."""
+    """Return the cause in one line; the compiler wraps it in another error, with advice for its developers."""
     cause = getattr(error, "inner_exception", error)
     lines = (line.strip() for line in str(cause).splitlines())
     return f"{type(cause).__name__}: {next((line for line in lines if line), 'no more is known')}"

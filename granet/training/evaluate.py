@@ -33,22 +33,22 @@ def evaluate(
     world: World | None = None,
     rounds: int = 0,
 ) -> Evaluation:
-    """Runs the model, in evaluation mode, over batches of images and labels; its mode is restored afterwards.
+    """Compute mean loss and accuracy of the model, in evaluation mode, over batches; its mode is restored afterwards.
 
-    Sums are taken batch by batch, in the order of the batches, whichever rank computed them: they come out the same
-    on every rank, and for any number of ranks.
+    Sums are added in the order of the batches, whichever rank computed them: they are equal on every rank, and for any
+    number of ranks.
 
     Args:
         model: maps images to logits; the same on every rank.
-        batches: those that this rank is dealt, see ``granet.data.Pipeline.evaluation``.
+        batches: images and labels of this rank, see ``granet.data.Pipeline.evaluation``.
         precision: number format of the forward pass.
-        stop: asked before every batch; by several ranks equally often.
-        world: the ranks that share the work; a single one when left out.
-        rounds: how many batches the busiest rank has; a single rank need not know.
+        stop: asked before every batch, equally often by every rank.
+        world: the ranks that share the work; one process when left out.
+        rounds: the largest number of batches of a rank; needed for several ranks.
 
     Raises:
         DataError: no batches.
-        Interrupted: ``stop`` answered True between two batches.
+        Interrupted: ``stop`` returned True.
     """
     world = World() if world is None else world
     training = model.training
@@ -74,7 +74,7 @@ def evaluate(
 
 
 def _table(rows: list[tuple[Tensor, Tensor, int]], length: int, model: nn.Module) -> Tensor:
-    """Loss, correct answers and number of examples of each batch, and zeros: float64 [length, 3]."""
+    """Return loss, correct answers and number of examples of each batch, float64 [length, 3], padded with zeros."""
     like = rows[0][0] if rows else next(model.parameters(), torch.empty(0))
     table = torch.zeros(length, 3, dtype=torch.float64, device=like.device)
     if rows:
@@ -86,7 +86,7 @@ def _table(rows: list[tuple[Tensor, Tensor, int]], length: int, model: nn.Module
 
 
 def _in_order(tables: Tensor) -> tuple[float, int, int]:
-    """The sums over the tables of all ranks, [ranks, rounds, 3], as one rank would have added them up."""
+    """Return the sums over the tables of all ranks, [ranks, rounds, 3], added in the order of one rank."""
     loss, correct, examples = 0.0, 0, 0
     for more in tables.transpose(0, 1).reshape(-1, 3).tolist():
         loss, correct, examples = loss + more[0], correct + int(more[1]), examples + int(more[2])

@@ -1,7 +1,7 @@
-"""Where a run begins: at its first step, at a checkpoint that it is rewound to, or where it was stopped.
+"""The start of a run: at its first step, at the checkpoint of a rewind, or where it was stopped.
 
-``train`` and ``resume`` bring recipe, data, network, ranks and folder together and see that they fit each other.
-``granet.training.trainer`` takes the run from there to its end.
+``train`` and ``resume`` bring recipe, data, network, ranks and folder together and check that they fit each other.
+``granet.training.trainer`` trains from there to the end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from granet import checkpoint
+from granet.checkpoint import Checkpoint
 from granet.data import Dataset
 from granet.errors import CheckpointError, DataError, UsageError
 from granet.recipe import Recipe
@@ -29,7 +29,7 @@ from granet.training.run import Run, begin, capture, open_data, restore, split_s
 from granet.training.trainer import Trainer
 
 
-def _nobody(event: Event) -> None:
+def _ignore(event: Event) -> None:
     pass
 
 
@@ -43,43 +43,45 @@ def train(
     download: bool = False,
     world: World | None = None,
     restarted: bool = False,
-    watch: Watch = _nobody,
+    watch: Watch = _ignore,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """Trains ``recipe`` into ``folder`` from the beginning.
+    """Train ``recipe`` from the beginning into ``folder``.
 
     Nothing is written before recipe, data, network and device are known to fit each other.
 
     Args:
-        recipe: the whole of the run.
-        folder: where it goes.
+        recipe: all settings of the run.
+        folder: of the run.
         device: where to compute.
-        dataset: that of the recipe, where it is open already.
-        overwrite: replace a run that is there.
+        dataset: that of the recipe, if it is open already.
+        overwrite: replace a run in ``folder``.
         download: fetch published data that are not there.
-        world: the ranks that train together; a single one when left out. Each calls this with the same arguments.
-        restarted: go on with a run of this very recipe that the folder holds, as after the loss of a rank.
-        watch: told of every event.
+        world: the ranks that train together; one process when left out. Each calls this with the same arguments.
+        restarted: resume a run of this very recipe in ``folder``, as after the loss of a rank.
+        watch: called with every event.
         stop: asked before the first step and after every one; True ends the run with the state saved.
 
     Returns:
-        How the best epoch does on the test set.
+        Loss and accuracy of the best epoch on the test set.
 
     Raises:
-        Interrupted: ``stop`` said so; the state is saved.
-        TrainingError: the loss is not finite, or the ranks differ in what they must have in common; checkpoints
-            written before are intact.
+        Interrupted: ``stop`` returned True; the state is saved.
+        TrainingError: the loss is not finite, or the ranks differ in what must be equal; checkpoints written before
+            are intact.
         LostRankError: another rank is gone.
         UsageError: settings that do not fit, or a folder that holds a run.
-        DataError, ModelError, CheckpointError: see ``open_data`` and ``state.begin``.
+        DataError, ModelError, CheckpointError: see ``open_data`` and ``granet.training.run.begin``.
     """
     world = World() if world is None else world
     with world.share_errors():
         recipe = starting_weights.settled(recipe)
-    restarted = world.any(restarted or world.restarted)
-    if restarted and world.from_rank_zero(lambda: b"yes" if _is_there(recipe, folder) else None) is not None:
-        place = None if recipe.data.directory is None else Path(recipe.data.directory)
-        return resume(folder, device, directory=place, dataset=dataset, world=world, watch=watch, stop=stop)
+    if world.any(restarted or world.restarted):
+        with world.share_errors():
+            resumable = world.is_rank_zero and folder.holds_run() and folder.open()[0] == recipe
+        if world.any(resumable):
+            directory = None if recipe.data.directory is None else Path(recipe.data.directory)
+            return resume(folder, device, directory=directory, dataset=dataset, world=world, watch=watch, stop=stop)
     world.from_rank_zero(lambda: folder.check_free(overwrite=overwrite))
     use_kernels(deterministic=recipe.training.deterministic)
     with world.share_errors():
@@ -88,31 +90,17 @@ def train(
     with world.share_errors():
         if dataset is None:  # after rank 0, which has fetched what was missing, at least on its own machine
             dataset = open_data(recipe, download=download)
-        run = begin(recipe, dataset, device, world=world)
-    _check_same(run)
-    _rewind(run)
-    with ExitStack() as held:
+    run = _make_run(recipe, dataset, device, world)
+    with ExitStack() as claimed:
 
         def create() -> None:
-            held.enter_context(folder.claimed())
-            folder.check_free(overwrite=overwrite)  # once more: somebody else may have begun here in the meantime
+            claimed.enter_context(folder.claimed())
+            folder.check_free(overwrite=overwrite)  # once more: another process may have begun here in the meantime
             folder.create(recipe)
 
         world.from_rank_zero(create)
         watch(_started(run, folder))
         return Trainer(run, folder, watch, stop).finish()
-
-
-def _is_there(recipe: Recipe, folder: RunFolder) -> bool:
-    """Whether ``folder`` holds a run of this recipe."""
-    return folder.holds_run() and folder.open()[0] == recipe
-
-
-def _check_same(run: Run) -> None:
-    """Raises UsageError or DataError on every rank when they differ in what they begin with."""
-    run.world.check_equal("software", lambda: fingerprints.of_software(run.device, run.precision), UsageError)
-    run.world.check_equal("recipe", lambda: fingerprints.of_recipe(run.recipe), UsageError)
-    run.world.check_equal("data", lambda: fingerprints.of_data(run.dataset), DataError)
 
 
 def resume(
@@ -122,84 +110,86 @@ def resume(
     directory: Path | None = None,
     dataset: Dataset | None = None,
     world: World | None = None,
-    watch: Watch = _nobody,
+    watch: Watch = _ignore,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """Goes on with the run in ``folder`` as if it had never stopped.
+    """Continue the run in ``folder`` as if it had never stopped.
 
     Args:
         folder: holds the run.
         device: where to compute; bit-identical to never having stopped on the same kind of device only.
-        directory: where the data are now, when they moved.
-        dataset: that of the run, where it is open already.
-        world: the ranks that go on together, of which the first one alone looks into the folder. Bit-identical to
-            never having stopped with as many ranks as before only; with others watchers are told what changes.
+        directory: where the data are now, if they moved.
+        dataset: that of the run, if it is open already.
+        world: the ranks that train together, of which rank 0 alone reads the folder. Bit-identical to never having
+            stopped with as many ranks as before only; otherwise a ``Resized`` event says what changes.
         watch, stop: as for ``train``.
 
     Returns:
-        How the best epoch does on the test set.
+        Loss and accuracy of the best epoch on the test set.
 
     Raises:
         CheckpointError: a damaged checkpoint, or data that are not those of the run.
         Otherwise as ``train``.
     """
     world = World() if world is None else world
-    with ExitStack() as held:
+    with ExitStack() as claimed:
 
-        def claim() -> checkpoint.Checkpoint | None:
+        def load() -> Checkpoint | None:
             folder.check_run()  # before claiming it, which would make the folder
-            held.enter_context(folder.claimed())
+            claimed.enter_context(folder.claimed())
             return folder.open()[1]
 
-        state = world.checkpoint_from_rank_zero(claim)
-        recipe = state.recipe if state is not None else _begun(world, folder)
+        state = world.checkpoint_from_rank_zero(load)
+        recipe = state.recipe if state is not None else _recipe_without_checkpoint(world, folder)
         use_kernels(deterministic=recipe.training.deterministic)
         with world.share_errors():
             data = open_data(recipe, directory=directory) if dataset is None else dataset
-            run = begin(recipe, data, device, fresh=state is None, world=world)
-        _check_same(run)
-        return _go_on(run, state, folder, watch, stop)
+        run = _make_run(recipe, data, device, world, state)
+
+        def remove_leftovers() -> None:
+            folder.rewind_metrics(step=run.step, epochs=run.epochs_done, tested="test" in run.metrics)
+            kept = folder.kept_steps()
+            if run.step in kept:
+                folder.forget(Retention.of(run.recipe, run.pipeline.steps_per_epoch).obsolete(kept, run.step))
+
+        world.from_rank_zero(remove_leftovers)
+        watch(_started(run, folder))
+        if (resized := _resized(run, state)) is not None:
+            watch(resized)
+        return Trainer(run, folder, watch, stop, saved=state is not None).finish()
 
 
-def _begun(world: World, folder: RunFolder) -> Recipe:
-    """The recipe of a run that has no checkpoint yet."""
+def _recipe_without_checkpoint(world: World, folder: RunFolder) -> Recipe:
+    """Return the recipe of a run that was stopped before its first checkpoint."""
     text = world.from_rank_zero(lambda: folder.open()[0].to_toml().encode())
     assert text is not None  # noqa: S101  it is what the function above returns
     return Recipe.from_toml(bytes(text).decode(), where=folder.recipe_file)
 
 
-def _go_on(
-    run: Run, state: checkpoint.Checkpoint | None, folder: RunFolder, watch: Watch, stop: Callable[[], bool]
-) -> Evaluation:
+def _make_run(
+    recipe: Recipe, dataset: Dataset, device: torch.device, world: World, state: Checkpoint | None = None
+) -> Run:
+    """Return the run at ``state``, or else where its recipe starts.
+
+    Raises:
+        UsageError, DataError: the ranks differ in software, recipe or data; on every rank.
+        Otherwise as ``train`` and ``resume``.
+    """
+    with world.share_errors():
+        run = begin(recipe, dataset, device, fresh=state is None, world=world)
+    world.check_equal("software", lambda: fingerprints.of_software(device, run.precision), UsageError)
+    world.check_equal("recipe", lambda: fingerprints.of_recipe(recipe), UsageError)
+    world.check_equal("data", lambda: fingerprints.of_data(dataset), DataError)
+    if state is None and recipe.rewind is not None:
+        state = world.checkpoint_from_rank_zero(lambda: start_state(capture(run)))
     if state is not None:
-        with run.world.share_errors():
+        with world.share_errors():
             restore(run, state)
-    else:
-        _rewind(run)
-
-    def tidy() -> None:
-        folder.rewind_metrics(step=run.step, epochs=run.epochs_done, tested="test" in run.metrics)
-        kept = folder.kept_steps()
-        if run.step in kept:
-            folder.forget(Retention.of(run.recipe, run.pipeline.steps_per_epoch).obsolete(kept, run.step))
-
-    run.world.from_rank_zero(tidy)
-    watch(_started(run, folder))
-    if (resized := _resized(run, state)) is not None:
-        watch(resized)
-    return Trainer(run, folder, watch, stop, saved=state is not None).finish()
+    return run
 
 
-def _rewind(run: Run) -> None:
-    """Puts a run that starts from a checkpoint where it starts; any other is there already."""
-    if run.recipe.rewind is not None:
-        start = run.world.checkpoint_from_rank_zero(lambda: start_state(capture(run)))
-        assert start is not None  # noqa: S101  as the function says
-        restore(run, start)
-
-
-def _resized(run: Run, state: checkpoint.Checkpoint | None) -> Resized | None:
-    """What to tell when a run goes on with another number of ranks than its checkpoint was written by."""
+def _resized(run: Run, state: Checkpoint | None) -> Resized | None:
+    """Return the event for a run that resumes with another number of ranks than wrote its checkpoint; else None."""
     if state is None or state.step >= run.total_steps:
         return None
     before, now = state.progress.get("ranks", 1), run.world.ranks.size

@@ -1,4 +1,4 @@
-"""A dataset that is not there: the sizes of its splits and images, for what needs no more."""
+"""A dataset without images, of the right sizes, to plan a run whose data are elsewhere."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _IMAGENET_SIZE = 224
 
 @dataclass(frozen=True, kw_only=True)
 class PlaceholderImages:
-    """Of which images a run is planned that are not there.
+    """Sizes of a dataset that is not on this machine.
 
     Attributes:
-        count: training images, before a validation split is held out; None is that of a published dataset.
-        classes: None is those of a published dataset.
+        count: training images, before a validation split is held out; None is the number of the published dataset.
+        classes: None is the number of the published dataset.
     """
 
     count: int | None = None
     classes: int | None = None
 
 
-def stand_in(recipe: Recipe, images: PlaceholderImages) -> Dataset:
-    """A dataset of the sizes of that of ``recipe``, without images.
+def placeholder_dataset(recipe: Recipe, images: PlaceholderImages) -> Dataset:
+    """Return a dataset with the sizes of that of ``recipe``, without images.
 
     Raises:
-        UsageError: a size that is not known, or known to be another one.
+        UsageError: a size is not known, or out of range.
     """
     name = recipe.data.name
     entry = DATASETS[name].open if name in DATASETS else None

@@ -21,7 +21,7 @@ from granet.recipe import Recipe
 from granet.rewinding.start_state import masked
 from granet.runs.retention import Retention
 from granet.training.device import use_kernels
-from granet.training.placeholder_dataset import PlaceholderImages, stand_in
+from granet.training.placeholder_dataset import PlaceholderImages, placeholder_dataset
 from granet.training.run import Run, begin, capture, open_data
 from granet.training.step_timing import Trial, attempt
 
@@ -131,7 +131,7 @@ def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | No
             "this is the recipe of a rewind", where="rewind", remedy="see granet rewind --dry-run, which plans those"
         )
     use_kernels(deterministic=recipe.training.deterministic)
-    dataset = open_data(recipe) if images is None else stand_in(recipe, images)
+    dataset = open_data(recipe) if images is None else placeholder_dataset(recipe, images)
     run = begin(recipe, dataset, device)
     method, per_epoch = run.sparsifier.method, run.pipeline.steps_per_epoch
     parameters = dict(run.model.named_parameters())

@@ -1,8 +1,7 @@
-"""The live objects of a run, and their exchange with a checkpoint.
+"""A run in memory: ``begin`` makes it from a recipe, ``capture`` turns it into a checkpoint, ``restore`` loads one.
 
-A ``Run`` holds everything that training changes. ``capture`` turns it into a ``Checkpoint``, a value; ``restore``
-puts a value back. Whatever is not in these two functions is not part of the state, and whatever is random is keyed
-by the step, so that a restored run goes on as if it had never stopped.
+What is not in ``capture`` and ``restore`` is not part of the state. Everything random is keyed by the step, so that a
+restored run continues as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from granet.training.distributed.world import World
 
 @dataclass
 class EpochSums:
-    """What the present epoch has added up so far, on the device so that adding needs no synchronisation."""
+    """Sums over the present epoch so far, on the device, so that adding a batch needs no synchronisation."""
 
     loss: Tensor
     correct: Tensor
@@ -39,19 +38,19 @@ class EpochSums:
 
     @classmethod
     def zero(cls, device: torch.device) -> EpochSums:
-        """Nothing yet. Loss in float64, so that sums survive a checkpoint to the last bit."""
+        """Return empty sums; the loss in float64, so that a checkpoint holds it to the last bit."""
         return cls(
             torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
         )
 
     def add(self, loss: Tensor, correct: Tensor, examples: int) -> None:
-        """Adds a batch: summed loss, correct answers, and how many examples."""
+        """Add a batch: summed loss, correct answers, and number of examples."""
         self.loss += loss
         self.correct += correct
         self.examples += examples
 
     def means(self) -> tuple[float, float]:
-        """Mean loss and accuracy; NaN before the first batch. Waits for the device."""
+        """Return mean loss and accuracy; NaN before the first batch. Waits for the device."""
         if self.examples == 0:
             return float("nan"), float("nan")
         return float(self.loss) / self.examples, int(self.correct) / self.examples
@@ -97,7 +96,11 @@ class Run:
 
 
 def open_data(recipe: Recipe, *, directory: Path | None = None, download: bool = False) -> Dataset:
-    """The dataset of a recipe, from ``directory`` when given, else from where the recipe says."""
+    """Open the dataset of a recipe, in ``directory`` if given, else where the recipe says.
+
+    Raises:
+        DataError, UsageError: see ``granet.data.open_dataset``.
+    """
     if directory is None and recipe.data.directory is not None:
         directory = Path(recipe.data.directory)
     return open_dataset(
@@ -114,14 +117,14 @@ def open_data(recipe: Recipe, *, directory: Path | None = None, download: bool =
 def begin(
     recipe: Recipe, dataset: Dataset, device: torch.device, *, fresh: bool = True, world: World | None = None
 ) -> Run:
-    """A run at step 0.
+    """Return a run at step 0.
 
     Args:
-        recipe: the whole of the run.
+        recipe: all settings of the run.
         dataset: that of the recipe.
         device: where to compute.
-        fresh: False leaves out the weights that the recipe starts from, for a state that is going to be restored.
-        world: the ranks that train together; a single one when left out.
+        fresh: False does not load the weights that the recipe starts from, for a run whose state is then restored.
+        world: the ranks that train together; one process when left out.
 
     Raises:
         UsageError: settings that do not fit the data, the device or each other.
@@ -184,10 +187,7 @@ def begin(
 
 
 def _check_smallest_part(recipe: Recipe, model: nn.Module, dataset: Dataset, world: World) -> None:
-    """Raises UsageError when a network that normalises by batch is to train on a single image that leaves it one value.
-
-    Evaluation, in which the network was tried out, does not mind.
-    """
+    """Raise UsageError if a part of a batch is one image, which the network cannot normalise in training."""
     ranks, parts = world.ranks.size, recipe.training.accumulate
     batch_size = recipe.training.batch_size // ranks
     largest = -(-batch_size // parts)
@@ -208,7 +208,7 @@ def _check_smallest_part(recipe: Recipe, model: nn.Module, dataset: Dataset, wor
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module, device: torch.device) -> Optimizer:
-    """The optimizer of a recipe; in two groups when norms and biases are not to decay."""
+    """Return the optimizer of a recipe, with two parameter groups if norms and biases do not decay."""
     settings = recipe.optimizer
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [{"params": parameters}]
@@ -234,10 +234,10 @@ def build_optimizer(recipe: Recipe, model: nn.Module, device: torch.device) -> O
 
 
 def capture(run: Run) -> Checkpoint:
-    """The state of ``run`` as a value.
+    """Return the state of ``run``.
 
-    Weights, masks and optimizer state are the run's own tensors, not copies: the value holds until the next
-    optimizer step. Buffers, which a forward pass changes, are copied, and so is all that is not a tensor.
+    Weights, masks and optimizer state are the run's own tensors, not copies: they hold until the next optimizer step.
+    Buffers, which a forward pass changes, are copied, and so is everything that is not a tensor.
     """
     parameters = dict(run.model.named_parameters())
     persistent = run.model.state_dict().keys()
@@ -282,7 +282,7 @@ def capture(run: Run) -> Checkpoint:
 
 @torch.no_grad()
 def restore(run: Run, checkpoint: Checkpoint) -> None:
-    """Puts ``checkpoint`` into a run that was begun with its recipe.
+    """Load ``checkpoint`` into a run that was begun with its recipe.
 
     Raises:
         CheckpointError: the network or the data are not those of the checkpoint.
@@ -323,5 +323,5 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
 
 
 def split_sizes(dataset: Dataset) -> dict[str, int]:
-    """The number of examples of each split."""
+    """Return the number of examples of each split."""
     return {split: len(getattr(dataset, split).labels) for split in ("train", "validation", "test")}

@@ -1,4 +1,4 @@
-"""How a checkpoint does on a split of a dataset."""
+"""Loss and accuracy of a checkpoint on a split of a dataset, as ``granet eval`` reports them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def score(
     batch_size: int = 256,
     factory: str | None = None,
 ) -> Evaluation:
-    """Loss and accuracy of the network in ``checkpoint`` over every example of a split, once, unchanged.
+    """Compute loss and accuracy of the network in ``checkpoint`` over a split.
 
-    Images are normalised as in training, whatever the dataset's own constants are, and computed in the precision of
-    the training where the device has it, so that a run's own figures come out again.
+    Images are normalised as in training, whatever the dataset's own constants are, and the precision is that of
+    training where the device has it, so that the result equals the figures of the run.
 
     Args:
         checkpoint: what ``granet.load_checkpoint`` returned.
@@ -37,7 +37,7 @@ def score(
         factory: see ``models.from_checkpoint``.
 
     Raises:
-        DataError: the dataset is not one that this network can be asked about.
+        DataError: the dataset has other classes, channels or image size.
         UnknownNameError: no such split.
         ModelError: the network cannot be built again.
     """

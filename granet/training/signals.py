@@ -1,4 +1,11 @@
-"""Ctrl-C, SIGTERM and a closed terminal as a question that the loop asks."""
+"""What happens at Ctrl-C, SIGTERM or a closed terminal.
+
+1. ``stop_on_signals`` remembers the signal, and the ``stop`` function that it yields returns True from then on.
+2. ``Trainer`` asks ``stop`` after every step, ``evaluate`` before every batch. On several ranks ``World.stop_on_all``
+   makes all of them stop after the same step. The trainer then raises ``Interrupted``.
+3. ``Trainer._finish`` catches it, saves the state as ``last.safetensors``, and raises it again once that is on disk.
+4. The command (``granet_cli/train/command.py`` and others) prints how to resume, and exits with code 130.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +18,17 @@ from typing import Any
 
 @contextmanager
 def stop_on_signals(*, patient: bool = False) -> Iterator[Callable[[], bool]]:
-    """Yields a function that answers True once SIGINT, SIGTERM or SIGHUP has come.
+    """Context that yields a function which returns True once SIGINT, SIGTERM or SIGHUP has come.
 
-    Until it is asked for the first time nothing has begun that would have to be saved, and each of them raises
-    KeyboardInterrupt at once: nobody has to wait until data are opened. After that the first one is only remembered,
-    so that a step is finished and the state saved. A second SIGINT raises KeyboardInterrupt again; files are replaced
-    atomically, so even that leaves the last checkpoint intact. A SIGHUP that is ignored, as under nohup, stays so.
+    Until the function is called for the first time there is nothing to save, and a signal raises KeyboardInterrupt at
+    once, so that nobody has to wait until data are opened. After that the first signal is only remembered, and a second
+    SIGINT raises KeyboardInterrupt; files are replaced atomically, so even that leaves the last checkpoint intact. A
+    SIGHUP that is ignored, as under nohup, stays ignored. Only the main thread can use this.
 
-    One of several ranks is ``patient``. Until it is asked signals do what they do to any process: one that waits for
-    others, in foreign code, would not hear of an exception. And a second SIGINT is remembered like the first, because
-    torchrun sends on a Ctrl-C that the terminal may have told its processes already.
-
-    Only the main thread can use it.
+    Args:
+        patient: for one of several ranks. Before the first call signals have their default effect, because an exception
+            would not reach a rank that waits for others in foreign code. A second SIGINT is remembered like the first,
+            because torchrun passes on a Ctrl-C that the terminal may already have sent to its processes.
     """
     asked = stopping = False
 
@@ -35,20 +41,20 @@ def stop_on_signals(*, patient: bool = False) -> Iterator[Callable[[], bool]]:
     def stop() -> bool:
         nonlocal asked
         if not asked and patient:
-            listen()
+            install()
         asked = True
         return stopping
 
     before: dict[int, Any] = {}
 
-    def listen() -> None:
+    def install() -> None:
         before.update({number: signal.signal(number, remember) for number in numbers})
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     if not patient:
-        listen()
+        install()
     try:
         yield stop
     finally:

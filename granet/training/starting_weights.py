@@ -1,4 +1,4 @@
-"""Starting from the weights in a file: settled once, when the run begins; every checkpoint has them from then on."""
+"""Weights from a file that a run starts from; its checkpoints contain them from the first one on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from granet.recipe import Recipe
 
 
 def settled(recipe: Recipe) -> Recipe:
-    """The recipe with the hash of the file that its run starts from, if it starts from one.
+    """Return ``recipe`` with the hash of the weights file that it names, if it names one.
 
     Raises:
         FileError: the file cannot be read.
@@ -23,13 +23,13 @@ def settled(recipe: Recipe) -> Recipe:
 
 
 def start(recipe: Recipe, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
-    """Puts the weights that the recipe names into ``model``, fresh and on the CPU, and says so for the metrics.
+    """Load the weights file that the recipe names into ``model``, which is on the CPU.
 
-    A rewound run starts from its parent instead, whatever that started from.
+    A rewound run starts from its parent instead.
 
     Returns:
-        What becomes ``metrics["start"]``: ``file``, ``hash``, ``initialised`` and ``remarks``, as
-        :class:`granet.importing.Start` has them; empty when the recipe names no weights.
+        ``start`` for the metrics: ``file``, ``hash``, ``initialised`` and ``remarks`` of
+        :class:`granet.importing.Start`; empty when the recipe names no weights.
 
     Raises:
         CheckpointError: the file cannot be read, or is another one than the recipe's.
@@ -57,7 +57,7 @@ def start(recipe: Recipe, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
 
 
 def notes(metrics: dict[str, Any]) -> tuple[str, ...]:
-    """What to tell about the start of a run, in words; nothing where it was initialised."""
+    """Return messages about the weights that a run started from; none if they were initialised."""
     if "start" not in metrics:
         return ()
     begun = metrics["start"]

@@ -1,4 +1,4 @@
-"""Training told to TensorBoard, as scalars over the step."""
+"""Training curves for TensorBoard, as scalars over the step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def write_tensorboard(folder: RunFolder) -> Iterator[Callable[[Event], None]]:
-    """Yields a function to watch a run with; it writes into ``folder.tensorboard``.
+    """Context that yields a watch function, which writes events into ``folder.tensorboard``.
 
-    A run that goes on from an earlier step hides what was written past it, so that curves stay functions of the
-    step. Files appear when the run starts, after a new run has cleared its folder.
+    A run that resumes at an earlier step hides what was written past it, so that curves stay functions of the step.
+    Files appear when the run starts, after a new run has cleared its folder.
 
     Raises:
         UsageError: TensorBoard is not installed.

@@ -1,4 +1,4 @@
-"""What all ranks must have in common, as facts that can be compared: masks, weights, recipe, data, software."""
+"""Hashes and values that must be equal on every rank: of masks, weights, recipe, data and software."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from granet.recipe import Recipe
 from granet.training.distributed.agreement import Facts
 
 _THREADS = 8
-"""Files whose sizes are asked for at the same time: on a network file system each answer takes its time."""
+"""Files whose sizes are read at the same time, which is slow on a network file system."""
 
-# Settings that say how a rank does its work and not what comes out.
+# Settings that may differ between machines.
 _OWN = ("data.directory", "data.workers")
 
 
 def of_masks(masks: Masks) -> Facts:
-    """A hash of the active weights of each layer. Waits for the device."""
+    """Return a hash of the mask of each layer. Waits for the device."""
     packed = PackedMasks.of(masks)
     bits = packed.bits.cpu().numpy()
     return {name: _hash(bits[place.start : place.end]) for name, place in packed.layout.items()}
 
 
 def of_weights(model: nn.Module) -> Facts:
-    """A hash of each parameter. Waits for the device."""
+    """Return a hash of each parameter. Waits for the device."""
     return {name: _hash(_bytes(parameter)) for name, parameter in model.named_parameters()}
 
 
 def of_recipe(recipe: Recipe) -> Facts:
-    """Every setting but those that may differ from machine to machine: where the data lie, how many workers."""
+    """Return every setting but those that may differ between machines: where the data are, how many workers."""
     return {key: str(value) for key, value in _settings(recipe.as_dict()) if key not in _OWN}
 
 
 def of_software(device: torch.device, precision: str) -> Facts:
-    """Versions, the kind of device and the number format."""
+    """Return versions, the kind of device and the number format."""
     from importlib.metadata import version  # which reads mail headers, and is wanted by several ranks only
 
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -62,10 +62,10 @@ def of_software(device: torch.device, precision: str) -> Facts:
 
 
 def of_data(dataset: Dataset) -> Facts:
-    """Classes, sizes and labels; of images in memory the pixels, of those on disk names and numbers of bytes.
+    """Return classes, sizes, labels, and hashes of images in memory or names and sizes of files.
 
     Raises:
-        DataError: a file is not there any more.
+        DataError: a file cannot be read.
     """
     facts = {
         "data set": dataset.name,
@@ -104,7 +104,7 @@ def of_data(dataset: Dataset) -> Facts:
 
 
 def _root(dataset: Dataset) -> int:
-    """How many characters of the paths of the images say where the data lie; the rest is the same everywhere."""
+    """Return the length of the common folder of all images, whose rest is the same on every machine."""
     paths = [str(path) for split in SPLITS if isinstance(part := dataset.split(split), Files) for path in part.paths]
     return len(os.path.commonpath(paths)) + 1 if paths else 0
 
@@ -125,7 +125,7 @@ def _settings(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _bytes(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The entries of a tensor in logical order, as bytes."""
+    """Return the bytes of a tensor in logical order."""
     whole = tensor.detach().cpu().contiguous().reshape(-1)
     found: np.ndarray[Any, np.dtype[np.uint8]] = whole.view(torch.uint8).numpy()
     return found
