@@ -59,7 +59,7 @@ def result(report: BenchReport, name: str) -> BenchResult:
     return found
 
 
-def test_a_slowed_twin_is_told_apart(report: BenchReport) -> None:
+def test_a_model_with_more_layers_is_called_slower(report: BenchReport) -> None:
     slow = result(report, "slow.onnx")
     assert slow.ratio is not None
     assert slow.ratio.value > 3.0
@@ -68,7 +68,7 @@ def test_a_slowed_twin_is_told_apart(report: BenchReport) -> None:
     assert "times the control's FLOPs" in slow.verdict
 
 
-def test_zeros_are_counted_and_bring_nothing(report: BenchReport) -> None:
+def test_flops_of_zero_weights_are_counted_and_save_no_time(report: BenchReport) -> None:
     sparse = result(report, "sparse.onnx")
     assert sparse.flops == 2 * 2 * 12 * 12 * 8 * 3 * 9
     assert sparse.active_flops is not None
@@ -77,7 +77,7 @@ def test_zeros_are_counted_and_bring_nothing(report: BenchReport) -> None:
     assert sparse.ratio.value < 3.0
 
 
-def test_every_figure_is_in_the_json(report: BenchReport) -> None:
+def test_the_json_has_every_figure(report: BenchReport) -> None:
     document = json.loads(json.dumps(report.as_json(), allow_nan=False))
     assert {"environment", "method", "results", "failures", "models", "warnings"} <= document.keys()
     assert document["environment"]["onnxruntime"]["package"].startswith("onnxruntime")
@@ -103,7 +103,7 @@ def test_the_profile_shows_where_nodes_ran(report: BenchReport) -> None:
         assert len(model.sha256) == 64
 
 
-def test_a_batch_that_does_not_fit_is_reported_and_the_others_go_on(report: BenchReport) -> None:
+def test_a_batch_that_does_not_fit_is_reported_and_the_others_are_measured(report: BenchReport) -> None:
     assert {failure.batch for failure in report.failures} == {10**9}
     assert len(report.failures) == 3
     assert all("memory" in failure.error for failure in report.failures)
@@ -115,7 +115,7 @@ def test_models_with_other_inputs_are_refused(folder: Path) -> None:
         measure([folder / "larger.onnx"], BenchSettings(**QUICK), control=folder / "dense.onnx")
 
 
-def test_a_fixed_batch_is_said(folder: Path) -> None:
+def test_a_fixed_batch_size_is_named(folder: Path) -> None:
     fixed = write_network(folder / "fixed.onnx", batch=1)
     with pytest.raises(UsageError, match=r"fixed batch size.*--batch 1"):
         measure([fixed], BenchSettings(**QUICK, batches=(1, 8)), control=fixed)
@@ -129,7 +129,7 @@ def test_a_file_that_onnx_runtime_rejects_is_named(folder: Path) -> None:
         assert caught.value.exit_code == 1
 
 
-def test_data_outside_the_folder_are_not_touched(folder: Path) -> None:
+def test_external_data_outside_the_folder_are_refused(folder: Path) -> None:
     path = write_network(folder / "escaping.onnx")
     model = onnx.load(path)
     weight = model.graph.initializer[0]
@@ -141,7 +141,7 @@ def test_data_outside_the_folder_are_not_touched(folder: Path) -> None:
         measure([path], BenchSettings(**QUICK), control=folder / "dense.onnx")
 
 
-def test_a_session_fails_alone() -> None:
+def test_an_error_in_a_worker_arrives_as_the_same_error() -> None:
     with WorkerProcess(where="x.onnx") as worker, pytest.raises(ModelError, match="rejects the file"):
         worker.open(Spec(engine="onnx", path="x.onnx", provider="cpu"), limit=60)
 
@@ -161,7 +161,7 @@ def test_a_process_that_dies_or_is_silent_is_an_error(folder: Path) -> None:
             worker.ask({"do": "memory"}, limit=0.1)
 
 
-def test_work_is_that_of_a_graph_counted_by_hand(tmp_path: Path) -> None:
+def test_flops_match_a_graph_counted_by_hand(tmp_path: Path) -> None:
     work = pytest.importorskip("exporters.bench.work")
     half = np.array([[1, 0, 2, 0], [0, 1, 0, 2]], np.float32)
     weights = {"w": np.ones((4, 2, 3, 3), np.float32), "t": np.ones((4, 2, 2, 2), np.float32), "g": half}
@@ -187,7 +187,7 @@ def test_work_is_that_of_a_graph_counted_by_hand(tmp_path: Path) -> None:
     assert (found.two_of_four, found.unfolded) == (1, 0)
 
 
-def test_cuda_that_is_not_there_is_an_error_with_the_library(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_missing_cuda_libraries_are_named_in_an_error(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
@@ -215,7 +215,7 @@ def test_the_command_writes_json_a_picture_and_a_table(folder: Path, capfd: pyte
     assert onnx.load(model).graph.node
 
 
-def test_mistakes_are_told_before_anything_runs(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_on_the_command_line_are_refused_at_once(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model = str(folder / "dense.onnx")
     for arguments, problem in (
         ([], "no model was given"),
@@ -233,7 +233,7 @@ def test_mistakes_are_told_before_anything_runs(folder: Path, capfd: pytest.Capt
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
-def test_ctrl_c_prints_what_there_is_and_leaves_nobody(folder: Path) -> None:
+def test_ctrl_c_prints_what_was_measured_and_leaves_no_process(folder: Path) -> None:
     mark = uuid.uuid4().hex
     command = [sys.executable, "-m", "granet_cli", "bench", str(folder / "dense.onnx"), "--json", "--threads", "1"]
     command += ["--control", str(folder / "dense.onnx"), "--time-limit", "300", "--width", "0.000001"]

@@ -43,7 +43,7 @@ def save(path: Path, density: float, *, network: str = "resnet8") -> Path:
     return path
 
 
-def test_variants_that_make_no_sense_are_skipped_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_variants_come_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_engine.shutil, "which", lambda _: None)
     side = TorchCheckpoint.read(save(tmp_path / "a.safetensors", 0.1), "cpu")
     assert side.variants == ("eager", "channels_last")
@@ -53,7 +53,7 @@ def test_variants_that_make_no_sense_are_skipped_with_a_reason(tmp_path: Path, m
     assert 0.05 < side.active_flops / side.flops < 0.15
 
 
-def test_code_of_the_users_has_to_be_confirmed(tmp_path: Path) -> None:
+def test_a_network_of_the_users_has_to_be_confirmed(tmp_path: Path) -> None:
     path = save(tmp_path / "a.safetensors", 0.1, network="nets:mine")
     with pytest.raises(ModelError, match="--model nets:mine"):
         TorchCheckpoint.read(path, "cpu")
@@ -76,7 +76,7 @@ def test_the_network_runs_in_torch(variant: str, with_copies: bool, tmp_path: Pa
     assert opened.options["variant"] == variant
 
 
-def test_weights_with_two_of_four_are_recognised() -> None:
+def test_linear_weights_with_the_two_of_four_pattern_are_recognised() -> None:
     weight = torch.zeros(32, 64)
     weight.view(-1, 4)[:, :2] = 1.0
     assert torch_engine.takes_two_of_four(weight)
@@ -84,7 +84,7 @@ def test_weights_with_two_of_four_are_recognised() -> None:
     assert not torch_engine.takes_two_of_four(weight[:16])
 
 
-def test_a_sweep_has_each_density_in_each_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suite_exports_each_density_in_each_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, density in (("best", 0.1), ("step-00000020", 0.5), ("step-00000040", 0.1)):
         save(tmp_path / f"run/{name}.safetensors", density)
     (tmp_path / "run/recipe.toml").write_text(made().recipe.to_toml())
@@ -106,7 +106,7 @@ def test_a_sweep_has_each_density_in_each_encoding(tmp_path: Path, monkeypatch: 
     assert len(list((tmp_path / "run/bench").iterdir())) == 3  # what nothing was removed from is gone
 
 
-def test_a_sweep_of_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_suite_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no run"):
         export_suite(tmp_path, ("gaps8",))
     with pytest.raises(UnknownNameError, match="gaps8"):

@@ -69,7 +69,7 @@ def widths(layers: Sequence[LayerChange]) -> dict[str, tuple[int, int]]:
 # Where nothing looks
 
 
-def test_an_output_that_no_weight_reads_goes_with_all_that_belongs_to_it() -> None:
+def test_an_output_that_no_weight_reads_is_removed_with_its_bias_and_norm() -> None:
     model = sequence(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Conv2d(6, 4, 3, padding=1))
     kill(model[3], columns=[1, 4])
     compacted = compact(model, IMAGES)
@@ -82,7 +82,7 @@ def test_an_output_that_no_weight_reads_goes_with_all_that_belongs_to_it() -> No
     assert torch.equal(last.weight, model[3].weight[:, [0, 2, 3, 5]])
 
 
-def test_costs_fall_as_computed_by_hand() -> None:
+def test_flops_and_parameters_fall_as_computed_by_hand() -> None:
     model = sequence(
         nn.Conv2d(3, 6, 3),  # 6 x 6
         nn.ReLU(),
@@ -107,7 +107,7 @@ def test_costs_fall_as_computed_by_hand() -> None:
     assert found.removed == 3
 
 
-def test_a_removal_makes_more_removable_through_any_depth() -> None:
+def test_a_removal_makes_channels_removable_through_any_depth() -> None:
     model = sequence(*(nn.Linear(4, 4, bias=False) for _ in range(4)))
     for layer in model:
         layer.weight.data = torch.eye(4)
@@ -115,7 +115,7 @@ def test_a_removal_makes_more_removable_through_any_depth() -> None:
     assert shrunk(model, (torch.zeros(2, 4),)) == {"0": (4, 3), "1": (3, 3), "2": (3, 3), "3": (3, 4)}
 
 
-def test_an_output_of_which_only_some_places_are_read_stays() -> None:
+def test_an_output_of_which_only_some_positions_are_read_stays() -> None:
     model = sequence(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))
     model[2].weight.data[:, 36:71] = 0.0  # of channel 1 all places but one
     assert shrunk(model) == {"0": (3, 4), "2": (144, 5)}
@@ -155,7 +155,7 @@ def test_padding_by_name_is_padding(padding: str) -> None:
     assert shrunk(sequence(model[0], nn.Conv2d(6, 5, 1, padding=padding)))["0"] == (3, 5)
 
 
-def test_a_constant_without_a_place_to_go_stays() -> None:
+def test_a_constant_without_a_bias_to_fold_into_stays() -> None:
     model = sequence(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 5, 1, bias=False), nn.ReLU())
     kill(model[0], rows=[2, 3])
     model[0].bias.data[3] = 0.0
@@ -163,7 +163,7 @@ def test_a_constant_without_a_place_to_go_stays() -> None:
     assert any("without a bias or batch norm" in note for note in compact(model, IMAGES).notes)
 
 
-def test_a_running_mean_takes_constants_only_of_the_layer_it_alone_reads() -> None:
+def test_a_constant_folds_into_a_running_mean_only_if_that_norm_alone_reads_the_layer() -> None:
     class Read(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -179,20 +179,20 @@ def test_a_running_mean_takes_constants_only_of_the_layer_it_alone_reads() -> No
     assert shrunk(model) == {"first": (3, 4), "second": (4, 5)}
 
 
-def test_a_scale_of_zero_makes_a_constant() -> None:
+def test_a_norm_scale_of_zero_makes_a_channel_constant() -> None:
     model = sequence(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.GELU(), nn.Conv2d(6, 5, 1))
     model[1].weight.data[[1, 2]] = 0.0
     assert shrunk(model) == {"0": (3, 4), "3": (4, 5)}
 
 
-def test_what_a_scale_of_zero_hides_is_not_needed_even_where_the_constant_stays() -> None:
+def test_the_input_of_a_norm_scale_of_zero_is_dead_even_where_the_constant_stays() -> None:
     model = sequence(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 3, padding=1))
     model[1].weight.data[[0, 1, 3, 4, 5], 4] = 0.0  # the last channel is read for output 2 alone
     model[2].weight.data[2] = 0.0
     assert shrunk(model) == {"0": (3, 4), "1": (4, 6), "3": (6, 4)}
 
 
-def test_constants_pass_through_layers_that_only_meet_constants() -> None:
+def test_constants_pass_through_layers_that_read_only_constants() -> None:
     model = sequence(nn.Conv2d(3, 6, 1), nn.Sigmoid(), nn.Conv2d(6, 6, 3), nn.Tanh(), nn.Conv2d(6, 2, 3))
     kill(model[0], rows=[0, 1])
     model[2].weight.data[4, 2:] = 0.0  # reads the two constants only
@@ -232,7 +232,7 @@ ACTIVATIONS = [
 
 
 @pytest.mark.parametrize("between", ACTIVATIONS, ids=lambda layer: f"{type(layer).__name__}")
-def test_constants_and_dead_outputs_go_through(between: nn.Module) -> None:
+def test_constants_and_dead_channels_are_followed_through_operators(between: nn.Module) -> None:
     model = sequence(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), copy.deepcopy(between), nn.Conv2d(6, 5, 1))
     kill(model[0], rows=[1, 5])
     kill(model[3], columns=[0])
@@ -244,7 +244,7 @@ def test_constants_and_dead_outputs_go_through(between: nn.Module) -> None:
     [nn.AvgPool2d(3, padding=1), nn.AvgPool2d(2, divisor_override=3), nn.ZeroPad2d(1), nn.ConstantPad2d(1, 0.5)],
     ids=lambda layer: f"{type(layer).__name__}",
 )
-def test_what_borders_change_is_no_constant_unless_it_is_zero(between: nn.Module) -> None:
+def test_a_constant_that_changes_at_borders_stays_unless_it_is_zero(between: nn.Module) -> None:
     model = sequence(nn.Conv2d(3, 6, 3), nn.ReLU(), between, nn.Conv2d(6, 5, 1))
     kill(model[0], rows=[1, 5])
     model[0].bias.data[[1, 5]] = torch.tensor([-1.0, 2.0])
@@ -269,7 +269,7 @@ class Residual(nn.Module):
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_a_channel_of_a_sum_goes_only_when_all_branches_can_do_without(inplace: bool) -> None:
+def test_a_channel_of_a_sum_is_removed_only_when_it_is_dead_in_all_branches(inplace: bool) -> None:
     model = lively(Residual(inplace))
     kill(model.head, columns=[0, 1])
     kill(model.conv1, columns=[0])
@@ -284,7 +284,7 @@ def test_constants_of_a_sum_add_up() -> None:
     assert shrunk(model) == {"stem": (3, 4), "conv1": (4, 5), "conv2": (5, 4), "head": (4, 4)}
 
 
-def test_a_row_that_only_feeds_what_nobody_reads_needs_nothing() -> None:
+def test_a_row_whose_output_is_dead_keeps_no_input() -> None:
     model = lively(Residual())
     kill(model.head, columns=[0])  # channel 0 of the sum is dead, but the branch itself reads channel 0 of the stem
     model.conv2.weight.data[1:, 4] = 0.0  # the last hidden channel goes into channel 0 only
@@ -301,7 +301,7 @@ class Joined(nn.Module):
         return self.head(self.norm(torch.cat([self.one(images), self.two(images)], dim=1)))
 
 
-def test_concatenated_channels_go_one_by_one() -> None:
+def test_concatenated_channels_are_removed_one_by_one() -> None:
     model = lively(Joined())
     kill(model.head, columns=[1, 5])
     kill(model.two, rows=[4])
@@ -322,7 +322,7 @@ class Gated(nn.Module):
         return self.head(gate * stem * self.scale)
 
 
-def test_a_product_with_zero_is_zero_and_needs_no_other_factor() -> None:
+def test_in_a_product_with_zero_the_other_factor_is_dead() -> None:
     model = lively(Gated())
     model.scale.data[0] = 0.0
     kill(model.stem, rows=[1])
@@ -334,7 +334,7 @@ def test_a_product_with_zero_is_zero_and_needs_no_other_factor() -> None:
     assert compacted.model.scale.shape == (4, 1, 1)
 
 
-def test_of_two_factors_that_are_zero_one_stays_what_it_is() -> None:
+def test_of_two_zero_factors_one_is_kept() -> None:
     class Product(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -374,7 +374,7 @@ def test_channels_that_a_shortcut_pads_stay() -> None:
 # Groups, shared layers, other shapes
 
 
-def test_channels_of_a_depthwise_convolution_go_from_end_to_end() -> None:
+def test_channels_of_a_depthwise_convolution_are_removed_on_both_sides() -> None:
     depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False)
     model = sequence(nn.Conv2d(3, 6, 1), nn.ReLU6(), depthwise, nn.BatchNorm2d(6), nn.ReLU6(), nn.Conv2d(6, 4, 1))
     kill(model[5], columns=[0])
@@ -387,7 +387,7 @@ def test_channels_of_a_depthwise_convolution_go_from_end_to_end() -> None:
     assert compacted.model[2].groups == 3
 
 
-def test_of_a_grouped_convolution_whole_groups_go() -> None:
+def test_whole_groups_of_a_grouped_convolution_are_removed() -> None:
     model = sequence(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 9, 3, groups=3), nn.ReLU(), nn.Conv2d(9, 4, 1))
     kill(model[3], columns=[0, 1, 2, 3])
     compacted = compact(model, IMAGES)
@@ -408,7 +408,7 @@ def test_transposed_convolutions_shrink_on_both_sides() -> None:
 
 
 @pytest.mark.parametrize("dimensions", [1, 3])
-def test_other_dimensions_work_alike(dimensions: int) -> None:
+def test_convolutions_of_other_dimensions_shrink(dimensions: int) -> None:
     conv, norm = ((nn.Conv1d, nn.BatchNorm1d), None, (nn.Conv3d, nn.BatchNorm3d))[dimensions - 1] or (None, None)
     assert conv is not None
     assert norm is not None
@@ -418,7 +418,7 @@ def test_other_dimensions_work_alike(dimensions: int) -> None:
     assert shrunk(model, (torch.zeros(2, 3, *([5] * dimensions)),)) == {"0": (3, 4), "3": (4, 4)}
 
 
-def test_a_layer_that_runs_twice_keeps_what_either_run_needs() -> None:
+def test_a_layer_that_runs_twice_keeps_channels_that_are_live_in_either_run() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -455,7 +455,7 @@ def test_a_tied_weight_is_cut_once_and_stays_tied() -> None:
     assert compacted.model.right.in_features == 4
 
 
-def test_linear_layers_over_the_last_axis_work_alike() -> None:
+def test_linear_layers_over_the_last_axis_shrink() -> None:
     class Mixer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -490,7 +490,7 @@ VIEWS: list[tuple[str, Callable[[Tensor], Tensor], int]] = [
 
 
 @pytest.mark.parametrize(("view", "kept"), [case[1:] for case in VIEWS], ids=[case[0] for case in VIEWS])
-def test_sizes_that_a_forward_pass_spells_out_are_left_whole(view: Callable[[Tensor], Tensor], kept: int) -> None:
+def test_sizes_written_in_a_forward_pass_keep_all_channels(view: Callable[[Tensor], Tensor], kept: int) -> None:
     class Viewed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -518,7 +518,7 @@ class Functional(nn.Module):
         return self.head(F.conv2d(self.stem(images), self.weight, groups=self.groups))
 
 
-def test_parameters_used_by_functions_are_cut_where_no_number_tells_their_size() -> None:
+def test_parameters_of_functions_are_cut_where_no_number_in_the_code_fixes_their_size() -> None:
     for groups, kept in ((1, (3, 3)), (4, (3, 4))):
         model = lively(Functional(groups))
         model.weight.data[:, :1] = 0.0 if groups == 1 else model.weight.data[:, :1]
@@ -526,7 +526,7 @@ def test_parameters_used_by_functions_are_cut_where_no_number_tells_their_size()
         assert shrunk(model)["stem"] == kept
 
 
-def test_weights_that_are_computed_are_left_whole() -> None:
+def test_computed_weights_keep_all_channels() -> None:
     class Standardised(nn.Conv2d):
         def forward(self, images: Tensor) -> Tensor:
             return F.conv2d(images, self.weight - self.weight.mean(), self.bias)
@@ -571,7 +571,7 @@ def _half(hidden: Tensor) -> Tensor:
     ],
     ids=["itself", "a flat view", "dropout that is off", "a view", "a part", "not at all"],
 )
-def test_values_that_are_written_over_are_not_mistaken_for_what_they_were(write: Callable[[Tensor], Tensor]) -> None:
+def test_overwritten_values_are_not_taken_for_constants(write: Callable[[Tensor], Tensor]) -> None:
     model = lively(InPlace(write))
     kill(model.conv, rows=[0, 1])
     model.conv.bias.data[:2] = torch.tensor([-1.0, 2.0])
@@ -624,7 +624,7 @@ def test_the_network_itself_is_left_as_it_is() -> None:
     assert all(parameter.requires_grad for parameter in compacted.model.parameters())
 
 
-def test_several_inputs_and_outputs_work_and_their_costs_are_said_to_be_unknown() -> None:
+def test_several_inputs_and_outputs_work_and_flops_are_unknown() -> None:
     class Pair(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -651,7 +651,7 @@ def test_half_precision_folds_zeros_only() -> None:
     assert compacted.model[0].weight.dtype == torch.bfloat16
 
 
-def test_parts_that_evaluation_does_not_run_are_left_and_named() -> None:
+def test_parameters_unused_in_evaluation_are_left_and_named() -> None:
     class Auxiliary(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -718,7 +718,7 @@ class Branching(nn.Module):
         (nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)), (torch.zeros(1, 4),), None, ""),
     ],
 )
-def test_what_cannot_be_done_is_an_error(
+def test_unusable_models_and_examples_are_errors(
     model: nn.Module, example: tuple[Tensor, ...], kind: type[GranetError] | None, message: str
 ) -> None:
     if kind is None:

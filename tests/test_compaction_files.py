@@ -67,7 +67,7 @@ def here(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_smaller_network_comes_back_from_its_file(here: Path) -> None:
+def test_a_smaller_network_is_loaded_from_its_file(here: Path) -> None:
     value = trained()
     images = torch.randn(4, 1, 12, 12)
     model = compaction.load("small.safetensors")
@@ -92,7 +92,7 @@ def test_equal_networks_make_identical_files(here: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["lenet-300-100", "vgg19", "torchvision:mobilenet_v2"])
-def test_networks_of_every_kind_come_back(tmp_path: Path, name: str) -> None:
+def test_networks_of_every_family_are_loaded_from_their_files(tmp_path: Path, name: str) -> None:
     described, size = network(name, 32), (2, 1, 32, 32)
     model = build(name, in_channels=1, classes=3, image_size=32)
     damage(model, 0.3, seed=4)
@@ -120,7 +120,7 @@ class Tied(nn.Module):
 """
 
 
-def test_a_network_of_ones_own_needs_its_factory_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_of_the_users_needs_its_factory_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("compactable.py").write_text(FACTORY)
     name = "compactable:Tied"
@@ -219,7 +219,7 @@ def test_damage_anywhere_in_the_header_is_an_error_or_harmless(here: Path) -> No
             compaction.load(path)
 
 
-def test_what_cannot_be_stored_is_an_error(tmp_path: Path) -> None:
+def test_a_network_that_cannot_be_stored_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be stored"):
         compaction.write(tmp_path / "x", nn.Linear(2, 2, dtype=torch.complex64), network())
     with pytest.raises(CheckpointError, match="precision"):
@@ -265,7 +265,7 @@ def test_the_command_writes_the_smaller_network_and_reports(granet: Granet, here
     assert told["difference"] < 1e-5
 
 
-def test_people_get_a_table(granet: Granet, here: Path) -> None:
+def test_the_command_prints_a_table(granet: Granet, here: Path) -> None:
     answer = granet("compact", "run.safetensors", "-o", "new.safetensors")
     assert (answer.code, answer.err) == (0, "")
     assert "channels" in answer.out
@@ -274,7 +274,7 @@ def test_people_get_a_table(granet: Granet, here: Path) -> None:
     assert "\x1b" not in answer.out
 
 
-def test_nothing_to_remove_is_said(granet: Granet, here: Path) -> None:
+def test_a_network_with_nothing_to_remove_is_reported(granet: Granet, here: Path) -> None:
     save("whole.safetensors", trained("lenet-300-100", share=0.0))
     answer = granet("compact", "whole.safetensors", "-o", "new.safetensors")
     assert answer.code == 0
@@ -298,7 +298,7 @@ def test_nothing_to_remove_is_said(granet: Granet, here: Path) -> None:
         ("compact run.safetensors -o nowhere/x", 1, "nowhere/x"),
     ],
 )
-def test_a_mistake_is_explained_and_leaves_nothing(
+def test_a_mistake_is_explained_and_writes_no_file(
     granet: Granet, here: Path, line: str, code: int, message: str
 ) -> None:
     before = {path: path.read_bytes() for path in here.rglob("*")}

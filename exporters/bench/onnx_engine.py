@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -125,19 +126,22 @@ def _options(spec: Spec) -> Any:
 
 
 def _make(path: str, options: Any, provider: str, settings: Mapping[str, str]) -> Any:
-    try:
+    with _refusing(path, "ONNX Runtime rejects the file"):
         return onnxruntime.InferenceSession(path, options, providers=[(NAMES[provider], dict(settings))])
-    except Exception as error:  # a dozen classes that have nothing else in common
-        raise _translated(error, path, "ONNX Runtime rejects the file") from error
 
 
-def _translated(error: Exception, path: str, what: str) -> Exception:
-    text = str(error).strip().removeprefix("[ONNXRuntimeError] : ") or repr(error)
-    if is_memory(text) or isinstance(error, MemoryError):
-        return MemoryError(text[max(text.find("Failed to allocate"), 0) :].splitlines()[0])
-    if "fallback to CPU EP has been explicitly disabled" in text:
-        return Refusal("BenchmarkError", "nodes of the graph would run on the CPU", where=path)
-    return Refusal("ModelError", what, where=path, got=text.splitlines()[0])
+@contextmanager
+def _refusing(path: str, what: str) -> Iterator[None]:
+    """Raise MemoryError or Refusal for ONNX Runtime's errors, a dozen classes that have only Exception in common."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error).strip().removeprefix("[ONNXRuntimeError] : ") or repr(error)
+        if is_memory(text) or isinstance(error, MemoryError):
+            raise MemoryError(text[max(text.find("Failed to allocate"), 0) :].splitlines()[0]) from error
+        if "fallback to CPU EP has been explicitly disabled" in text:
+            raise Refusal("BenchmarkError", "nodes of the graph would run on the CPU", where=path) from error
+        raise Refusal("ModelError", what, where=path, got=text.splitlines()[0]) from error
 
 
 def _arrays(spec: Spec) -> dict[str, Any]:
@@ -196,7 +200,5 @@ def _bound(session: Any, arrays: Mapping[str, Any], spec: Spec) -> Run:
 
 
 def _first(run: Run, path: str) -> None:
-    try:
+    with _refusing(path, "ONNX Runtime could not run the file"):
         run()
-    except Exception as error:  # as above
-        raise _translated(error, path, "ONNX Runtime could not run the file") from error

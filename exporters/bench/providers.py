@@ -15,14 +15,6 @@ PRECISIONS: Mapping[str, tuple[str, ...]] = {
 }
 """Provider -> formats in which it can compute what a file holds as fp32, the default first."""
 
-_RUNTIMES = frozenset(
-    {
-        *("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-rocm"),
-        *("onnxruntime-migraphx", "onnxruntime-qnn", "onnxruntime-training", "onnxruntime-silicon"),
-        *("ort-nightly", "ort-nightly-gpu"),
-    }
-)
-
 _MANAGED = frozenset(
     {
         *("device_id", "user_compute_stream", "has_user_compute_stream", "enable_cuda_graph", "use_tf32"),
@@ -45,8 +37,7 @@ def check_packages() -> str:
     Raises:
         BenchmarkError: there is none; or several, of which the one installed last has overwritten the others.
     """
-    found = {(item.metadata["Name"] or "").lower().replace("_", "-"): item.version for item in metadata.distributions()}
-    runtimes = sorted(_RUNTIMES & found.keys())
+    runtimes = sorted(set(metadata.packages_distributions().get("onnxruntime", [])))
     if len(runtimes) > 1:
         raise BenchmarkError(
             "several packages of ONNX Runtime are installed over one another, and it is not known which one runs",
@@ -55,7 +46,7 @@ def check_packages() -> str:
         )
     if find_spec("onnxruntime") is None:
         raise BenchmarkError("ONNX Runtime is not installed", remedy="install onnxruntime-gpu, or onnxruntime")
-    return f"{runtimes[0]} {found[runtimes[0]]}" if runtimes else "onnxruntime, not installed as a package"
+    return f"{runtimes[0]} {metadata.version(runtimes[0])}" if runtimes else "onnxruntime, not installed as a package"
 
 
 def check_present(provider: str, lacking: Sequence[str]) -> None:

@@ -46,7 +46,7 @@ def judge(found: Ratio | None, facts: Facts) -> tuple[Outcome, str]:
         facts: of the two.
     """
     if found is None:
-        return "not compared", "not compared: the control could not be measured beside it"
+        return "not compared", "not compared: the control could not be measured at the same time"
     interval = f"{_times(found.value)} the control's time, {found.low:.3f} to {found.high:.3f}"
     if found.differs and found.value < 1:
         return "faster", f"faster: {interval}; {_why_faster(facts)}"
@@ -56,8 +56,8 @@ def judge(found: Ratio | None, facts: Facts) -> tuple[Outcome, str]:
     reach = max(found.high - 1, 1 - found.low)
     if reach > _TOO_WIDE:
         return "no difference", (
-            "no difference that could be measured, because too little was: a longer --time-limit or a quieter machine "
-            f"would show those of less than {_percent(reach)} too"
+            "no difference that could be measured, because the interval is too wide: a longer --time-limit or a quieter "
+            f"machine would show differences of less than {_percent(reach)} too"
         )
     return (
         "no difference",
@@ -69,7 +69,7 @@ def _why_equal(facts: Facts) -> str:
     if facts.different:
         return f"{facts.different}, which takes as long here"
     if facts.itself:
-        return "it is the same file, so this is what noise does here"
+        return "it is the same file, so this is the noise of this machine"
     if facts.flops is not None and facts.flops < 0.995:
         return f"it has {_percent(facts.flops)} of the control's FLOPs, and they are not what takes the time here"
     if facts.sparse_kernels and facts.two_of_four:
@@ -79,7 +79,7 @@ def _why_equal(facts: Facts) -> str:
     if facts.active is not None and facts.active < 0.995:
         return (
             f"the same operations on weights of which {_percent(1 - facts.active)} are zero, and unstructured zeros "
-            f"bring no time in {facts.provider}"
+            f"save no time in {facts.provider}"
         )
     return "the same operations"
 
@@ -106,7 +106,7 @@ def _why_slower(facts: Facts) -> str:
 
 def _unexplained(facts: Facts) -> str:
     if facts.itself:
-        return "it is the same file, so the machine was not quiet enough to be believed"
+        return "it is the same file, so the machine was not quiet enough for a reliable result"
     return "the files show no reason, so repeat it before you believe it"
 
 

@@ -15,7 +15,7 @@ def before(gpu: Gpu | None) -> list[str]:
     found = []
     others = gpu.processes() if gpu is not None else []
     if others:
-        found.append(f"the GPU is busy with {', '.join(others)}: times are theirs too")
+        found.append(f"the GPU is busy with {', '.join(others)}, which makes times longer and uneven")
     wanted = load()
     if wanted is not None and wanted > usable_cores() / 2:
         found.append(f"the machine was busy before this began: load {wanted:g} on {usable_cores()} logical cores")
@@ -38,6 +38,6 @@ def after(outcome: ComparisonOutcome, settings: BenchSettings, name: str) -> lis
             f"{name}: only {least} runs of some models, too few for their p99, which is close to the slowest run"
         )
     if outcome.clocks is not None and outcome.clocks.throttled:
-        share = f"{outcome.clocks.throttled} of {outcome.clocks.samples} looks"
-        found.append(f"{name}: heat or power held the GPU's clocks down in {share}")
+        share = f"{outcome.clocks.throttled} of {outcome.clocks.samples} samples"
+        found.append(f"{name}: heat or a power limit lowered the GPU's clocks in {share}")
     return found

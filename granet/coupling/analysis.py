@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 from torch.fx import Node
 
 from granet.coupling.channels import KEPT, Channels, Coupling, FeatureMap, Flags, Values
-from granet.coupling.tracing import Trace
+from granet.coupling.tracing import Trace, arguments
 from granet.layers.axes import WeightAxes
 
 Liveness = Callable[[Flags], Flags]
@@ -130,3 +131,13 @@ class Analysis:
 
 Rule = Callable[[Analysis, Node], FeatureMap | None]
 """The effect of an operator on channels; None when it is not understood, after which all its arguments are kept."""
+
+
+def unary(rule: Callable[[Analysis, Node, FeatureMap, dict[str, Any]], FeatureMap | None]) -> Rule:
+    """Return a rule from one that takes the activation of its first argument, and all arguments by name."""
+
+    def applied(analysis: Analysis, node: Node) -> FeatureMap | None:
+        source = analysis.features.get(node.all_input_nodes[0])
+        return None if source is None else rule(analysis, node, source, arguments(node))
+
+    return applied

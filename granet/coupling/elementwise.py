@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from granet.coupling.analysis import Analysis
+from granet.coupling.analysis import Analysis, unary
 from granet.coupling.channels import FeatureMap, Values
-from granet.coupling.tracing import arguments, operation
+from granet.coupling.tracing import operation
 
 
 def evaluated(node: Node, values: Mapping[Node, Values]) -> Values:
@@ -24,12 +25,11 @@ def evaluated(node: Node, values: Mapping[Node, Values]) -> Values:
     return result.numpy()
 
 
-def identity(analysis: Analysis, node: Node) -> FeatureMap | None:
+@unary
+def identity(analysis: Analysis, node: Node, source: FeatureMap, given: dict[str, Any]) -> FeatureMap | None:
     """Copies and views of the whole tensor, and dropout that is off."""
-    given = arguments(node)
-    source = analysis.features.get(node.args[0])  # type: ignore[arg-type]
-    same = source is not None and analysis.trace.dtype(node.args[0]) == analysis.trace.dtype(node)  # type: ignore[arg-type]
-    if source is None or not same or given.get("train", False):
+    changes = analysis.trace.dtype(node.all_input_nodes[0]) != analysis.trace.dtype(node)
+    if changes or given.get("train", False):
         return None
     return analysis.channelwise(source, source.constant)
 
@@ -98,14 +98,13 @@ def _shared(value: float) -> FeatureMap:
     return FeatureMap(0, np.empty(0, np.int64), np.array(value))
 
 
-def normalisation(analysis: Analysis, node: Node) -> FeatureMap | None:
+@unary
+def normalisation(analysis: Analysis, _: Node, source: FeatureMap, given: dict[str, Any]) -> FeatureMap | None:
     """Batch and instance norm: a scale and a shift of each channel, by stored statistics or by those of the input."""
-    given = arguments(node)
-    source = analysis.features.get(given["input"])
     tensors = [given[key] for key in ("weight", "bias", "running_mean", "running_var")]
     names = [analysis.name(tensor) for tensor in tensors]
     computed = any(name is None for name, tensor in zip(names, tensors, strict=True) if tensor is not None)
-    if source is None or source.axis != 1 or computed or not any(names):  # a norm without tensors cannot be resized
+    if source.axis != 1 or computed or not any(names):  # a norm without tensors cannot be resized
         return None
     for name in names:
         if name is not None:
@@ -122,11 +121,11 @@ def normalisation(analysis: Analysis, node: Node) -> FeatureMap | None:
     return analysis.channelwise(source, np.where(scale == 0.0, shift, constant), where=scale != 0.0)
 
 
-def prelu(analysis: Analysis, node: Node) -> FeatureMap | None:
+@unary
+def prelu(analysis: Analysis, _: Node, source: FeatureMap, given: dict[str, Any]) -> FeatureMap | None:
     """ReLU with a slope for each channel, or one for all, that is a parameter."""
-    given = arguments(node)
-    source, name = analysis.features.get(given["self"]), analysis.name(given["weight"])
-    if source is None or name is None:
+    name = analysis.name(given["weight"])
+    if name is None:
         return None
     slope = analysis.value(name).reshape(-1)
     if slope.size > 1:

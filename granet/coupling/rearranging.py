@@ -9,18 +9,16 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from granet.coupling.analysis import Analysis
+from granet.coupling.analysis import Analysis, unary
 from granet.coupling.channels import KEPT, FeatureMap
 from granet.coupling.tracing import arguments, operation
 
 
-def pooling(analysis: Analysis, node: Node) -> FeatureMap | None:
+@unary
+def pooling(analysis: Analysis, node: Node, source: FeatureMap, given: dict[str, Any]) -> FeatureMap | None:
     """Pooling and resizing, channel by channel, over the last one, two or three axes."""
-    given, name = arguments(node), operation(node)
-    before = given["self"] if "self" in given else given["input"]
-    source = analysis.features.get(before)
-    dimensions = next(int(character) for character in name if character.isdigit())
-    if source is None or source.axis >= len(analysis.trace.shape(before)) - dimensions:
+    name, rank = operation(node), len(analysis.trace.shape(node.all_input_nodes[0]))
+    if source.axis >= rank - next(int(character) for character in name if character.isdigit()):
         return None
     if isinstance(node.meta.get("val"), tuple | list) and any(user.args[1] != 0 and user.users for user in node.users):
         return None  # the indices of the largest values are used
@@ -45,23 +43,21 @@ def item(analysis: Analysis, node: Node) -> FeatureMap | None:
     return None if source is None else analysis.channelwise(source, source.constant)
 
 
-def reduction(analysis: Analysis, node: Node) -> FeatureMap | None:
+@unary
+def reduction(analysis: Analysis, _: Node, source: FeatureMap, given: dict[str, Any]) -> FeatureMap | None:
     """Mean or maximum over axes other than that of the channels."""
-    given = arguments(node)
-    source, rank = analysis.features.get(given["self"]), len(analysis.trace.shape(given["self"]))
+    rank = len(analysis.trace.shape(given["self"]))
     axes = {axis % rank for axis in _listed(given["dim"] if given["dim"] is not None else [])}
-    if source is None or not axes or source.axis in axes or given.get("dtype") is not None:
+    if not axes or source.axis in axes or given.get("dtype") is not None:
         return None
     axis = source.axis if given["keepdim"] else source.axis - sum(other < source.axis for other in axes)
     return analysis.channelwise(source, source.constant, axis=axis)
 
 
-def permutation(analysis: Analysis, node: Node) -> FeatureMap | None:
+@unary
+def permutation(analysis: Analysis, node: Node, source: FeatureMap, given: dict[str, Any]) -> FeatureMap | None:
     """Axes in another order."""
-    given = arguments(node)
-    source, rank = analysis.features.get(given["self"]), len(analysis.trace.shape(node))
-    if source is None:
-        return None
+    rank = len(analysis.trace.shape(node))
     if "dims" in given:
         order = [axis % rank for axis in given["dims"]]
     else:
@@ -71,12 +67,10 @@ def permutation(analysis: Analysis, node: Node) -> FeatureMap | None:
     return analysis.channelwise(source, source.constant, axis=order.index(source.axis))
 
 
-def piece(analysis: Analysis, node: Node) -> FeatureMap | None:
+@unary
+def piece(analysis: Analysis, node: Node, source: FeatureMap, given: dict[str, Any]) -> FeatureMap | None:
     """Slices of an axis without channels; of the axis of the channels only all of it."""
-    given = arguments(node)
-    source, shape = analysis.features.get(given["self"]), analysis.trace.shape(given["self"])
-    if source is None:
-        return None
+    shape = analysis.trace.shape(given["self"])
     axis = given["dim"] % len(shape)
     if operation(node) == "slice":
         whole = given["start"] in (0, None) and given["step"] == 1 and given["end"] in (None, 2**63 - 1)
@@ -87,24 +81,20 @@ def piece(analysis: Analysis, node: Node) -> FeatureMap | None:
     return analysis.channelwise(source, source.constant, axis=source.axis - (gone and axis < source.axis))
 
 
-def insertion(analysis: Analysis, node: Node) -> FeatureMap | None:
+@unary
+def insertion(analysis: Analysis, node: Node, source: FeatureMap, given: dict[str, Any]) -> FeatureMap | None:
     """A new axis of size 1."""
-    given = arguments(node)
-    if (source := analysis.features.get(given["self"])) is None:
-        return None
     axis = given["dim"] % len(analysis.trace.shape(node))
     return analysis.channelwise(source, source.constant, axis=source.axis + (axis <= source.axis))
 
 
-def flattening(analysis: Analysis, node: Node) -> FeatureMap | None:
+@unary
+def flattening(analysis: Analysis, node: Node, source: FeatureMap, given: dict[str, Any]) -> FeatureMap | None:
     """Channels and all axes behind them as one axis, or axes behind the channels as one.
 
     Of views only those written with -1, as ``x.view(len(x), -1)``: other sizes hold only for all channels.
     """
-    given = arguments(node)
-    source, shape = analysis.features.get(given["self"]), analysis.trace.shape(given["self"])
-    if source is None:
-        return None
+    shape = analysis.trace.shape(given["self"])
     if operation(node) == "flatten":
         start, end = (given[key] % len(shape) for key in ("start_dim", "end_dim"))
         if start > source.axis:
@@ -137,12 +127,10 @@ def concatenation(analysis: Analysis, node: Node) -> FeatureMap | None:
     return analysis.result(axis, channels, np.concatenate([part.constant for part in parts]), *depends)
 
 
-def padding(analysis: Analysis, node: Node) -> FeatureMap | None:
+@unary
+def padding(analysis: Analysis, node: Node, source: FeatureMap, given: dict[str, Any]) -> FeatureMap | None:
     """Padding of other axes, or channels of a constant before and behind those that there are, as in shortcuts."""
-    given = arguments(node)
-    source, rank = analysis.features.get(given["self"]), len(analysis.trace.shape(node))
-    if source is None:
-        return None
+    rank = len(analysis.trace.shape(node))
     mode = given.get("mode", "constant")
     filling = float(given["value"] if given.get("value") is not None else 0.0) if mode == "constant" else np.nan
     amounts = dict(enumerate(zip(given["pad"][::2], given["pad"][1::2], strict=True)))  # from the last axis
