@@ -56,8 +56,8 @@ def judge(found: Ratio | None, facts: Facts) -> tuple[Outcome, str]:
     reach = max(found.high - 1, 1 - found.low)
     if reach > _TOO_WIDE:
         return "no difference", (
-            "no difference that could be measured, because the interval is too wide: a longer --time-limit or a quieter "
-            f"machine would show differences of less than {_percent(reach)} too"
+            "no difference that could be measured, because the interval is too wide: a longer --time-limit or a "
+            f"quieter machine would show differences of less than {_percent(reach)} too"
         )
     return (
         "no difference",
