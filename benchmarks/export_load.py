@@ -73,7 +73,6 @@ def make_files(folder: Path) -> dict[str, Path]:
             value,
             output,
             ExportSettings(precision=precision, twin=precision == "fp32"),
-            content_hash=value.content_hash,
         )
         files[f"sparse, {precision} values"] = output
     return files

@@ -34,7 +34,7 @@ def measure(folder: Path) -> list[dict[str, object]]:
         checkpoint.save(source, states.sparse(model, density))
         settings = ExportSettings(precision=precision)
         value = checkpoint.load(source)
-        report = export(value, output, settings, content_hash=value.content_hash)
+        report = export(value, output, settings)
         counts = {name: list(report.encodings.values()).count(name) for name in sorted({*report.encodings.values()})}
         rows.append(
             {

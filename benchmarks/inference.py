@@ -36,7 +36,6 @@ def files(folder: Path, density: float) -> tuple[Path, list[Path], Path]:
             value,
             output,
             ExportSettings(precision=precision, twin=precision == "fp32"),
-            content_hash=value.content_hash,
         )
         exported.append(output)
     return source, exported, folder / "resnet50-fp32.dense.onnx"

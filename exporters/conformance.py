@@ -1,4 +1,4 @@
-"""What the standard itself says of a file: onnx's checker, and its inference of shapes."""
+"""Check ONNX files against the standard, with onnx's checker and shape inference."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from pathlib import Path
 
 import onnx
 
+from exporters.runtime import first_line
 from granet.errors import ModelError
 
 
 def check(path: Path, *, full: bool = True) -> None:
-    """Has onnx check the model in the file at ``path``, and infer every shape strictly.
+    """Let onnx check the model in the file at ``path``, and infer every shape strictly.
 
     Args:
-        path: an ONNX file; its data may be beside it. Nothing is left in its folder.
-        full: False leaves the inference of shapes out, which the standard's own sparse initializers do not survive.
+        path: an ONNX file, in one folder with its data.
+        full: False omits the inference of shapes, which does not support the standard's own sparse initializers.
 
     Raises:
         ModelError: something does not conform.
@@ -25,7 +26,6 @@ def check(path: Path, *, full: bool = True) -> None:
         if full:
             onnx.shape_inference.infer_shapes_path(path, inferred, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError("the model does not conform to ONNX", where=path.name, got=first) from error
+        raise ModelError("the model does not conform to ONNX", where=path.name, got=first_line(error)) from error
     finally:
         inferred.unlink(missing_ok=True)

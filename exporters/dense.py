@@ -1,4 +1,4 @@
-"""Checkpoint -> a plain safetensors file of dense tensors, for every tool but this one."""
+"""Export a checkpoint to a plain safetensors file of dense tensors, for other tools."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from granet.files import atomic
 
 
 def write_dense(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
-    """Writes weights and buffers under their own names in their full shapes; masks and training state are left out.
+    """Write weights and buffers under their own names in their full shapes, without masks and training state.
 
     The file is what ``safetensors.torch.save_file(model.state_dict(), path)`` would give for an untied model: any
     tool that reads safetensors opens it. Written atomically and durably.
@@ -20,5 +20,5 @@ def write_dense(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
         FileError: the file cannot be written; one that was there before is as it was.
     """
     tensors = {name: tensor.detach().contiguous() for name, tensor in (checkpoint.weights | checkpoint.buffers).items()}
-    # The entry by which other libraries recognise files with tensors laid out as PyTorch has them.
+    # By this entry other libraries recognise files whose tensors have PyTorch's layout.
     atomic.write(path, safetensors.torch.save(tensors, {"format": "pt"}))

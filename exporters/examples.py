@@ -1,4 +1,4 @@
-"""What an export is tried on: made-up inputs, and images of the kind that the network was trained on."""
+"""Inputs to test an export with: random ones, and images of the kind that the network was trained on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from granet.data import Dataset, make_pipeline
 from granet.randomness import generator
 
 _ELEMENTS = 2**20
-"""Numbers that a batch may hold: 128 small images, 8 of 224 pixels square."""
+"""Numbers in a batch at the most: 128 small images, 8 of 224 pixels square."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Batch:
 
     Attributes:
         inputs: one tensor for each input.
-        source: where they are from, in words; ``random`` for made-up ones.
+        source: a description of the dataset, or ``random``.
     """
 
     inputs: Example
@@ -32,11 +32,11 @@ class Batch:
         return len(self.inputs[0])
 
 
-def made_up(example: Example) -> Batch:
-    """Inputs shaped like ``example`` but for the batch size, the same in every export.
+def random_inputs(example: Example) -> Batch:
+    """Return random inputs shaped like ``example`` except for the batch size, the same in every export.
 
-    Floating-point numbers are drawn from a standard normal distribution; of anything else, such as indices, nobody but
-    the example knows which values can be, so its own rows are repeated.
+    Floating-point numbers are drawn from a standard normal distribution. Other types, such as indices, may have a range
+    that only the example shows, so its own rows are repeated.
     """
     count = _count(sum(tensor[0].numel() for tensor in example))
     rows = torch.arange(count) % len(example[0])
@@ -53,12 +53,12 @@ def made_up(example: Example) -> Batch:
 
 
 def fits(dataset: Dataset, network: Network) -> bool:
-    """Whether the images of ``dataset`` are of a kind that ``network`` takes."""
+    """Return whether the images of ``dataset`` have the channels and the size that ``network`` takes."""
     return (dataset.channels, dataset.image_size) == (network.in_channels, network.image_size)
 
 
-def real(dataset: Dataset, network: Network) -> Batch:
-    """Images of the validation split, spread over all of it, normalised as the network wants them.
+def real_images(dataset: Dataset, network: Network) -> Batch:
+    """Return images spread evenly over the validation split, normalised as in training.
 
     Raises:
         DataError: an image cannot be read.

@@ -1,16 +1,16 @@
-"""What an exported file says of itself: three JSON texts among the model's ``metadata_props``.
+"""Metadata of exported files: three JSON texts among the model's ``metadata_props``.
 
-    granet.checkpoint  where it is from: content hash, step, network, and the data that it was trained on
-    granet.weights     what is stored: precision, active weights and encoding of each tensor, the entropy limit
-    granet.proof       how it was compared with the torch model, what came of it, and with which versions
+    granet.checkpoint  the source: content hash, step, network, and the data that it was trained on
+    granet.weights     what is stored: precision, active weights and encoding of each tensor
+    granet.proof       how it was compared with the torch model, the results, and the versions of libraries
 
-``granet eval`` reads the first; none of them has a part in what the model computes.
+``granet eval`` reads the first; the model does not compute with any of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -24,15 +24,15 @@ CHECKPOINT, WEIGHTS, PROOF = "granet.checkpoint", "granet.weights", "granet.proo
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a model is from.
+    """The checkpoint that a model was exported from.
 
     Attributes:
         content_hash: of the checkpoint.
         step: optimizer steps that were done.
-        network: what the model expects and means.
+        network: what the model expects, and its classes.
         data: the name of the dataset in granet's catalog.
-        validation: the share of the training images that was held out.
-        seed: of the run, which decides which ones.
+        validation: the share of the training images that was set aside for validation.
+        seed: of the run, which decides which images those are.
     """
 
     content_hash: str
@@ -43,10 +43,10 @@ class Origin:
     seed: int
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, content_hash: str) -> Origin:
-        """That of a model exported from ``checkpoint``."""
+    def of(cls, checkpoint: Checkpoint) -> Origin:
+        """Return that of a model exported from ``checkpoint``, which was loaded from a file."""
         return cls(
-            content_hash=content_hash,
+            content_hash=checkpoint.content_hash,
             step=checkpoint.step,
             network=checkpoint.network,
             data=checkpoint.recipe.data.name,
@@ -56,33 +56,26 @@ class Origin:
 
 
 def write_(model: onnx.ModelProto, entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Adds ``entries`` to the model as JSON, in place, instead of what was there."""
-    del model.metadata_props[:]
-    for key, value in entries.items():
-        model.metadata_props.add(key=key, value=canonical.dumps(value, where=key))
-
-
-def origin_entry(origin: Origin) -> dict[str, Any]:
-    """``origin`` as JSON."""
-    return asdict(origin)
+    """Replace the metadata of ``model`` by ``entries``, each as JSON, in place."""
+    onnx.helper.set_model_props(model, {key: canonical.dumps(value, where=key) for key, value in entries.items()})
 
 
 def read_origin(model: onnx.ModelProto, *, where: str) -> Origin:
-    """Where a model says that it is from; it may come from anybody.
+    """Return the checkpoint that an untrusted model says it was exported from.
 
     Raises:
-        ModelError: it does not say, as models that granet did not export.
-        CheckpointError: what it says cannot be.
+        ModelError: it has no such entry, as models that granet did not export.
+        CheckpointError: the entry is malformed.
     """
-    texts = [entry.value for entry in model.metadata_props if entry.key == CHECKPOINT]
-    if not texts:
+    text = next((entry.value for entry in model.metadata_props if entry.key == CHECKPOINT), None)
+    if text is None:
         raise ModelError(
             "the file does not say for which images and classes it is",
             where=where,
             got=f"no {CHECKPOINT} among its metadata",
             remedy="use a file that granet export --onnx wrote",
         )
-    root = Field(canonical.loads(texts[0], where=f"{where}: {CHECKPOINT}"), f"{where}: {CHECKPOINT}")
+    root = Field(canonical.loads(text, where=f"{where}: {CHECKPOINT}"), f"{where}: {CHECKPOINT}")
     fields = root.record("content_hash", "step", "network", "data", "validation", "seed")
     network = header.network(fields["network"].record(*header.NETWORK))
     if min(network.std) <= 0:

@@ -1,7 +1,7 @@
-"""A checkpoint -> a compact ONNX file that stock ONNX Runtime opens, proved to compute the same.
+"""Export a checkpoint to a compact ONNX file that stock ONNX Runtime opens, proved to compute the same.
 
-Everything is made in a hidden folder beside the target and moved into place when all of it is true, so that a failure
-at any step leaves what was there before, and nothing else.
+Everything is made in a hidden folder beside the target and moved into place when all checks have passed, so that a
+failure at any step leaves what was there before, and nothing else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
-from torch import Tensor, nn
 
 from exporters import conformance, examples, float16, graph_cleanup, metadata, onnx_files, proof, tensors, tracing
 from exporters.compaction import Compacted, compact
@@ -26,28 +25,25 @@ from exporters.tensors import GraphWeight
 from exporters.tracing import Example
 from granet.checkpoint import Checkpoint, Network
 from granet.data import Dataset
-from granet.errors import UnknownNameError, UsageError
+from granet.errors import UnknownNameError, UsageError, listing
 
 COMPUTES = ("fp32", "fp16")
-
-Tell = Callable[[str], None]
-"""Is told of every step, a few words each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """What to make of a checkpoint.
+    """Options of an export.
 
     Attributes:
         encoding: how positions are stored; ``auto`` takes the smallest for each tensor.
         precision: of stored values.
         compute: the number format that the graph computes in.
-        compact: remove channels that cannot matter.
+        compact: remove channels that have no effect on the outputs.
         twin: write the dense twin too, as ``NAME.dense.onnx``.
-        opset: version of the standard operators; None leaves it to torch.
+        opset: version of the standard operators; None for torch's choice.
 
     Raises:
-        UsageError: a name that is not known, or two settings that contradict each other.
+        UsageError: an unknown name, or two settings that contradict each other.
     """
 
     encoding: str = "auto"
@@ -75,7 +71,7 @@ class ExportSettings:
 
     @property
     def coarsest(self) -> str:
-        """The number format with the fewest digits that values go through."""
+        """The least precise number format that values are rounded to."""
         return self.precision if self.precision != "fp32" else self.compute
 
 
@@ -84,20 +80,20 @@ class ExportReport:
     """What was written.
 
     Attributes:
-        settings: what was asked for.
+        settings: of the export.
         output: the file.
         bytes: its size, with external data.
-        dense_bytes: the size of its dense twin, whether that was kept or not.
+        dense_bytes: the size of its dense twin, whether that was published or not.
         limit_bytes: the size that the file would have with each weight at its entropy limit and without decoders.
-        twin: the file of the dense twin, if it was kept.
+        twin: the file of the dense twin, if it was published.
         parameters: masked weights in the file.
         active: how many of them are active.
-        zeros: how many of those are exactly zero all the same.
+        zeros: how many of the active ones are exactly zero.
         encodings: for the tensor of each weight, how it is stored.
         opset: of the graph.
-        proof: what was compared.
-        origin: where it is from.
-        compaction: what was removed; None when that was not asked for.
+        proof: the results of all comparisons.
+        origin: the checkpoint.
+        compaction: what was removed; None without ``settings.compact``.
         remarks: sentences that the user should know.
     """
 
@@ -124,9 +120,8 @@ class ExportReport:
 
 
 def twin_of(output: Path) -> Path:
-    """Where the dense twin of ``output`` goes: ``sparse.dense.onnx`` beside ``sparse.onnx``."""
-    stem = output.name.removesuffix(".onnx")
-    return output.with_name(f"{stem}.dense.onnx")
+    """Return the path of the dense twin of ``output``: ``sparse.dense.onnx`` for ``sparse.onnx``."""
+    return output.with_name(f"{output.name.removesuffix('.onnx')}.dense.onnx")
 
 
 def export(
@@ -134,118 +129,107 @@ def export(
     output: Path,
     settings: ExportSettings,
     *,
-    content_hash: str,
     factory: str | None = None,
     example: str | None = None,
     images: Callable[[], Dataset | None] = lambda: None,
-    tell: Tell = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
-    """Exports a checkpoint to the file ``output``, replacing what is there.
+    """Export a checkpoint to the file ``output``, replacing what is there.
 
     Args:
-        checkpoint: may come from anybody.
-        output: the file to be.
-        settings: what to make of it.
-        content_hash: the checkpoint's, to be stored.
-        factory: confirms a network of one's own, see :func:`granet.models.from_checkpoint`.
+        checkpoint: loaded from a file, which may be untrusted.
+        output: the file to write.
+        settings: options.
+        factory: confirms a network of the user's own, see :func:`granet.models.from_checkpoint`.
         example: ``package.module:factory`` of example inputs, for networks that take something else than images or
-            give something else than one row of logits.
-        images: finds images of the network's kind, to prove the export on besides made-up ones; None when there are
-            none. Not asked when the example is of something else.
-        tell: is told of every step.
+            return something else than one row of logits.
+        images: returns a dataset with images that the network takes, to compare outputs on besides random inputs, or
+            None. Not called when the example is of something else.
+        progress: called with a short description of each step.
 
     Raises:
         FileError: ``output`` cannot be written.
-        ModelError: the network cannot be built or written down, does not fit in fp16, or the proof failed.
-        UsageError: what was asked for cannot be done.
+        ModelError: the network cannot be built or traced, does not fit in fp16, or a comparison failed.
+        UsageError: settings that cannot be honoured.
     """
-    with onnx_files.staging(output) as folder:  # first of all, since it finds out whether anything can be written there
-        tell("building the network")
-        name, origin = checkpoint.network.name, Origin.of(checkpoint, content_hash)
+    with onnx_files.staging(output) as folder:  # first, since it finds out whether anything can be written there
+        progress("building the network")
+        name, origin = checkpoint.network.name, Origin.of(checkpoint)
         network = tracing.network(checkpoint, factory=factory, trial=example is None)
         inputs = tracing.example_of(checkpoint, example)
         batches = _batches(inputs, checkpoint.network, images)
         expected = proof.reference(network, batches, name)
 
-        tell("exporting with torch")
+        progress("exporting with torch")
         compacted = compact(network, inputs) if settings.compact else None
-        plain = network if compacted is None else compacted.model
-        masks = checkpoint.masks if compacted is None else _support(plain, checkpoint.masks)
-        traced = tracing.trace(plain, inputs, where=name, opset=settings.opset)
+        masks = checkpoint.masks
+        if compacted is not None:
+            network = compacted.model
+            masks = {name: weight.detach() != 0 for name, weight in network.named_parameters() if name in masks}
+        traced = tracing.trace(network, inputs, where=name, opset=settings.opset)
         graph_cleanup.fold_norms_(traced.model)
-        weights = tensors.match(traced.model.graph, plain, masks, traced.unused)
+        weights = tensors.match(traced.model.graph, network, masks, traced.unused)
         scope = [weight.tensor for weight in weights]
         graph_cleanup.positive_zeros_(traced.model, scope)
-        graph = graph_cleanup.serialize(traced.model)
 
-        tell("encoding weights")
-        computing = graph
+        progress("encoding weights")
+        exact = graph_cleanup.serialize(traced.model)
+        graph = exact
         if settings.compute == "fp16":
-            computing = graph_cleanup.serialize(float16.halve(traced.model))
-        encoded = encode(computing, encoding=settings.encoding, precision=settings.precision, scope=scope)
+            graph = graph_cleanup.serialize(float16.halve(traced.model))
+        encoded = encode(graph, encoding=settings.encoding, precision=settings.precision, scope=scope)
         decoded = inflate(encoded.model)
-        tensors.check_stored(computing.graph, decoded.graph, settings.precision)
+        tensors.check_stored(graph.graph, decoded.graph, settings.precision)
 
-        tell("comparing with torch in ONNX Runtime")
+        progress("comparing with torch in ONNX Runtime")
         twin_name = twin_of(output).name
         if settings.coarsest != "fp32":
-            proof.check_graph(folder.write(graph, twin_name), batches, expected)
+            proof.check_graph(folder.write(exact, twin_name), batches, expected)
         if settings.compute == "fp16":
-            proof.check_range(folder.write(float16.with_all_values(graph), twin_name), batches)
+            proof.check_range(folder.write(float16.with_all_values(exact), twin_name), batches)
         sparse, twin = folder.write(encoded.model, output.name), folder.write(decoded, twin_name)
         proved, answers = proof.prove(sparse, twin, batches, expected, precision=settings.coarsest, scratch=folder.path)
 
-        tell("writing")
+        progress("writing")
         metadata.write_(encoded.model, _entries(origin, settings, weights, encoded.encodings, proved))
         metadata.write_(decoded, _entries(origin, settings, weights, {}, proved))
         sparse, twin = folder.write(encoded.model, output.name), folder.write(decoded, twin_name)
         conformance.check(sparse, full="coo" not in encoded.encodings.values())
         proof.check_again(sparse, batches, answers)
-        sizes = onnx_files.size(sparse), onnx_files.size(twin)
+        size, dense_size = onnx_files.size(sparse), onnx_files.size(twin)
         folder.publish([output.name, *([twin_name] if settings.twin else [])])
 
     masked = [weight for weight in weights if weight.masked]
+    zeros = sum(weight.active - weight.nonzero for weight in masked)
+    vanished = tensors.nonzero(exact.graph, scope) - tensors.nonzero(graph.graph, scope)
     return ExportReport(
         settings=settings,
         output=output,
-        bytes=sizes[0],
-        dense_bytes=sizes[1],
-        limit_bytes=sizes[0] + _to_limit(encoded),
+        bytes=size,
+        dense_bytes=dense_size,
+        limit_bytes=size + _to_limit(encoded),
         twin=twin_of(output) if settings.twin else None,
         parameters=sum(weight.parameters for weight in masked),
         active=sum(weight.active for weight in masked),
-        zeros=sum(weight.active - weight.nonzero for weight in masked),
-        encodings=dict(encoded.encodings),
+        zeros=zeros,
+        encodings=encoded.encodings,
         opset=traced.model.opset_imports[""],
         proof=proved,
         origin=origin,
         compaction=compacted,
-        remarks=(
-            *encoded.remarks,
-            *_remarks(
-                zeros=sum(weight.active - weight.nonzero for weight in masked),
-                vanished=tensors.nonzero(graph.graph, scope) - tensors.nonzero(computing.graph, scope),
-                unused=traced.unused,
-                proved=proved,
-            ),
-        ),
+        remarks=(*encoded.remarks, *_remarks(zeros, vanished, traced.unused, proved)),
     )
 
 
 def _batches(inputs: Example, network: Network, images: Callable[[], Dataset | None]) -> list[Batch]:
-    """What the export is tried on."""
+    """Random inputs, and real images where there are any."""
     shape = (network.in_channels, network.image_size, network.image_size)
     dataset = images() if [tuple(tensor.shape[1:]) for tensor in inputs] == [shape] else None
-    return [examples.made_up(inputs), *([examples.real(dataset, network)] if dataset is not None else [])]
-
-
-def _support(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Masks of a network that lost channels: the weights that are not zero."""
-    return {name: weight.detach() != 0 for name, weight in model.named_parameters() if name in masks}
+    return [examples.random_inputs(inputs), *([examples.real_images(dataset, network)] if dataset is not None else [])]
 
 
 def _to_limit(encoded: Encoded) -> int:
-    """What a file would grow by, which is negative, if each weight took as many bytes as its entropy."""
+    """The change in size, which is negative, if each weight took its entropy limit and there were no decoders."""
     grown = sum(tensor.limit_bytes - tensor.bytes for tensor in encoded.tensors)
     return math.ceil(grown) - encoded.shared_bytes
 
@@ -257,9 +241,9 @@ def _entries(
     encodings: Mapping[str, str],
     proved: Proof,
 ) -> dict[str, dict[str, Any]]:
-    """The metadata of a file that stores its weights as ``encodings`` says."""
+    """The metadata of a file that stores its weights in ``encodings``, or dense."""
     return {
-        metadata.CHECKPOINT: metadata.origin_entry(origin),
+        metadata.CHECKPOINT: asdict(origin),
         metadata.WEIGHTS: {
             "precision": settings.precision,
             "compute": settings.compute,
@@ -284,13 +268,12 @@ def _entries(
     }
 
 
-def _remarks(*, zeros: int, vanished: int, unused: Collection[str], proved: Proof) -> Iterator[str]:
+def _remarks(zeros: int, vanished: int, unused: Collection[str], proved: Proof) -> Iterator[str]:
     if zeros:
         yield f"active weights that are exactly zero, as those just grown are, and so are not stored: {zeros:,}"
     if vanished:
         yield f"weights too small for a graph in fp16, which become zero: {vanished:,}"
     if unused:
-        names = ", ".join(sorted(unused)[:3]) + (", ..." if len(unused) > 3 else "")
-        yield f"left out, since the network does not use them in evaluation: {names}"
+        yield f"left out, since the network does not use them in evaluation: {listing(sorted(unused), 3)}"
     if not proved.real:
-        yield "compared on made-up inputs only, for want of images that fit; --data DIR names some"
+        yield "compared on random inputs only, without images of the right kind; --data DIR names some"

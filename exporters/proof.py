@@ -1,14 +1,14 @@
-"""That a file computes what the checkpoint's network computes.
+"""Prove that an exported file computes what the checkpoint's network computes.
 
-A chain of comparisons, each as strict as it can be:
+A chain of comparisons, each as strict as possible:
 
     torch network  ~  graph in fp32, in ONNX Runtime     within the rounding of fp32
     its weights    ~  weights that the file decodes to   within the stored precision, value by value (``tensors``)
     dense twin     =  the file, in ONNX Runtime          bit by bit, at two levels of optimisation
     torch network  ~  the file, in ONNX Runtime          within a tolerance for its precision
 
-The dense twin is the file's own graph with the decoded weights as plain initializers. And no decoder may be left in the
-graph that runs.
+The dense twin is the file's own graph with the decoded weights as plain initializers. Moreover, ONNX Runtime has to
+fold all decoders.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ units, and 1024 are allowed.
 fp16: rounding a weight errs by at most 2^-11 of it; 50 layers of independent errors make 0.0035 of the output, and
 activations in fp16 as much again. int8: a step is 1/127 of the largest weight of a channel, about 0.01 of the output of
 a layer and 0.07 of that of 50. Both get about ten times that: networks amplify, and how much depends on the network.
-They tell a model that is broken from one that is coarse; what the precision costs is for the reported figures to say.
+They separate a broken model from a coarse one; the reported figures say what the precision costs.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What was compared, and what came of it.
+    """The results of all comparisons.
 
     Attributes:
-        random: made-up inputs.
-        real: real ones.
-        source: where the real ones are from; None when there are none.
+        random: number of random inputs.
+        real: number of real ones.
+        source: the dataset of the real ones; None when there are none.
         max_abs_error: the largest difference between an output of torch and of the file.
         max_rel_error: that over the largest output of torch.
-        tolerance: what ``max_rel_error`` was held against.
+        tolerance: the limit of ``max_rel_error``.
         argmax_agreement: the share of inputs for which the largest logit is the same one; None when the first output is
             not a row of logits.
-        bit_identical: levels of optimisation at which the file and its dense twin gave the same bits.
-        unfolded: nodes of decoders that are left in the graph that runs, over all levels.
+        bit_identical: levels of optimisation at which the file and its dense twin returned the same bits.
+        unfolded: nodes of decoders in the optimised graphs, over all levels.
     """
 
     random: int
@@ -78,24 +78,24 @@ class Proof:
 
 
 def reference(model: nn.Module, batches: Sequence[Batch], where: str) -> Outputs:
-    """What the torch network answers, on the CPU, in parts: a batch of one, and the rest.
+    """Return the outputs of the torch network on the CPU, in parts: a batch of one, and the rest.
 
     Raises:
-        ModelError: it fails, answers the same question in different ways, or with numbers that are not finite.
+        ModelError: it fails, its outputs vary from run to run, or are not finite.
     """
     parts = [part for batch in batches for part in _parts(batch)]
     answers = [[output.detach().numpy() for output in tracing.run(model, part, where)] for part in parts]
     again = [output.detach().numpy() for output in tracing.run(model, parts[0], where)]
     if not _identical([again], answers[:1]):
         raise ModelError(
-            "the torch network answers differently every time",
+            "the outputs of the torch network vary from run to run",
             where=where,
             remedy="let it draw no random numbers in evaluation mode, such as in a functional dropout",
         )
     for answer in answers:
         if not all(np.isfinite(output).all() for output in answer if output.dtype.kind == "f"):
             raise ModelError(
-                "the torch network gives numbers that are not finite, so that nothing can be proved",
+                "the outputs of the torch network are not finite, so that nothing can be compared with them",
                 where=where,
                 remedy="granet verify finds weights that are not finite",
             )
@@ -103,36 +103,36 @@ def reference(model: nn.Module, batches: Sequence[Batch], where: str) -> Outputs
 
 
 def answers(session: OnnxSession, batches: Sequence[Batch]) -> Outputs:
-    """What a session answers, in the same parts."""
+    """Return the outputs of a session, in the same parts."""
     return [session.run([tensor.numpy() for tensor in part]) for batch in batches for part in _parts(batch)]
 
 
 def check_graph(path: Path, batches: Sequence[Batch], expected: Outputs) -> None:
-    """The graph with its weights in fp32, whatever precision they will have, against torch.
+    """Compare the graph with its weights in fp32, whatever precision they will have, with torch.
 
     Raises:
         ModelError: it computes something else.
     """
-    given = answers(runtime.open_session(path), batches)
-    _check_error(_error(given, expected), TOLERANCES["fp32"], "the exported graph")
+    error = _error(answers(runtime.open_session(path), batches), expected)
+    _check_error(error, TOLERANCES["fp32"], "the exported graph")
 
 
-def check_range(probe: Path, batches: Sequence[Batch]) -> None:
-    """That no value on the way is beyond fp16, from a graph in fp32 that gives them all.
+def check_range(path: Path, batches: Sequence[Batch]) -> None:
+    """Check that no intermediate value is beyond fp16, with a graph in fp32 that returns all of them.
 
-    ONNX Runtime computes fp16 graphs in fp32 on the CPU, where nothing overflows that does on a GPU.
+    ONNX Runtime computes fp16 graphs in fp32 on the CPU, so that overflows of a GPU do not show there.
 
     Raises:
         ModelError: one is; it is named.
     """
-    session = runtime.open_session(probe)
+    session = runtime.open_session(path)
     for batch in batches:
-        for start in range(0, len(batch), 2):  # every value in the network takes some memory
+        for start in range(0, len(batch), 2):  # two inputs at a time: all values together take much memory
             outputs = session.run([tensor[start : start + 2].numpy() for tensor in batch.inputs])
             for name, output in zip(session.outputs, outputs, strict=True):
                 if output.dtype == np.float32 and not (largest := np.abs(output).max(initial=0)) <= float16.LARGEST:
                     raise ModelError(
-                        "a value on the way through the network is beyond the range of fp16",
+                        "an intermediate value of the network is beyond the range of fp16",
                         where=name,
                         got=f"{largest:g} on {batch.source}",
                         expected=f"at most {float16.LARGEST:g}",
@@ -143,33 +143,31 @@ def check_range(probe: Path, batches: Sequence[Batch]) -> None:
 def prove(
     path: Path, twin: Path, batches: Sequence[Batch], expected: Outputs, *, precision: str, scratch: Path
 ) -> tuple[Proof, Outputs]:
-    """Runs the file against its twin and against torch.
+    """Compare the file with its dense twin and with torch.
 
     Args:
         path: the file.
         twin: its dense twin.
         batches: inputs.
-        expected: what torch answers.
+        expected: outputs of torch.
         precision: the coarsest number format: ``fp32``, ``fp16`` or ``int8``.
         scratch: a folder for optimised graphs, which are removed again.
 
     Returns:
-        The proof, and what the file answers at the highest level.
+        The proof, and the outputs of the file at the highest level of optimisation.
 
     Raises:
-        ModelError: it does not hold.
+        ModelError: a comparison failed.
     """
-    unfolded = 0
     for level in LEVELS:
         given, left = _run(path, level, batches, scratch)
         control, twin_left = _run(twin, level, batches, scratch)
-        # What the twin cannot fold either is the network's own.
-        unfolded += sum((left - twin_left).values())
-        if left - twin_left:
+        # Constants that are left in the twin too are the network's own.
+        if decoders := left - twin_left:
             raise ModelError(
                 "ONNX Runtime does not fold the decoders of the weights",
                 where=f"optimisation {level}",
-                got=", ".join(sorted((left - twin_left).elements())[:5]),
+                got=", ".join(sorted(decoders.elements())[:5]),
                 remedy="choose another --encoding",
             )
         if not _identical(given, control):
@@ -191,28 +189,28 @@ def prove(
         tolerance=TOLERANCES[precision],
         argmax_agreement=_agreement(given, expected),
         bit_identical=LEVELS,
-        unfolded=unfolded,
+        unfolded=0,
     )
     return proof, given
 
 
 def check_again(path: Path, batches: Sequence[Batch], given: Outputs) -> None:
-    """The final bytes, metadata and all: they open, and answer as they did.
+    """Check that the final file, with its metadata, returns the outputs ``given``.
 
     Raises:
-        ModelError: they do not.
+        ModelError: it does not.
     """
     if not _identical(answers(runtime.open_session(path), batches), given):
         raise ModelError("the finished file gives other results than the one that was proved", where=path.name)
 
 
 def _parts(batch: Batch) -> list[tuple[torch.Tensor, ...]]:
-    """Two batch sizes, of which the network was traced with neither."""
+    """Two batch sizes, neither of which the network was traced with."""
     return [tuple(tensor[:1] for tensor in batch.inputs), tuple(tensor[1:] for tensor in batch.inputs)]
 
 
 def _run(path: Path, level: Level, batches: Sequence[Batch], scratch: Path) -> tuple[Outputs, Counter[str]]:
-    """The answers, and by operator the constants that the optimised graph computes anew in every run."""
+    """The outputs, and by operator the constants that the optimised graph computes in every run."""
     optimised = scratch / "optimised.onnx"
     try:
         given = answers(runtime.open_session(path, level=level, optimised=optimised), batches)
@@ -236,21 +234,19 @@ def _error(given: Outputs, expected: Outputs) -> tuple[float, float]:
 
     Both are infinite where shapes differ or something is not a number.
     """
-    differences: dict[int, float] = {}
-    magnitudes: dict[int, float] = {}
-    for ours, theirs in zip(given, expected, strict=True):
-        for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            if a.shape != b.shape:
-                return math.inf, math.inf
-            wide = b.astype(np.float64)
-            difference = float(np.abs(a.astype(np.float64) - wide).max(initial=0.0))
-            differences[index] = max(differences.get(index, 0.0), math.inf if math.isnan(difference) else difference)
-            magnitudes[index] = max(magnitudes.get(index, 0.0), float(np.abs(wide).max(initial=0.0)))
-    relative = [
-        0.0 if not difference else difference / magnitudes[index] if magnitudes[index] else math.inf
-        for index, difference in differences.items()
-    ]
-    return max(differences.values(), default=0.0), max(relative, default=0.0)
+    worst, relative = 0.0, 0.0
+    for ours, theirs in zip(zip(*given, strict=True), zip(*expected, strict=True), strict=True):  # of each output
+        pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(ours, theirs, strict=True)]
+        if any(a.shape != b.shape for a, b in pairs):
+            return math.inf, math.inf
+        difference = float(np.max([np.abs(a - b).max(initial=0.0) for a, b in pairs]))
+        magnitude = float(np.max([np.abs(b).max(initial=0.0) for _, b in pairs]))
+        if math.isnan(difference):
+            return math.inf, math.inf
+        if difference:
+            worst = max(worst, difference)
+            relative = max(relative, difference / magnitude if magnitude else math.inf)
+    return worst, relative
 
 
 def _check_error(error: tuple[float, float], tolerance: float, what: str) -> None:

@@ -1,7 +1,7 @@
-"""ONNX Runtime sessions: opened at a level of optimisation, run, and looked at after optimisation.
+"""ONNX Runtime sessions: open one at a level of optimisation, run it, and read the graph that it runs.
 
-Its errors become ours, and nothing is printed. Two things are known of it that others trip over: a provider that is not
-there is replaced by the CPU without a word, and saving the optimised graph inflates every encoded weight.
+Errors of ONNX Runtime become ours, and it prints nothing. It replaces a missing provider by the CPU without a message,
+which is an error here. Saving the optimised graph decodes every encoded weight.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from granet.errors import DeviceError, ModelError, UnknownNameError
 
 Level = Literal["disabled", "basic", "extended", "all"]
-"""How much ONNX Runtime rewrites a graph; constants, and so our decoders, are folded from basic on."""
+"""How much ONNX Runtime optimises a graph; from basic on it folds constants, and with them our decoders."""
 
 CPU = "CPUExecutionProvider"
 
@@ -29,17 +29,16 @@ _LEVELS = {
     "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-_ERRORS, _NOTHING = 3, 4
 _INSERTED = "InsertedPrecisionFreeCast_"
-"""How ONNX Runtime calls a Cast of its own, around operators that a provider has in fp32 only."""
+"""The prefix of Casts that ONNX Runtime inserts around operators that a provider has in fp32 only."""
 
 
 class OnnxSession:
-    """A model that can be run.
+    """An open model.
 
     Attributes:
         inputs: names of its inputs, in order.
-        shapes: their shapes; a name where a dimension is free.
+        shapes: of its inputs; a name where a dimension is free.
         outputs: names of its outputs, in order.
     """
 
@@ -50,7 +49,7 @@ class OnnxSession:
         self.outputs = tuple(node.name for node in session.get_outputs())
 
     def run(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """The outputs for these inputs, both in the order of the model.
+        """Return the outputs for these inputs, both in the order of the model.
 
         Raises:
             ModelError: ONNX Runtime refuses the inputs, or fails.
@@ -60,7 +59,9 @@ class OnnxSession:
         try:
             return [np.asarray(x) for x in self._session.run(None, dict(zip(self.inputs, arrays, strict=True)))]
         except Exception as error:  # it raises a dozen classes that have nothing else in common
-            raise ModelError("ONNX Runtime could not run the model", where=self._where, got=_told(error)) from error
+            raise ModelError(
+                "ONNX Runtime could not run the model", where=self._where, got=first_line(error)
+            ) from error
 
 
 def open_session(
@@ -72,15 +73,15 @@ def open_session(
     optimised: Path | None = None,
     threads: int = 0,
 ) -> OnnxSession:
-    """Opens the model in the file at ``path``.
+    """Open the model in the file at ``path``.
 
     Args:
-        path: an ONNX file; external data lie beside it.
+        path: an ONNX file, in one folder with its external data.
         level: of optimisation.
-        provider: where it runs. Only operators that the provider lacks run on the CPU.
+        provider: execution provider. Operators that it lacks run on the CPU.
         options: of the provider.
-        optimised: a file for the graph as it is run; its tensors go to ``NAME.data`` beside it.
-        threads: inside an operator; 0 leaves that to ONNX Runtime.
+        optimised: a file to write the optimised graph to; its tensors go to ``NAME.data`` in the same folder.
+        threads: inside an operator; 0 for ONNX Runtime's choice.
 
     Raises:
         UnknownNameError: no such level.
@@ -90,43 +91,43 @@ def open_session(
     if level not in get_args(Level):
         raise UnknownNameError("level of optimisation", level, get_args(Level))
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = _ERRORS
+    settings.log_severity_level = 3  # errors
     settings.graph_optimization_level = _LEVELS[level]
     settings.intra_op_num_threads = threads
     if optimised is not None:
         settings.optimized_model_filepath = str(optimised)
-        # Tensors apart: the graph is all we want to read, and with them it may be larger than a file can be.
+        # Tensors in another file: only the graph is read, and with them it may be larger than a file can be.
         settings.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", f"{optimised.name}.data"
         )
-    onnxruntime.set_default_logger_severity(_NOTHING)  # whatever it logs while it opens, it raises as well
+    onnxruntime.set_default_logger_severity(4)  # nothing: what it logs while it opens, it raises as well
     if provider not in onnxruntime.get_available_providers():
         raise _missing(provider)
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=[(provider, dict(options or {}))])
     except Exception as error:  # as above
-        raise ModelError("ONNX Runtime cannot open the model", where=os.fspath(path), got=_told(error)) from error
+        raise ModelError("ONNX Runtime cannot open the model", where=os.fspath(path), got=first_line(error)) from error
     if session.get_providers()[0] != provider:
         raise _missing(provider)
     return OnnxSession(session, os.fspath(path))
 
 
 def unfolded(graph: onnx.GraphProto) -> list[str]:
-    """Nodes that no input of the graph leads to: constants that are computed anew in every run.
+    """Return the nodes, as ``OPERATOR NAME``, that depend on no input: constants that are computed in every run.
 
-    In a graph as ONNX Runtime runs it these are what is left of decoders, as ``OPERATOR NAME``. Casts that it inserted
-    itself are none.
+    In a graph as ONNX Runtime runs it these belong to decoders that it did not fold. Casts that it inserted itself do
+    not count.
     """
     variable = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
-    left = []
+    found = []
     for node in graph.node:  # which are in topological order
-        # Without any input, as random numbers are, or with a subgraph, which sees more than its inputs.
-        free = not any(node.input) or any(attribute.type == attribute.GRAPH for attribute in node.attribute)
-        if variable.intersection(node.input) or (free and node.op_type != "Constant"):
+        # Random numbers have no inputs, and subgraphs read more than their inputs.
+        may_vary = not any(node.input) or any(attribute.type == attribute.GRAPH for attribute in node.attribute)
+        if variable.intersection(node.input) or (may_vary and node.op_type != "Constant"):
             variable.update(node.output)
         elif node.op_type != "Constant" and not node.name.startswith(_INSERTED):
-            left.append(f"{node.op_type} {node.name}".strip())
-    return left
+            found.append(f"{node.op_type} {node.name}".strip())
+    return found
 
 
 def _missing(provider: str) -> DeviceError:
@@ -138,7 +139,7 @@ def _missing(provider: str) -> DeviceError:
     )
 
 
-def _told(error: Exception) -> str:
-    """What ONNX Runtime says, without its prefix and the lines behind the first."""
+def first_line(error: Exception) -> str:
+    """Return the first line of a message, without ONNX Runtime's prefix."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return first.removeprefix("[ONNXRuntimeError] : ").strip()

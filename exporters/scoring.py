@@ -1,4 +1,4 @@
-"""How an exported file does on a split of a dataset, in ONNX Runtime: what ``granet eval`` says of checkpoints."""
+"""Evaluate an exported file on a split of a dataset, in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from granet.errors import DataError, ModelError
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy in nats, share of correct answers in [0, 1], and over how many examples."""
+    """Mean cross-entropy in nats, share of correct answers in [0, 1], and the number of examples."""
 
     loss: float
     accuracy: float
@@ -26,19 +26,19 @@ class Score:
 
 
 def score(session: OnnxSession, network: Network, dataset: Dataset, split: str, *, batch_size: int = 256) -> Score:
-    """Loss and accuracy over every example of a split, once, unchanged, normalised as in training.
+    """Return loss and accuracy over all examples of a split, without augmentation, normalised as in training.
 
     Args:
-        session: the opened file.
-        network: what it expects and means, from its metadata.
-        dataset: has its classes, channels and image size.
+        session: the open model.
+        network: from the model's metadata.
+        dataset: with the network's classes, channels and image size.
         split: "train", "validation" or "test".
         batch_size: images at a time.
 
     Raises:
-        DataError: the dataset is not one that this network can be asked about, or has no example.
+        DataError: the dataset has other classes or images, or no examples.
         UnknownNameError: no such split.
-        ModelError: the model does not take images, or does not answer with a logit for each class.
+        ModelError: the model does not take images, or does not return a logit for each class.
     """
     loss, correct, examples = 0.0, 0, 0
     for logits, labels in answers(session, network, dataset, split, batch_size=batch_size):
@@ -53,13 +53,13 @@ def score(session: OnnxSession, network: Network, dataset: Dataset, split: str, 
 def answers(
     session: OnnxSession, network: Network, dataset: Dataset, split: str, *, batch_size: int = 256
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits, float32 [B, classes], and labels, int64 [B], batch after batch; arguments and errors as for score."""
+    """Yield logits, float32 [B, classes], and labels, int64 [B], of each batch; arguments and errors as for score."""
     if not fits(dataset, network) or dataset.classes != network.classes:
         raise DataError(
             "the data are not of the kind that the network was trained on",
             where=dataset.name,
-            got=_kind(dataset.classes, dataset.channels, dataset.image_size),
-            expected=_kind(network.classes, network.in_channels, network.image_size),
+            got=_describe(dataset.classes, dataset.channels, dataset.image_size),
+            expected=_describe(network.classes, network.in_channels, network.image_size),
         )
     dataset = replace(dataset, mean=network.mean, std=network.std)
     pipeline = make_pipeline(dataset, batch_size=1, device=torch.device("cpu"), seed=0, augment="none")
@@ -74,6 +74,6 @@ def answers(
         yield logits.float(), labels
 
 
-def _kind(classes: tuple[str, ...], channels: int, size: int) -> str:
+def _describe(classes: tuple[str, ...], channels: int, size: int) -> str:
     names = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
     return f"{channels} x {size} x {size} images of {len(classes)} classes ({names})"

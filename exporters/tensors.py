@@ -1,6 +1,6 @@
-"""Which initializers of a graph are weights of the checkpoint, and whether they still have its zeros.
+"""Match initializers of a graph with weights of the checkpoint, and check them.
 
-The mask is the truth: an exported weight may be zero where it is active, and must be where it is not.
+An exported weight must be zero where its mask is not active, and may be zero where it is.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class GraphWeight:
-    """A weight of the network as the graph has it.
+    """A weight of the network in the graph.
 
     Attributes:
-        name: the parameter's.
-        tensor: the initializer's; the parameter's too, unless the exporter stored another layout of it.
+        name: of the parameter.
+        tensor: name of the initializer: that of the parameter, unless the exporter transposed it.
         parameters: how many weights it has.
-        active: how many of them the mask leaves, all without a mask.
+        active: how many of them are active in the mask, all without a mask.
         nonzero: how many are not zero, at most ``active``.
         masked: whether it has a mask.
     """
@@ -47,16 +47,16 @@ class GraphWeight:
 def match(
     graph: ir.Graph, model: nn.Module, masks: Mapping[str, Tensor], unused: Collection[str]
 ) -> tuple[GraphWeight, ...]:
-    """Finds the network's weights of two and more dimensions in the graph, and holds them against their masks.
+    """Find the network's weights of two and more dimensions in the graph, and compare them with their masks.
 
-    A weight is the initializer of its name and shape. The exporter may store one transposed and nameless; that is
-    found by its shape and by where its zeros are.
+    A weight is the initializer of its name and shape. The exporter may transpose one and drop its name; that is found
+    by its values.
 
     Args:
-        graph: what torch exported, batch norms folded.
-        model: what was exported.
-        masks: what is active, by parameter name; parameters without a mask are active throughout.
-        unused: parameters that the graph does without.
+        graph: of the exported network, batch norms folded.
+        model: the network.
+        masks: by parameter name; parameters without a mask are active throughout.
+        unused: parameters that are not in the graph.
 
     Raises:
         ModelError: a masked weight that is not in the graph, or not zero where it is inactive.
@@ -66,23 +66,23 @@ def match(
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    found = []
+    weights = []
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2 or name in unused:
             continue
         values, mask = parameter.detach(), masks.get(name)
         support = _array(values != 0 if mask is None else mask)
-        place = _find(stored, names[id(parameter)], _array(values), support)
-        if place is None and mask is None:
+        found = _find(stored, names[id(parameter)], _array(values), support)
+        if found is None and mask is None:
             continue
-        if place is None:
+        if found is None:
             raise ModelError(
                 "a masked weight is not in the exported graph",
                 where=name,
                 remedy="the network computes something from it that the exporter replaced by its result; let the layer "
                 "use its weight as it is",
             )
-        tensor, exported, allowed = place
+        tensor, exported, allowed = found
         nonzero = int(np.count_nonzero(exported))
         if mask is not None and (stray := np.count_nonzero(exported[~allowed])):
             raise ModelError(
@@ -92,25 +92,25 @@ def match(
                 expected=f"at most the {np.count_nonzero(allowed)} active ones",
             )
         active = values.numel() if mask is None else int(np.count_nonzero(support))
-        found.append(GraphWeight(name, tensor, values.numel(), active, nonzero, mask is not None))
-    return tuple(found)
+        weights.append(GraphWeight(name, tensor, values.numel(), active, nonzero, mask is not None))
+    return tuple(weights)
 
 
 def nonzero(graph: onnx.GraphProto, names: Collection[str]) -> int:
-    """How many values of the initializers ``names`` are not zero."""
-    found = (numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in names)
-    return sum(int(np.count_nonzero(values)) for values in found)
+    """Count the values of the initializers ``names`` that are not zero."""
+    tensors = (numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in names)
+    return sum(int(np.count_nonzero(values)) for values in tensors)
 
 
 def check_stored(exact: onnx.GraphProto, stored: onnx.GraphProto, precision: str) -> None:
-    """Holds the weights that a file decodes to against those that were to be stored.
+    """Compare the weights that a file decodes to with those that were to be stored.
 
     In fp32 they are the same bits. In fp16 each is within half a unit in the last place, 2^-11 of its magnitude or,
     below the normal numbers, 2^-25. In int8 each is within half a step, 1/254 of the largest of its channel and so of
     its tensor, and rounding.
 
     Raises:
-        ModelError: one is not, or is not zero where the exact one is, or is missing.
+        ModelError: a weight is further away, not zero where the exact one is, or missing.
     """
     decoded = {tensor.name: tensor for tensor in stored.initializer}
     for tensor in exact.initializer:
@@ -130,7 +130,7 @@ def check_stored(exact: onnx.GraphProto, stored: onnx.GraphProto, precision: str
             wrong = ~(np.abs(wide - wide_again) <= bound) | ((wide == 0) & (wide_again != 0))
         if wrong.any():
             raise ModelError(
-                f"values that do not come back within the precision of {precision}",
+                f"values that do not decode to the originals within the precision of {precision}",
                 where=tensor.name,
                 got=f"{np.count_nonzero(wrong)} of {values.size}",
             )

@@ -1,7 +1,6 @@
-"""A network as torch's exporter writes it down: an ONNX graph with a free batch size.
+"""Trace a network to an ONNX graph with a free batch size, using torch's exporter.
 
-torch prints and warns on the way, and wraps what went wrong in advice for its own developers; all of that is kept
-from the user but the one sentence that matters.
+torch prints, warns, and wraps errors in advice for its own developers; users see only the sentence that matters.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from granet.checkpoint import Checkpoint
-from granet.errors import CheckpointError, ModelError, UsageError
+from granet.errors import CheckpointError, ModelError, UsageError, shortened
 from granet.models import from_checkpoint
 from granet.models.factory import call
 
 Example = tuple[Tensor, ...]
 
 BATCH = "batch"
-"""What the free dimension is called."""
+"""The name of the free dimension."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +43,16 @@ class Traced:
 
 
 def network(checkpoint: Checkpoint, *, factory: str | None = None, trial: bool = True) -> nn.Module:
-    """The network of a checkpoint with its masked weights, on the CPU, in evaluation mode.
+    """Return the network of a checkpoint with its masked weights, on the CPU, in evaluation mode.
 
     Args:
-        checkpoint: may come from anybody.
+        checkpoint: may be untrusted.
         factory: confirms code to run, see :func:`granet.models.from_checkpoint`.
-        trial: False for networks that take something else than a batch of images, or give something else than logits.
+        trial: False for networks that take something else than a batch of images, or return something else than logits.
 
     Raises:
         ModelError: the network cannot be built, or does not fit the weights.
-        CheckpointError: a weight is not zero where its mask says so.
+        CheckpointError: a weight is not zero where its mask is not active.
     """
     model = from_checkpoint(checkpoint, factory=factory, trial=trial).eval()
     for name, mask in checkpoint.masks.items():
@@ -64,14 +63,14 @@ def network(checkpoint: Checkpoint, *, factory: str | None = None, trial: bool =
 
 
 def example_of(checkpoint: Checkpoint, factory: str | None) -> Example:
-    """Inputs to trace with: blank images, or what ``package.module:factory`` returns, a tensor or a tuple of them.
+    """Return inputs to trace with: blank images, or the tensors that ``package.module:factory`` returns.
 
     The first dimension of each is the batch, of one size for all. A batch of one is doubled: torch would take the
     size 1 for a constant.
 
     Raises:
-        UsageError: the factory's name is malformed, or what it returns is no such tuple.
-        ModelError: the factory is not there or fails.
+        UsageError: the factory's name is malformed, or it returns something else.
+        ModelError: the factory does not exist or fails.
     """
     if factory is None:
         size = checkpoint.network.image_size
@@ -90,7 +89,7 @@ def example_of(checkpoint: Checkpoint, factory: str | None) -> Example:
 
 
 def run(model: nn.Module, inputs: Example, where: str) -> list[Tensor]:
-    """The tensors that the network returns, however nested, in the order in which the graph has them.
+    """Return the outputs of the network, nested ones flattened, in the order of the graph's outputs.
 
     Raises:
         ModelError: the network fails, or returns something else.
@@ -104,13 +103,13 @@ def run(model: nn.Module, inputs: Example, where: str) -> list[Tensor]:
             f"the network cannot take inputs of {shapes}", where=where, got=f"{type(error).__name__}: {error}"
         ) from error
     if not outputs or not all(isinstance(output, Tensor) for output in outputs):
-        kinds = sorted({type(output).__name__ for output in outputs})
-        raise ModelError("outputs that are not tensors", where=where, got=", ".join(kinds) or "nothing")
+        types = sorted({type(output).__name__ for output in outputs})
+        raise ModelError("outputs that are not tensors", where=where, got=", ".join(types) or "nothing")
     return outputs
 
 
 def trace(model: nn.Module, example: Example, *, where: str, opset: int | None = None) -> Traced:
-    """The graph of ``model``, which is in evaluation mode.
+    """Return the graph of a network in evaluation mode.
 
     A single input is called ``images``, several ``input_0`` and so on; a single output of two dimensions ``logits``,
     others ``output_0`` and so on.
@@ -118,11 +117,11 @@ def trace(model: nn.Module, example: Example, *, where: str, opset: int | None =
     Args:
         model: the network.
         example: inputs, with the same batch size of at least 2 in all of them.
-        where: what the network is called, for messages.
+        where: name of the network, for messages.
         opset: the version of the standard operators; None for torch's choice.
 
     Raises:
-        ModelError: the network cannot take the example, or torch cannot write it down.
+        ModelError: the network cannot take the example, or torch cannot export it.
         UsageError: torch did not honour the opset.
     """
     outputs = run(model, example, where)
@@ -142,10 +141,10 @@ def trace(model: nn.Module, example: Example, *, where: str, opset: int | None =
             )
     except Exception as error:  # of many kinds: the exporter's own and whatever the network raises in between
         raise ModelError(
-            "torch cannot write this network down as ONNX with a free batch size",
+            "torch cannot export this network to ONNX with a free batch size",
             where=where,
             got=_reason(error),
-            remedy="replace that part of the network by operations that torch.onnx.export knows",
+            remedy="replace that part of the network by operations that torch.onnx.export supports",
         ) from error
     assert program is not None  # noqa: S101  it is with dynamo, and so is the program that it exported
     assert program.exported_program is not None  # noqa: S101
@@ -162,7 +161,7 @@ def trace(model: nn.Module, example: Example, *, where: str, opset: int | None =
 
 
 def _unused(program: torch.export.ExportedProgram, model: nn.Module) -> frozenset[str]:
-    """Parameters without a user in the program under any of their names, tied ones having several."""
+    """Parameters that the program does not read under any of their names, of which tied ones have several."""
     names: Mapping[str, str] = program.graph_signature.inputs_to_parameters
     users = {names[node.name] for node in program.graph.nodes if node.name in names and node.users}
     used = {id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False) if name in users}
@@ -171,14 +170,14 @@ def _unused(program: torch.export.ExportedProgram, model: nn.Module) -> frozense
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what torch says while it exports from the screen."""
+    """Suppress what torch prints, logs and warns while it exports."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             # torch 2.11 to 2.13 copy a class of their own that they have deprecated.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
-            # And they tell that several inputs have one batch size, which is what was asked for.
+            # And they warn that several inputs have one batch size, which is intended.
             warnings.filterwarnings("ignore", f"# The axis name: {BATCH} will not be used", UserWarning)
             yield
     finally:
@@ -186,10 +185,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """What began it, and of that the first paragraph."""
+    """The first paragraph of the error that caused it."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     first = " ".join(text.partition("\n\n")[0].split())
-    kind = type(error).__name__
-    return f"{kind}: {first if len(first) <= 400 else first[:397] + '...'}" if first else kind
+    return f"{type(error).__name__}: {shortened(first, 400)}" if first else type(error).__name__

@@ -143,7 +143,7 @@ def test_the_report_for_people(granet: Granet, here: Path) -> None:
     answer = granet(*("export", "--onnx", BEST, "-o", "sparse.onnx", "--overwrite", "--compact", "--model", NETWORK))
     assert answer.code == 0
     assert answer.out.startswith("sparse.onnx")
-    for words in ("dense twin's", "entropy limit", "maskable weights active", "against torch on 128 made-up inputs, "
+    for words in ("dense twin's", "entropy limit", "maskable weights active", "against torch on 128 random inputs, "
                   "128 of fashion-mnist-subset", "100.00% the same answer", "bit for bit", "compaction"):  # fmt: skip
         assert words in answer.out
     assert answer.out.isascii()
@@ -168,7 +168,7 @@ def test_a_network_of_ones_own_needs_its_name_and_takes_its_images(granet: Grane
     assert f"--model {network}" in answer.err
     made_up = granet("export", "--onnx", "small.safetensors", "-o", "small.onnx", "--model", network, "--json")
     assert made_up.json()["examples"] == {"random": 128, "real": 0, "source": None}
-    assert "note: compared on made-up inputs only" in made_up.err
+    assert "note: compared on random inputs only" in made_up.err
     real = granet(
         *("export", "--onnx", "small.safetensors", "-o", "small.onnx", "--model", network, "--data", "photos"),
         *("--overwrite", "--json"),

@@ -272,11 +272,11 @@ def test_a_transposed_weight_without_a_name_is_found() -> None:
     ("precision", "change", "expected"),
     [
         ("fp32", 1.0, None),
-        ("fp32", 1.0 + 2**-20, "back within the precision of fp32; got 24"),
+        ("fp32", 1.0 + 2**-20, "originals within the precision of fp32; got 24"),
         ("fp16", 1.0 + 2**-12, None),
-        ("fp16", 1.0 + 2**-9, "back within the precision of fp16"),
+        ("fp16", 1.0 + 2**-9, "originals within the precision of fp16"),
         ("int8", 1.0 + 1 / 300, None),
-        ("int8", 1.0 + 1 / 50, "back within the precision of int8"),
+        ("int8", 1.0 + 1 / 50, "originals within the precision of int8"),
     ],
 )
 def test_stored_values_are_held_to_their_precision(precision: str, change: float, expected: str | None) -> None:

@@ -76,7 +76,7 @@ def export_suite(
         say(f"{target}: exporting {path}")
         compact = encoding == COMPACT
         settings = ExportSettings(encoding="dense" if compact else encoding, compact=compact)
-        report = export(checkpoint, target, settings, content_hash=checkpoint.content_hash, factory=confirmed)
+        report = export(checkpoint, target, settings, factory=confirmed)
         if report.compaction is not None and not report.compaction.removed:
             target.unlink()
             skipped.append(Skipped(target.name, "no channel can be removed without changing what the network computes"))

@@ -83,7 +83,7 @@ def export(
 ) -> None:
     """Write the weights of a checkpoint as a file that other tools read.
 
-    An ONNX model is compared with the torch network before it appears: on made-up inputs and on images, in ONNX
+    An ONNX model is compared with the torch network before it appears: on random inputs and on images, in ONNX
     Runtime, and bit for bit with its dense twin. Where it came from and how it was proved stands in its metadata.
 
     \b
@@ -169,11 +169,10 @@ def _write_onnx(
         checkpoint,
         out,
         settings,
-        content_hash=checkpoint.content_hash,
         factory=model,
         example=example,
         images=lambda: exporting.find_images(checkpoint, data),
-        tell=exporting.progress(),
+        progress=exporting.progress(),
     )
     for remark in report.remarks:
         render.say(f"note: {remark}")

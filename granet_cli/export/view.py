@@ -52,7 +52,7 @@ def find_images(checkpoint: Checkpoint, data: str | None) -> Dataset | None:
 
 
 def progress() -> Callable[[str], None]:
-    """What to tell the steps of an export: a terminal shows them, nobody else needs them."""
+    """Return a function that shows a step of an export on a terminal, and does nothing elsewhere."""
     screen = Screen(stderr=True)
     if not screen.live:
         return lambda _: None
@@ -101,7 +101,7 @@ def show(screen: Screen, report: ExportReport) -> None:
 def _facts(report: ExportReport, share: float, over: float) -> list[tuple[str, list[str]]]:
     proof, compaction = report.proof, report.compaction
     counts = Counter(report.encodings.values()).most_common()
-    tried = [f"{proof.random} made-up inputs", *([f"{proof.real} of {proof.source}"] if proof.real else [])]
+    tried = [f"{proof.random} random inputs", *([f"{proof.real} of {proof.source}"] if proof.real else [])]
     agreement = "" if proof.argmax_agreement is None else f", {percent(proof.argmax_agreement)} the same answer"
     facts = [
         ("size", [f"{share:.1%} of its dense twin's {size(report.dense_bytes)}, {over:+.1%} to the entropy limit"]),
