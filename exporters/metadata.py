@@ -77,9 +77,10 @@ def read_origin(model: onnx.ModelProto, *, where: str) -> Origin:
         )
     root = Field(canonical.loads(text, where=f"{where}: {CHECKPOINT}"), f"{where}: {CHECKPOINT}")
     fields = root.record("content_hash", "step", "network", "data", "validation", "seed")
-    network = header.network(fields["network"].record(*header.NETWORK))
+    record = fields["network"].record(*header.NETWORK)
+    network = header.network(record)
     if min(network.std) <= 0:
-        fields["network"].refuse("standard deviations above 0")
+        record["std"].refuse("positive numbers")
     validation = fields["validation"].value
     if not isinstance(validation, float) or not 0 < validation < 1:
         fields["validation"].refuse("a share above 0 and below 1")
