@@ -591,6 +591,6 @@ def test_the_preview_says_what_is_trained(trained: Callable[..., RunFolder], tmp
 
 def test_uniform_pruning_leaves_no_layer_empty() -> None:
     weights = {"a": torch.arange(1.0, 5.0), "b": torch.arange(1.0, 101.0)}
-    masks = masking.full(weights)
+    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
     assert masking.active(pruned(weights, masks, 0.05, "uniform")) == {"a": 1, "b": 4}
     assert masking.active(pruned(weights, masks, 0.05, "global")) == {"a": 1, "b": 4}

@@ -50,11 +50,6 @@ def density(masks: Masks) -> float:
     return sum(active(masks).values()) / total if total else 1.0
 
 
-def full(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All-active masks shaped like ``weights``, on their devices."""
-    return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
-
-
 def random(
     shapes: Mapping[str, Sequence[int]],
     budgets: Mapping[str, int],

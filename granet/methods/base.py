@@ -93,18 +93,18 @@ class Method:
         """Whether the final density has been reached by ``step``."""
         return True
 
-    def update(self, at: Snapshot) -> TopologyUpdate:
-        """Return the change due at ``at.step``: prune to the scheduled density, then swap."""
-        masks = pruned = self.prune(at) if self.prunes(at.step, at.total_steps) else at.masks
-        if self.swaps(at.step, at.total_steps):
-            masks = self.swap(pruned, at)
-        return at.outcome(pruned, masks)
+    def update(self, snapshot: Snapshot) -> TopologyUpdate:
+        """Return the change due at ``snapshot.step``: prune to the scheduled density, then swap."""
+        masks = pruned = self.prune(snapshot) if self.prunes(snapshot.step, snapshot.total_steps) else snapshot.masks
+        if self.swaps(snapshot.step, snapshot.total_steps):
+            masks = self.swap(pruned, snapshot)
+        return snapshot.outcome(pruned, masks)
 
-    def prune(self, at: Snapshot) -> Masks:
-        """Return masks within ``at.masks`` at the scheduled density."""
-        return at.masks
+    def prune(self, snapshot: Snapshot) -> Masks:
+        """Return masks within ``snapshot.masks`` at the scheduled density."""
+        return snapshot.masks
 
-    def swap(self, masks: Masks, at: Snapshot) -> Masks:  # noqa: ARG002  the default is no change
+    def swap(self, masks: Masks, snapshot: Snapshot) -> Masks:  # noqa: ARG002  the default is no change
         """Return ``masks`` with some weights dropped and as many grown."""
         return masks
 

@@ -62,13 +62,13 @@ class Pruning(Method):
         """Return the fewest active weights of each layer when each is pruned by itself."""
         return dict.fromkeys(shapes, 1)
 
-    def prune(self, at: Snapshot) -> Masks:
+    def prune(self, snapshot: Snapshot) -> Masks:
         """Keep the weights of largest magnitude, exactly as many as the scheduled density says."""
-        density = self.scheduled_density(at.step, at.total_steps)
-        ideal = {name: density * size for name, size in sizes(at.shapes).items()}
-        total, floors = total_budget(at.shapes, density), self.floors(at.shapes)
-        budget = scoped_budget(self.scope, total, ideal, lower=floors, upper=active(at.masks))
-        return prune_to(at.weights, at.masks, budget)
+        density = self.scheduled_density(snapshot.step, snapshot.total_steps)
+        ideal = {name: density * size for name, size in sizes(snapshot.shapes).items()}
+        total, floors = total_budget(snapshot.shapes, density), self.floors(snapshot.shapes)
+        budget = scoped_budget(self.scope, total, ideal, lower=floors, upper=active(snapshot.masks))
+        return prune_to(snapshot.weights, snapshot.masks, budget)
 
     def check(self, shapes: Shapes, total_steps: int) -> None:
         """Raise UsageError for a density, a window or an interval that does not fit the run."""

@@ -38,12 +38,12 @@ class SNFS(SwappingFromRandom):
         """The setting ``momentum``."""
         return self.momentum
 
-    def swap(self, masks: Masks, at: Snapshot) -> Masks:
+    def swap(self, masks: Masks, snapshot: Snapshot) -> Masks:
         """Drop in each layer, share the freed budget by momentum, grow by momentum."""
-        kept = drop(at.weights, masks, self.swap_counts(masks, at))
-        left, weights = active(kept), sizes(at.shapes)
+        kept = drop(snapshot.weights, masks, self.swap_counts(masks, snapshot))
+        left, weights = active(kept), sizes(snapshot.shapes)
         freed = sum(active(masks).values()) - sum(left.values())
-        importance = mean_magnitudes(at.momenta, PackedMasks.of(masks))
+        importance = mean_magnitudes(snapshot.momenta, PackedMasks.of(masks))
         if not any(importance.values()):
             importance = {name: float(size) for name, size in weights.items()}
         total = sum(importance.values())
@@ -53,4 +53,4 @@ class SNFS(SwappingFromRandom):
             lower={name: int(count == 0) for name, count in left.items()},
             upper={name: weights[name] - count for name, count in left.items()},
         )
-        return grow(at.momenta, kept, counts)
+        return grow(snapshot.momenta, kept, counts)

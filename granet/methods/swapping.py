@@ -95,20 +95,20 @@ class Swapping(Method):
         decay = schedules.cosine if self.decay == "cosine" else schedules.linear
         return decay(step, self.horizon(total_steps), self.drop_fraction, final)
 
-    def swap_counts(self, masks: Masks, at: Snapshot) -> Counts:
+    def swap_counts(self, masks: Masks, snapshot: Snapshot) -> Counts:
         """Return how many weights each layer drops and grows: none where all are active and nothing could move."""
-        fraction = self.fraction(at.step, at.total_steps)
+        fraction = self.fraction(snapshot.step, snapshot.total_steps)
         total = sizes(shapes(masks))
         return {
             name: 0 if count == total[name] else min(type(self).rounding(fraction * count), count)
             for name, count in active(masks).items()
         }
 
-    def swap(self, masks: Masks, at: Snapshot) -> Masks:
-        """Return ``masks`` after the swap due at ``at``; unchanged when its gradients cannot be ranked."""
-        if self.growth == "gradient" and not at.finite:
+    def swap(self, masks: Masks, snapshot: Snapshot) -> Masks:
+        """Return ``masks`` after the swap that is due; unchanged when its gradients cannot be ranked."""
+        if self.growth == "gradient" and not snapshot.finite:
             return masks
-        return topology.swap(at.weights, at.scores(self.growth), masks, self.swap_counts(masks, at))
+        return topology.swap(snapshot.weights, snapshot.scores(self.growth), masks, self.swap_counts(masks, snapshot))
 
     def check(self, shapes: Shapes, total_steps: int) -> None:
         """Raise UsageError for an interval at which nothing would ever be swapped."""
