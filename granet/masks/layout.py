@@ -1,11 +1,11 @@
-"""The order in which weights lie in memory, and working on them piece by piece.
+"""Storage order: how weights lie in memory, and how they are processed piece by piece.
 
 Everything flat follows *storage order*: the order in which the entries of a tensor lie in memory, whatever its memory
 format is. So a weight in channels_last and its mask are both read from front to back. *Logical* order, that of
 ``tensor.reshape(-1)``, is what ties are broken by.
 
-A layout gives the layers of a network places in a row of bits, one bit for each weight, each layer beginning with a new
-byte. A piece is a part of such a row that is small enough to be worked on at a time.
+A layout assigns each layer of a network a span in a row of bits, one bit for each weight; each layer begins with a new
+byte. A piece is a part of that row small enough to be processed at once.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from granet.masks import kernels
 Order = tuple[int, ...]
 
 PIECE = 2**15
-"""Bytes of a mask that are worked on at a time: few enough for a CPU's cache, and enough to be worth a GPU's launch."""
+"""Bytes of a mask processed at a time: they fit a CPU's cache, and are worth a GPU's launch."""
 
 
 def storage_order(tensor: Tensor) -> Order:
-    """The dimensions of ``tensor`` from that of the longest stride to that of the shortest.
+    """Return the dimensions of ``tensor`` by falling stride.
 
-    The natural order when its entries do not fill a piece of memory, such as those of a slice.
+    The natural order if its entries are not dense in memory, such as those of a slice.
     """
     natural = tuple(range(tensor.dim()))
     if tensor.is_contiguous():
@@ -45,35 +45,35 @@ def storage_order(tensor: Tensor) -> Order:
 
 
 def flat(tensor: Tensor, order: Order) -> Tensor:
-    """The entries of ``tensor`` in ``order``, 1-D: a view where they lie so, a copy elsewhere."""
+    """Return the entries of ``tensor`` in ``order``, 1-D: a view if they are stored so, else a copy."""
     return tensor.permute(order).reshape(-1)
 
 
 def in_shape(entries: Tensor, shape: Sequence[int], order: Order) -> Tensor:
-    """The tensor of that shape whose entries in ``order`` are ``entries``: the inverse of ``flat``, a view."""
+    """Return a view of ``entries``, which are in ``order``, as a tensor of that shape: the inverse of ``flat``."""
     inverse = [order.index(dim) for dim in range(len(order))]
     return entries.view([shape[dim] for dim in order]).permute(inverse)
 
 
 class Entries(Protocol):
-    """What is read of a flat tensor: slices."""
+    """A flat tensor, or what computes one: slices are read."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of each slice."""
+        """Type of the slices."""
 
-    def __getitem__(self, span: slice, /) -> Tensor:
-        """Those of ``span``."""
+    def __getitem__(self, part: slice, /) -> Tensor:
+        """Return the entries of ``part``."""
 
 
 def flattened(tensors: Mapping[str, Tensor], layout: Mapping[str, LayerSpan]) -> dict[str, Tensor]:
-    """``flat`` for every layer of ``layout``."""
-    return {name: flat(tensors[name].detach(), place.order) for name, place in layout.items()}
+    """Return ``flat`` of each layer of ``layout``."""
+    return {name: flat(tensors[name].detach(), span.order) for name, span in layout.items()}
 
 
 @dataclass(frozen=True)
 class LayerSpan:
-    """Where the bits of a layer are: in the bytes from ``start`` to ``end``. The last may have bits to spare."""
+    """The bytes ``start`` to ``end`` of a row of bits, which hold a layer; the last one may have unused bits."""
 
     shape: tuple[int, ...]
     order: Order
@@ -81,12 +81,12 @@ class LayerSpan:
 
     @cached_property
     def size(self) -> int:
-        """Weights of the layer."""
+        """Number of weights of the layer."""
         return prod(self.shape)
 
     @cached_property
     def end(self) -> int:
-        """One past its last byte."""
+        """One past the last byte."""
         return self.start + -(-self.size // 8)
 
     @property
@@ -95,7 +95,7 @@ class LayerSpan:
         return self.order == tuple(range(len(self.shape)))
 
     def logical(self, positions: Tensor) -> Tensor:
-        """Storage positions within the layer as logical ones."""
+        """Return the logical positions of storage ``positions`` within the layer."""
         index, rest = torch.zeros_like(positions), positions
         for dim in reversed(self.order):
             rest, coordinate = kernels.divided(rest, self.shape[dim])
@@ -104,7 +104,7 @@ class LayerSpan:
 
 
 def only_device(tensors: Mapping[str, Tensor]) -> torch.device:
-    """Where all of them are.
+    """Return the device of all ``tensors``.
 
     Raises:
         UsageError: they are on several devices.
@@ -121,34 +121,34 @@ def only_device(tensors: Mapping[str, Tensor]) -> torch.device:
 
 
 class Layout(dict[str, LayerSpan]):
-    """The places of some layers by parameter name. Not to be changed: what is found out about it is kept."""
+    """The spans of some layers by parameter name. Immutable: what is derived from it is cached."""
 
     @classmethod
     def of(cls, like: Mapping[str, Tensor]) -> Layout:
-        """Places for tensors shaped and laid out as those of ``like``, one after the other."""
-        places, start = cls(), 0
+        """Return consecutive spans for tensors with the shapes and memory formats of ``like``."""
+        spans, start = cls(), 0
         for name, tensor in like.items():
-            places[name] = LayerSpan(tuple(tensor.shape), storage_order(tensor), start)
-            start = places[name].end
-        return places
+            spans[name] = LayerSpan(tuple(tensor.shape), storage_order(tensor), start)
+            start = spans[name].end
+        return spans
 
     def only(self, names: Iterable[str]) -> Layout:
-        """Those of some of the layers, where they are."""
+        """Return the spans of some of the layers, unchanged."""
         chosen = Layout({name: self[name] for name in names})
         return self if len(chosen) == len(self) else chosen
 
     @cached_property
     def bytes(self) -> int:
-        """As many as there are, those before the first place included."""
-        return max((place.end for place in self.values()), default=0)
+        """Number of bytes up to the end of the last span."""
+        return max((span.end for span in self.values()), default=0)
 
     @cached_property
     def size(self) -> int:
-        """Weights of all layers."""
-        return sum(place.size for place in self.values())
+        """Number of weights of all layers."""
+        return sum(span.size for span in self.values())
 
     def pieces(self, device: torch.device) -> Sequence[Piece]:
-        """All layers in order, in pieces of a bounded size."""
+        """Return all layers in order, in pieces of bounded size."""
         most = PIECE if device.type == "cpu" else 4 * PIECE
         if most not in self._pieces:
             self._pieces[most] = list(_pieces(self, most))
@@ -161,10 +161,10 @@ class Layout(dict[str, LayerSpan]):
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Some consecutive bytes of a layout: a part of a layer, or several layers.
+    """Consecutive bytes of a layout: a part of a layer, or several layers.
 
     Attributes:
-        parts: the layers with the entries of each that are in it, in storage order.
+        parts: name and span of each layer, and which of its entries are in the piece, in storage order.
         bytes: which bytes.
     """
 
@@ -173,26 +173,26 @@ class Piece:
 
     @cached_property
     def lengths(self) -> Sequence[int]:
-        """Bytes of each part."""
+        """Number of bytes of each part."""
         return [-(-(part.stop - part.start) // 8) for _, _, part in self.parts]
 
     @cached_property
     def shares(self) -> Sequence[tuple[str, slice, slice]]:
-        """Each layer in it, which of the layer's entries are in it, and where they are among the bits."""
-        begins = (8 * (place.start - self.bytes.start) if part.start == 0 else 0 for _, place, part in self.parts)
+        """Name of each layer, which of its entries are in the piece, and which bits of the piece those are."""
+        begins = (8 * (span.start - self.bytes.start) if part.start == 0 else 0 for _, span, part in self.parts)
         return [
             (name, part, slice(begin, begin + part.stop - part.start))
             for begin, (name, _, part) in zip(begins, self.parts, strict=True)
         ]
 
     def clear_spare(self, bits: Tensor) -> None:
-        """Clears those of its ``bits`` that belong to no entry; a layer whose size is no multiple of 8 ends in some."""
+        """Clear the unused ``bits`` at the end of layers whose size is not a multiple of 8."""
         for _, _, share in self.shares:
             if share.stop % 8:
                 bits[share.stop // 8] &= (1 << share.stop % 8) - 1
 
     def gather(self, entries: Mapping[str, Entries]) -> Tensor:
-        """Those of ``flattened`` tensors, one for every bit, 0 for spare ones. A view where that is possible."""
+        """Return the piece of ``flattened`` tensors, one entry a bit, 0 for unused ones: a view if possible."""
         found: list[Tensor] = []
         for name, _, part in self.parts:
             found.append(entries[name][part])
@@ -204,21 +204,21 @@ class Piece:
 def _pieces(layout: Layout, most: int) -> Iterator[Piece]:
     parts: list[tuple[str, LayerSpan, slice]] = []
     begin = end = 0
-    for name, place in layout.items():
-        if place.end == place.start:
+    for name, span in layout.items():
+        if span.end == span.start:
             continue
-        if parts and (place.start != end or place.end - begin > most):
+        if parts and (span.start != end or span.end - begin > most):
             yield Piece(parts, slice(begin, end))
             parts = []
         if not parts:
-            begin = place.start
-        if place.end - place.start > most:
-            for first in range(place.start, place.end, most):
-                last = min(first + most, place.end)
-                entries = slice(8 * (first - place.start), min(8 * (last - place.start), place.size))
-                yield Piece([(name, place, entries)], slice(first, last))
+            begin = span.start
+        if span.end - span.start > most:
+            for first in range(span.start, span.end, most):
+                last = min(first + most, span.end)
+                entries = slice(8 * (first - span.start), min(8 * (last - span.start), span.size))
+                yield Piece([(name, span, entries)], slice(first, last))
         else:
-            parts.append((name, place, slice(0, place.size)))
-        end = place.end
+            parts.append((name, span, slice(0, span.size)))
+        end = span.end
     if parts:
         yield Piece(parts, slice(begin, end))

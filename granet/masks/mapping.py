@@ -1,8 +1,8 @@
 """Masks: which weights of a network are active.
 
-``Masks`` maps the name of a parameter to a bool tensor of its shape; True means active. A mask is data, never
-inferred from ``weight != 0``: a weight that was just regrown is active and zero. ``granet.masks.packed.PackedMasks``
-are masks at one bit a weight.
+``Masks`` maps the name of a parameter to a bool tensor of its shape; True is active. A mask is data, never inferred
+from ``weight != 0``: a weight that just grew is active and zero. ``granet.masks.packed.PackedMasks`` takes one bit a
+weight.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Masks = Mapping[str, Tensor]
 
 
 def active(masks: Masks) -> dict[str, int]:
-    """The number of active weights of each layer. One device synchronisation for all layers together."""
+    """Return the number of active weights of each layer, with one device synchronisation for all."""
     if not masks:
         return {}
     if isinstance(masks, PackedMasks):
@@ -33,19 +33,19 @@ def active(masks: Masks) -> dict[str, int]:
 
 
 def shapes(masks: Masks) -> dict[str, tuple[int, ...]]:
-    """The shapes of the masked parameters."""
+    """Return the shapes of the masked parameters."""
     if isinstance(masks, PackedMasks):
         return masks.shapes
     return {name: tuple(mask.shape) for name, mask in masks.items()}
 
 
 def size(masks: Masks) -> int:
-    """The number of weights that the masks cover, active or not."""
+    """Return the number of weights that the masks cover, active or not."""
     return sum(map(prod, shapes(masks).values()))
 
 
 def density(masks: Masks) -> float:
-    """Active weights over all weights, in [0, 1]; 1.0 when the masks cover nothing."""
+    """Return active over all weights, in [0, 1]; 1.0 when the masks cover nothing."""
     total = size(masks)
     return sum(active(masks).values()) / total if total else 1.0
 
@@ -79,7 +79,7 @@ def random(
 
 
 def digest(masks: Masks) -> str:
-    """A hash of names, shapes and positions, the same on every device; equal masks have equal digests."""
+    """Return a hash of names, shapes and active positions, the same on every device."""
     state = hashlib.blake2b(digest_size=16)
     for name, mask in masks.items():
         state.update(f"{name}:{tuple(mask.shape)};".encode())

@@ -1,7 +1,7 @@
 """Masks at one bit a weight.
 
-An update looks at several masks of the whole network at once. As bits they weigh a thirty-second of its weights each,
-and a mask of one layer is unpacked only where it is wanted. Bits are in storage order: see ``granet.masks.layout``.
+An update needs several masks of the whole network at once. As bits each takes a thirty-second of the memory of the
+weights, and is unpacked by the layer. Bits are in storage order: see ``granet.masks.layout``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from granet.masks.layout import Layout, flattened, in_shape, only_device
 
 
 class PackedMasks(Mapping[str, Tensor]):
-    """Masks by parameter name, as any other ``Masks``; what is looked up is unpacked into a new bool tensor.
+    """Masks by parameter name; looking one up unpacks it into a new bool tensor.
 
     Args:
-        layout: where each layer's bits are.
-        bits: uint8; those to spare are 0.
+        layout: which bits are those of each layer.
+        bits: uint8; unused bits are 0.
     """
 
     def __init__(self, layout: Layout, bits: Tensor) -> None:
@@ -29,42 +29,43 @@ class PackedMasks(Mapping[str, Tensor]):
 
     @classmethod
     def of(cls, masks: Mapping[str, Tensor], layout: Layout | None = None) -> PackedMasks:
-        """``masks`` packed, in their own memory formats or in those of ``layout``; themselves if they are so."""
+        """Return ``masks`` packed in their own memory formats, or those of ``layout``; themselves if they are so."""
         if isinstance(masks, PackedMasks) and (layout is None or masks.layout == layout):
             return masks
-        where = _layout_of(masks) if layout is None else layout
-        packed = cls.none(where, only_device(masks))
-        entries = flattened(masks, where)
-        for piece in where.pieces(packed.bits.device):
+        if layout is None:
+            layout = Layout.of(masks)
+        packed = cls.none(layout, only_device(masks))
+        entries = flattened(masks, layout)
+        for piece in layout.pieces(packed.bits.device):
             packed.bits[piece.bytes] = kernels.pack(piece.gather(entries))
         return packed
 
     @classmethod
     def none(cls, layout: Layout, device: torch.device) -> PackedMasks:
-        """Masks in which nothing is active."""
+        """Return masks in which nothing is active."""
         return cls(layout, kernels.no_bits(layout.bytes, device))
 
     @classmethod
     def all(cls, layout: Layout, device: torch.device) -> PackedMasks:
-        """Masks in which everything is active."""
+        """Return masks in which everything is active."""
         full = cls.none(layout, device)
         full.bits.fill_(255)
-        full.counts = {name: place.size for name, place in layout.items()}
-        for place in layout.values():
-            if place.size % 8:
-                full.bits[place.end - 1] = (1 << place.size % 8) - 1
+        full.counts = {name: span.size for name, span in layout.items()}
+        for span in layout.values():
+            if span.size % 8:
+                full.bits[span.end - 1] = (1 << span.size % 8) - 1
         return full
 
     def __getitem__(self, name: str) -> Tensor:
-        place = self.layout[name]
-        entries = kernels.unpack(self.bits[place.start : place.end])[: place.size]
-        return in_shape(entries, place.shape, place.order)
+        span = self.layout[name]
+        entries = kernels.unpack(self.bits[span.start : span.end])[: span.size]
+        return in_shape(entries, span.shape, span.order)
 
     def __eq__(self, other: object) -> bool:
         """Whether ``other`` are masks of the same layers, in the same order, with the same active weights."""
         if not isinstance(other, Mapping) or list(other) != list(self):
             return False
-        if any(other[name].shape != place.shape for name, place in self.layout.items()):
+        if any(other[name].shape != span.shape for name, span in self.layout.items()):
             return False
         return all(torch.equal(mask, other[name]) for name, mask in self.items())
 
@@ -78,7 +79,7 @@ class PackedMasks(Mapping[str, Tensor]):
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Active weights of each layer."""
+        """Number of active weights of each layer."""
         counts = dict.fromkeys(self.layout, 0)
         names, found = [], []
         for piece in self.layout.pieces(self.bits.device):
@@ -89,45 +90,44 @@ class PackedMasks(Mapping[str, Tensor]):
         return counts
 
     def only(self, names: Iterable[str]) -> PackedMasks:
-        """Those of some of the layers. Their bits stay where they are."""
+        """Return the masks of some of the layers, which share their bits with these."""
         return PackedMasks(self.layout.only(names), self.bits)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the layers."""
-        return {name: place.shape for name, place in self.layout.items()}
+        return {name: span.shape for name, span in self.layout.items()}
 
     def write(self, other: PackedMasks) -> None:
-        """Takes over the layers of ``other``, in place."""
+        """Copy the layers of ``other``, in span."""
         for name, theirs in other.layout.items():
             mine = self.layout[name]
             self.bits[mine.start : mine.end] = other.bits[theirs.start : theirs.end]
 
     def cleared(self) -> PackedMasks:
-        """New masks of the same layers, in which nothing is active."""
+        """Return new masks of the same layers in which nothing is active."""
         return PackedMasks(self.layout, kernels.no_bits(len(self.bits), self.bits.device))
 
     def updated(self, other: PackedMasks) -> PackedMasks:
-        """These, but the layers of ``other`` as they are there."""
+        """Return a copy in which the layers of ``other`` are as they are there."""
         result = self._copied()
         result.write(other)
         return result
 
     def intersection(self, other: PackedMasks) -> PackedMasks:
-        """What is active in both."""
+        """Return masks of what is active in both."""
         result = self._copied()
         result.bits &= PackedMasks.of(other, self.layout).bits
         return result
 
     def without(self, other: PackedMasks) -> PackedMasks:
-        """What is active here and not in ``other``."""
-        result = self.cleared()
-        torch.bitwise_not(PackedMasks.of(other, self.layout).bits, out=result.bits)
-        result.bits &= self.bits
+        """Return masks of what is active here and not in ``other``."""
+        result = self.intersection(other)
+        result.bits ^= self.bits
         return result
 
     def union(self, other: PackedMasks) -> PackedMasks:
-        """What is active in one of them."""
+        """Return masks of what is active in at least one of both."""
         result = self._copied()
         result.bits |= PackedMasks.of(other, self.layout).bits
         return result
@@ -136,7 +136,3 @@ class PackedMasks(Mapping[str, Tensor]):
         result = self.cleared()
         result.bits.copy_(self.bits)
         return result
-
-
-def _layout_of(masks: Mapping[str, Tensor]) -> Layout:
-    return masks.layout if isinstance(masks, PackedMasks) else Layout.of(masks)

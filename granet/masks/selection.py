@@ -1,12 +1,11 @@
 """Exact selection: the k best of many scores.
 
-Sorting is never needed. A sample of the scores brackets the k-th largest; one pass marks everything above the bracket
-and collects what lies in it; only that little is partitioned. Of scores equal to the k-th those with the lowest flat
-index are taken, so that exactly k are chosen and the choice is a function of the scores alone. It is exact whatever
-the sample; where the bracket missed, the plain way is gone.
+Nothing is sorted. A sample of the scores brackets the k-th largest; one pass marks all scores above the bracket and
+collects those inside it, and only these few are partitioned. If the sampled bracket misses the k-th score, fall back to
+a full partition. Of scores equal to the k-th those with the lowest flat index win, so that the result has exactly k and
+is a function of the scores alone.
 
-Scores are read a piece at a time, from front to back as they lie in memory, and the result is packed, so that beside
-the scores it takes a few hundredths of their memory.
+Scores are read a piece at a time in storage order, and the result is packed: it takes a few hundredths of their memory.
 """
 
 from __future__ import annotations
@@ -28,14 +27,13 @@ Tensors = Mapping[str, Tensor]
 Counts = Mapping[str, int]
 
 _SMALL = 2**16
-"""Layers of up to this size are partitioned as a whole, many of them at once. Less than a piece has, which holds no
-part of such a layer."""
+"""Layers of up to this size are partitioned whole, many at once. Less than a piece, so that none is split."""
 _SAMPLES = 2**12, 2**17
-"""The fewest and the most scores that a sample has; one in 128 in between."""
+"""Bounds on the size of a sample, which is one score in 128."""
 
 
 def top_k(scores: Tensor, k: int, eligible: Tensor | None = None, *, where: str | None = None) -> Tensor:
-    """Marks the ``k`` largest scores among the eligible ones.
+    """Return a mask of the ``k`` largest scores among the eligible ones.
 
     Args:
         scores: floating point, any shape. Infinities are ordinary values; NaN is refused.
@@ -81,11 +79,11 @@ def best(
     """
     chosen = eligible.cleared()
     if not isinstance(budget, Mapping):
-        _Contest(scores, eligible, inactive=inactive, signed=signed).settle(budget, chosen)
+        _Contest(scores, eligible, inactive=inactive, signed=signed).select(budget, chosen)
         return chosen
     small: list[str] = []
-    for name, place in eligible.layout.items():
-        available = place.size - eligible.counts[name] if inactive else eligible.counts[name]
+    for name, span in eligible.layout.items():
+        available = span.size - eligible.counts[name] if inactive else eligible.counts[name]
         if not 0 <= budget[name] <= available:
             raise UsageError(
                 "cannot select that many",
@@ -93,26 +91,28 @@ def best(
                 got=budget[name],
                 expected=f"0 to {available}, the number of eligible positions",
             )
-        if place.size <= _SMALL:
+        if span.size <= _SMALL:
             small.append(name)
         else:
-            _Contest(scores, eligible.only([name]), inactive=inactive, signed=signed).settle(budget[name], chosen)
-    _Contest(scores, eligible.only(small), inactive=inactive, signed=signed).settle_each(budget, chosen)
+            _Contest(scores, eligible.only([name]), inactive=inactive, signed=signed).select(budget[name], chosen)
+    _Contest(scores, eligible.only(small), inactive=inactive, signed=signed).select_each(budget, chosen)
     chosen.counts = {name: budget[name] for name in eligible}
     return chosen
 
 
 def largest(scores: Tensors) -> float:
-    """The largest magnitude among all scores, floating point, NaN where there is one; 0 when there are no scores."""
-    places, device = Layout.of(scores), only_device(scores)
-    entries = flattened(scores, places)
-    found = [kernels.largest(piece.gather(entries)) for piece in places.pieces(device)]
+    """Return the largest magnitude among all scores, floating point: NaN if there is one, 0 without scores."""
+    layout, device = Layout.of(scores), only_device(scores)
+    entries = flattened(scores, layout)
+    found = [kernels.largest(piece.gather(entries)) for piece in layout.pieces(device)]
     return float(torch.stack(found).amax()) if found else 0.0
 
 
 def mean_magnitudes(scores: Tensors, masks: PackedMasks) -> dict[str, float]:
-    """For each layer the mean magnitude of its active scores, which are finite; in double precision, where a sum of
-    large ones is not infinite. 0 for a layer without active weights."""
+    """Return the mean magnitude of each layer's active scores, which are finite; 0 for a layer without active weights.
+
+    Sums are in double precision, where large scores do not overflow.
+    """
     entries = flattened(scores, masks.layout)
     names, found = [], []
     for piece in masks.layout.pieces(masks.bits.device):
@@ -126,14 +126,7 @@ def mean_magnitudes(scores: Tensors, masks: PackedMasks) -> dict[str, float]:
 
 
 class _Contest:
-    """Layers whose scores compete, with each other or each layer by itself.
-
-    Args:
-        scores: of these layers, and perhaps others.
-        eligible: which of these layers may be chosen.
-        inactive: whether those that are not in ``eligible`` may be chosen instead.
-        signed: whether the scores themselves are ranked, not their magnitudes.
-    """
+    """The scores of some layers, ranked among all of them or layer by layer; arguments as for ``best``."""
 
     def __init__(self, scores: Tensors, eligible: PackedMasks, *, inactive: bool = False, signed: bool = False) -> None:
         self.scores, self.eligible, self.inactive, self.signed = scores, eligible, inactive, signed
@@ -144,62 +137,62 @@ class _Contest:
         wide = any(entries.dtype == torch.float64 for entries in self.entries.values())
         self.dtype = torch.float64 if wide else torch.float32  # each is exact for all narrower types
 
-    def settle(self, budget: int, chosen: PackedMasks) -> None:
-        """Marks the ``budget`` best of all these layers together."""
+    def select(self, budget: int, chosen: PackedMasks) -> None:
+        """Mark the ``budget`` best of all these layers together in ``chosen``."""
         low, high = self._bracket(budget)
 
         def sift(piece: Piece) -> Sifted:
             found = kernels.sift(*self._read(piece), low, high, chosen.bits[piece.bytes])
             first = 8 * piece.bytes.start
-            return found._replace(places=found.places + first if first < 2**30 else found.places.long() + first)
+            return found._replace(indices=found.indices + first if first < 2**30 else found.indices.long() + first)
 
         sifted = [sift(piece) for piece in self._pieces()]
         if not sifted:
             return
         missing = budget - int(torch.stack([found.above for found in sifted]).sum())
         left = kernels.join([found.ranks for found in sifted])
-        self._refuse_nan(left)  # it is neither above the bracket nor below
+        self._refuse_nan(left)  # NaN is neither above the bracket nor below it
         if not 0 <= missing <= len(left):
             sifted.clear()
             end = high if missing < 0 else low
-            if not self._settle_at(budget, chosen, end):
-                self._settle_plainly(budget, chosen)
+            if not self._select_if_last(budget, chosen, end):
+                self._select_by_partition(budget, chosen)
         elif missing:
             bound = kernels.kth_largest(left, missing)
             del left
             reached = [found.reaching(bound) for found in sifted]
             sifted.clear()
-            at, ranks = (kernels.join([one[part] for one in reached]) for part in (1, 2))
-            if surplus := len(at) - missing:
+            indices, ranks = (kernels.join([one[part] for one in reached]) for part in (1, 2))
+            if surplus := len(indices) - missing:
                 tied = kernels.positions(ranks == bound)
-                last = self._logical(at[tied]).argsort()[-surplus:]
-                at[tied[last]] = -1
-                at = at[at >= 0]
-            kernels.add_bits(chosen.bits, at)
+                last = self._logical(indices[tied]).argsort()[-surplus:]
+                indices[tied[last]] = -1
+                indices = indices[indices >= 0]
+            kernels.add_bits(chosen.bits, indices)
 
-    def settle_each(self, budgets: Counts, chosen: PackedMasks) -> None:
-        """Marks the ``budgets[name]`` best of each layer; all layers of a piece take as many launches as one."""
+    def select_each(self, budgets: Counts, chosen: PackedMasks) -> None:
+        """Mark the ``budgets[name]`` best of each layer, with as many launches for all layers of a piece as for one."""
         for piece in self._pieces():
             ranks, eligible = self._read(piece)
             names = [name for name, *_ in piece.parts]
             lengths, wanted = [self._available(name) for name in names], [budgets[name] for name in names]
-            places = kernels.positions(kernels.unpack(eligible))
-            allowed = kernels.take(ranks, places)
+            indices = kernels.positions(kernels.unpack(eligible))
+            allowed = kernels.take(ranks, indices)
             self._refuse_nan(allowed)
             taken = kernels.best_each(allowed, lengths, wanted)
             if int(taken.count_nonzero()) == sum(wanted):
                 marks = torch.zeros(ranks.shape, dtype=torch.bool, device=ranks.device)
-                chosen.bits[piece.bytes] = kernels.pack(marks.index_put_((places,), taken))
+                chosen.bits[piece.bytes] = kernels.pack(marks.index_put_((indices,), taken))
             else:  # some that are equal to the last of a layer
                 for name in names:
                     alone = self.eligible.only([name])
                     contest = _Contest(self.scores, alone, inactive=self.inactive, signed=self.signed)
-                    contest._settle_plainly(budgets[name], chosen)
+                    contest._select_by_partition(budgets[name], chosen)
 
-    def _settle_at(self, budget: int, chosen: PackedMasks, bound: Tensor) -> bool:
-        """Marks the ``budget`` best if ``bound`` is the last of them, and tells whether it is.
+    def _select_if_last(self, budget: int, chosen: PackedMasks, bound: Tensor) -> bool:
+        """Mark the ``budget`` best if ``bound`` is the last of them; return whether it is.
 
-        Where scores occur many times, zeros above all, no bracket can separate them, but one of its ends is right.
+        Where scores occur many times, zeros above all, no bracket separates them, but one of its ends is that score.
         """
         ties = self.eligible.cleared()
         for piece in self._pieces():
@@ -211,20 +204,20 @@ class _Contest:
         left = budget - sum(above.values())
         if not 0 < left <= sum(ties.counts.values()):
             return False
-        for name, place in self.layout.items():
-            span = slice(place.start, place.end)
+        for name, span in self.layout.items():
+            bits = slice(span.start, span.end)
             if ties.counts[name] <= left:
-                chosen.bits[span] |= ties.bits[span]
+                chosen.bits[bits] |= ties.bits[bits]
             else:
-                at = kernels.positions(kernels.unpack(ties.bits[span]))
-                if not place.plain:
-                    at = at[place.logical(at).argsort()]
-                kernels.add_bits(chosen.bits[span], at[:left])
+                tied = kernels.positions(kernels.unpack(ties.bits[bits]))
+                if not span.plain:
+                    tied = tied[span.logical(tied).argsort()]
+                kernels.add_bits(chosen.bits[bits], tied[:left])
             left = max(left - ties.counts[name], 0)
         return True
 
-    def _settle_plainly(self, budget: int, chosen: PackedMasks) -> None:
-        """Marks the ``budget`` best by passes over all scores at once, in logical order."""
+    def _select_by_partition(self, budget: int, chosen: PackedMasks) -> None:
+        """Mark the ``budget`` best by a full partition of all scores, in logical order."""
         ranks = torch.cat([self._rank(self.scores[name].detach().reshape(-1)) for name in self.layout])
         eligible = torch.cat([self.eligible[name].reshape(-1) for name in self.layout])
         if self.inactive:
@@ -236,33 +229,33 @@ class _Contest:
             if surplus := int(marks.count_nonzero()) - budget:
                 tied = kernels.positions((ranks == bound).logical_and_(marks))
                 marks[tied[-surplus:]] = False
-        places = self.layout.values()
-        parts = torch.split(marks, [place.size for place in places])
-        shaped = [part.view(place.shape) for part, place in zip(parts, places, strict=True)]
+        spans = self.layout.values()
+        parts = torch.split(marks, [span.size for span in spans])
+        shaped = [part.view(span.shape) for part, span in zip(parts, spans, strict=True)]
         chosen.write(PackedMasks.of(dict(zip(self.layout, shaped, strict=True)), self.layout))
 
     def _pieces(self) -> Sequence[Piece]:
         return self.layout.pieces(self.eligible.bits.device)
 
     def _read(self, piece: Piece) -> tuple[Tensor, Tensor]:
-        """The ranks of a piece, which hold until the next one is read, and bits of which of them are eligible."""
+        """Return the ranks of a piece, valid until the next one is read, and as bits which of them are eligible."""
         eligible = self.eligible.bits[piece.bytes]
         if self.inactive:
             eligible = kernels.invert(eligible)
             piece.clear_spare(eligible)
-        return self._rank(piece.gather(self.entries), passing=True), eligible
+        return self._rank(piece.gather(self.entries), scratch=True), eligible
 
-    def _rank(self, scores: Tensor, *, passing: bool = False) -> Tensor:
-        """What is compared; ``passing`` as of ``kernels.magnitudes``."""
+    def _rank(self, scores: Tensor, *, scratch: bool = False) -> Tensor:
+        """Return what is compared; ``scratch`` as for ``kernels.magnitudes``."""
         scores = scores.to(self.dtype)
-        return scores if self.signed else kernels.magnitudes(scores, passing=passing)
+        return scores if self.signed else kernels.magnitudes(scores, scratch=scratch)
 
     def _available(self, name: str) -> int:
         active = self.eligible.counts[name]
         return self.layout[name].size - active if self.inactive else active
 
     def _bracket(self, budget: int) -> tuple[Tensor, Tensor]:
-        """Two ranks that the one at ``budget`` from the top most probably lies between; NaN where there is no end."""
+        """Return two ranks that the ``budget``-th largest most probably lies between; NaN where there is no limit."""
         total = self.layout.size
         device = self.eligible.bits.device
         none = torch.full((), torch.nan, dtype=self.dtype, device=device)
@@ -271,10 +264,10 @@ class _Contest:
         fewest, most = _SAMPLES
         step = _step(total // (8 * min(max(total // 128, fewest), most)))  # in bytes of the mask
         scores = torch.cat([self.entries[name][:: 8 * step] for name in self.layout])
-        bits = kernels.join([self.eligible.bits[place.start : place.end : step] for place in self.layout.values()])
-        places = kernels.positions((bits & 1) != self.inactive)
-        sample = kernels.ascending(kernels.take(self._rank(scores), places))
-        # As if all were ranked, those that are not eligible below all others.
+        bits = kernels.join([self.eligible.bits[span.start : span.end : step] for span in self.layout.values()])
+        indices = kernels.positions((bits & 1) != self.inactive)
+        sample = kernels.ascending(kernels.take(self._rank(scores), indices))
+        # The quantiles of all ranks, those that are not eligible below all others.
         share = budget / total
         middle, spread = share * len(scores) - 0.5, 4.0 * math.sqrt(len(scores) * share * (1 - share)) + 2.0
 
@@ -283,17 +276,17 @@ class _Contest:
 
         return from_top(math.ceil(middle + spread)), from_top(math.floor(middle - spread))
 
-    def _logical(self, at: Tensor) -> Tensor:
-        """Positions among all bits as a measure of which comes first in logical order."""
-        for place in self.layout.values():
-            if not place.plain:
-                first = 8 * place.start
-                inside = kernels.positions((at >= first) & (at < 8 * place.end))
-                at = at.index_put((inside,), first + place.logical(at[inside] - first))
-        return at
+    def _logical(self, indices: Tensor) -> Tensor:
+        """Return keys that sort indices of bits in logical order."""
+        for span in self.layout.values():
+            if not span.plain:
+                first = 8 * span.start
+                inside = kernels.positions((indices >= first) & (indices < 8 * span.end))
+                indices = indices.index_put((inside,), first + span.logical(indices[inside] - first))
+        return indices
 
     def _refuse_nan(self, ranks: Tensor) -> None:
-        """Raises UsageError for NaN among ``ranks``, which are those of some that are eligible."""
+        """Raise UsageError for NaN among ``ranks``, which are those of eligible scores."""
         if not kernels.has_nan(ranks):
             return
         for name in self.layout:
@@ -307,5 +300,5 @@ class _Contest:
 
 
 def _step(step: int) -> int:
-    """About ``step``, but in no simple ratio to the sizes that layers have, so that a sample sees all of a layer."""
+    """Return about ``step``, coprime to the sizes that layers have, so that a sample sees all of a layer."""
     return next(number for number in range(max(step, 1), 0, -1) if math.gcd(number, 2 * 3 * 5 * 7) == 1)

@@ -1,13 +1,12 @@
-"""An optimizer's step for masked parameters as one compiled kernel, which reads the masks on its way.
+"""An optimizer step for masked parameters as one compiled kernel, which applies the masks too.
 
-A dense step moves 12 to 28 bytes a weight through memory; one that also reads a byte of mask hardly costs more than
-that, where masking the gradients in a pass of their own costs half as much again. So ``torch.compile`` makes one kernel
-of both, for a CPU or a GPU. What it computes is written down in ``granet.sparsifier.optimizer_rules`` once for each
-optimizer, as ``torch.optim`` has it, and reads and writes the optimizer's own state: checkpoints do not know whether
-a step was compiled. Gradients are left as they are. Sums are rounded as the compiler orders them, so that results
-differ from those of ``torch.optim`` in the last bits.
+A dense step moves 12 to 28 bytes a weight through memory. Reading a byte of mask too hardly costs more, while a
+separate pass that masks gradients costs half as much again. So ``torch.compile`` makes one kernel of both, on a CPU or
+a GPU, from the rules of ``torch.optim`` in ``granet.sparsifier.optimizer_rules``. It uses the optimizer's own state, so
+that checkpoints are the same whether a step was compiled or not, and leaves gradients as they are. The compiler orders
+sums, so that results differ from those of ``torch.optim`` in the last bits.
 
-What changes while training goes on, the learning rate above all, is handed over in a tensor: nothing is compiled twice.
+What changes during training, such as the learning rate, is passed in a tensor: nothing is compiled twice.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from torch.optim import Optimizer
 
 from granet.errors import UsageError
 from granet.masks.packed import PackedMasks
-from granet.sparsifier.gradient_masking import INTEGERS, spell_out
-from granet.sparsifier.optimizer_rules import RULES, Flags, Group, Rule
+from granet.sparsifier.gradient_masking import INTEGERS, write_integers
+from granet.sparsifier.optimizer_rules import RULES, Flags, Group, Rule, flags_of
 from granet.sparsifier.optimizer_state import is_elementwise
 
 Plan = tuple[tuple[str, ...], Flags]
@@ -34,10 +33,9 @@ BACKEND: Any = "inductor"
 
 
 class _Members:
-    """The masked parameters of a group and all that their step needs, but for gradients.
+    """The masked parameters of a group and all that their step needs but gradients.
 
-    Looking that up takes as long as a twentieth of the step, which has swept the caches, and hardly anything of it ever
-    changes. So it is kept as long as it holds.
+    Looking these up takes a twentieth of the time of a step, so they are cached until something changes.
 
     Args:
         group: of the optimizer.
@@ -46,14 +44,14 @@ class _Members:
         rule: of the optimizer.
 
     Attributes:
-        plan: the same for all of them.
-        complete: whether each has all of its state; only then is there anything to step.
-        steps: the counters of those whose optimizer counts.
+        plan: that of each of them.
+        complete: whether each has all of its state; else an ordinary step has to make it first.
+        steps: the step counters, if the optimizer counts.
     """
 
     def __init__(self, group: Group, masks: Mapping[int, Tensor], states: Mapping[Tensor, Any], rule: Rule) -> None:
         self.group, self._rule, self._all = group, rule, list(group["params"])
-        self.plan: Plan = (rule.slots(group), rule.flags(group))
+        self.plan: Plan = (rule.slots(group), flags_of(group))
         self.parameters: list[nn.Parameter] = [parameter for parameter in self._all if id(parameter) in masks]
         self.masks = [masks[id(parameter)] for parameter in self.parameters]
         self.weights = [parameter.detach() for parameter in self.parameters]
@@ -63,12 +61,12 @@ class _Members:
         self.complete = all(slot is not None for slots in self._slots.values() for slot in slots)
         self.steps: list[Any] = self._slots.get("step", [])
 
-    def hold(self, group: Group, states: Mapping[Tensor, Any]) -> bool:
-        """Whether these are still the parameters of ``group``, with the state and the settings that they had."""
+    def is_current(self, group: Group, states: Mapping[Tensor, Any]) -> bool:
+        """Whether ``group`` still has these parameters, with the same state and settings."""
         return (
             group is self.group
             and _same(group["params"], self._all)
-            and self.plan == (self._rule.slots(group), self._rule.flags(group))
+            and self.plan == (self._rule.slots(group), flags_of(group))
             and _same(list(map(states.get, self.parameters)), self._states)
             and all(map(Tensor.is_set_to, self.weights, self.parameters))
             and self.complete
@@ -77,20 +75,20 @@ class _Members:
 
     @property
     def slots(self) -> list[tuple[Tensor, ...]]:
-        """Of each parameter."""
+        """The slots of each parameter."""
         names = self.plan[0]
         return list(zip(*(self._slots[name] for name in names), strict=True)) if names else [()] * len(self.parameters)
 
 
 class CompiledStep:
-    """The step of an optimizer for its masked parameters.
+    """The compiled step of an optimizer for its masked parameters.
 
     Args:
-        optimizer: of a type that ``RULES`` has.
-        parameters: the masked ones, by name, all held by ``optimizer``.
+        optimizer: of a type in ``RULES``.
+        parameters: the masked ones of the optimizer, by name.
 
     Raises:
-        UsageError: an optimizer that there is no rule for, or one that would divide zero by zero.
+        UsageError: an optimizer without a rule, or one that would divide zero by zero.
     """
 
     def __init__(self, optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -118,12 +116,12 @@ class CompiledStep:
         self._kernels: dict[tuple[object, ...], Callable[..., None]] = {}
 
     def follow(self, masks: PackedMasks) -> None:
-        """Masks as ``masks`` say from now on."""
-        spell_out(masks, self._masks, -1)
+        """Mask by ``masks`` from now on."""
+        write_integers(masks, self._masks, -1)
 
     @torch.no_grad()
     def run(self) -> bool:
-        """Does the step; False, with nothing done, when a parameter has no gradient or no optimizer state yet.
+        """Do the step; return False, with nothing done, if a parameter has no gradient or no optimizer state yet.
 
         Raises:
             UsageError: there is no compiler, or gradients that a scaler left to the optimizer to unscale.
@@ -139,7 +137,7 @@ class CompiledStep:
         if not all(members.complete for members in bound) or len(gradients) < len(self._numbers):
             return False
         self._write_numbers(bound)
-        # Each has the type of its parameter: torch sees to that.
+        # Gradients have the types of their parameters: torch ensures that.
         key = self._kind, tuple(map(Tensor.stride, gradients))
         if key not in self._kernels:
             plans = [members.plan for members in bound for _ in members.weights]
@@ -162,7 +160,7 @@ class CompiledStep:
     def _bind(self) -> list[_Members]:
         groups, states = self._optimizer.param_groups, self._optimizer.state
         kept = self._bound
-        if len(kept) != len(groups) or not all(map(_Members.hold, kept, groups, repeat(states))):
+        if len(kept) != len(groups) or not all(map(_Members.is_current, kept, groups, repeat(states))):
             self._bound = [_Members(group, self._own, states, self._rule) for group in groups]
             count = sum(len(members.weights) for members in self._bound)
             width = len(self._rule.numbers(groups[0], 1.0))
@@ -180,7 +178,7 @@ class CompiledStep:
         return self._bound
 
     def _write_numbers(self, bound: Sequence[_Members]) -> None:
-        """Writes what changed, at once for all neighbours that share it, and without waiting for a device."""
+        """Write the numbers that changed, once for neighbours that share them, without waiting for a device."""
         begin = 0
         for members in bound:
             for step, count in self._steps(members):
@@ -195,7 +193,7 @@ class CompiledStep:
                 begin = end
 
     def _steps(self, members: _Members) -> Iterator[tuple[Any, int]]:
-        """Which step this is, and for how many of the parameters: a number, or where only the device knows a tensor."""
+        """Yield the step, a tensor if it is on a device, and how many consecutive parameters are at that step."""
         if not members.weights:
             return
         if not members.steps:
@@ -208,7 +206,7 @@ class CompiledStep:
 
 
 def _same(some: Sequence[object], others: Sequence[object]) -> bool:
-    """Whether they are the very same objects."""
+    """Whether both have the same objects."""
     return len(some) == len(others) and all(map(is_, some, others))
 
 
@@ -222,16 +220,16 @@ def _compiled(update: Callable[..., None], plans: Sequence[Plan]) -> Callable[..
     ) -> None:
         for index, (names, flags) in enumerate(plans):
             gradient = gradients[index]
-            # All bits or none; a mask read as a truth value would cost the kernel its vectors.
+            # The mask is all bits or none: as a truth value it would prevent vectorisation.
             masked = (gradient.view(INTEGERS[gradient.element_size()]) & masks[index]).view(gradient.dtype)
             if flags["maximize"]:
                 masked = -masked
             named = dict(zip(names, slots[index], strict=True))
             update(weights[index], masked, named, numbers[index].unbind(), flags)
 
-    # The compiler keeps what it made with the code; that of one optimizer is not to count against the limit of another.
+    # The compiler caches kernels by code object, up to a limit: each optimizer gets a code object of its own.
     own = FunctionType(kernel.__code__.replace(), globals(), closure=kernel.__closure__)
-    # Whoever calls a kernel has looked at what it was made for; to do so once more, and yet again, takes longer.
+    # ``run`` has checked already what guards would check again in every step.
     options: dict[str, Any] = {"guard_filter_fn": lambda entries: [False] * len(entries)}
     if BACKEND == "inductor":
         options["size_asserts"] = False
@@ -239,6 +237,6 @@ def _compiled(update: Callable[..., None], plans: Sequence[Plan]) -> Callable[..
 
 
 def _compiler_errors() -> tuple[type[Exception], ...]:
-    from torch._dynamo.exc import TorchDynamoException  # importing it takes a second, which others need not wait
+    from torch._dynamo.exc import TorchDynamoException  # importing it takes a second
 
     return (TorchDynamoException,)

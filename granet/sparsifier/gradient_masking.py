@@ -1,7 +1,7 @@
-"""Setting to zero what is not active: weights and their optimizer state at updates, gradients before every step.
+"""Zeroing of what is inactive: weights and their optimizer state at updates, gradients before every step.
 
-Bits are multiplied by 0 or 1, as integers. So values that are kept stay the same to the bit, and what is not finite
-becomes zero too, which a product of floating-point numbers would turn into NaN.
+The bits of a value are multiplied by 0 or 1 as an integer. So values that are kept stay the same to the bit, and those
+that are not finite become zero too, where a floating-point product would be NaN.
 """
 
 from __future__ import annotations
@@ -15,30 +15,25 @@ from granet.masks import kernels
 from granet.masks.packed import PackedMasks
 
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""The integer type that has as many bytes as another type."""
-
-
-def as_integers(tensor: Tensor) -> Tensor:
-    """The same memory, read as integers."""
-    return tensor.detach().view(INTEGERS[tensor.element_size()])
+"""Integer types by their bytes."""
 
 
 @torch.no_grad()
 def zero_outside(tensors: Mapping[str, Sequence[Tensor]], masks: PackedMasks) -> None:
-    """Sets to zero, in place, every entry of the layers' ``tensors`` that is not active in ``masks``.
+    """Zero, in span, every entry of the layers' ``tensors`` that is inactive in ``masks``.
 
-    Takes memory for a small piece of a layer only.
+    Needs memory for a small piece of a layer only.
     """
     entries: dict[str, list[Tensor]] = {}
-    for name, place in masks.layout.items():
-        if masks.counts[name] == place.size:
+    for name, span in masks.layout.items():
+        if masks.counts[name] == span.size:
             continue
         entries[name] = []
         for tensor in tensors[name]:
-            integers = as_integers(tensor).permute(place.order)
+            integers = tensor.detach().view(INTEGERS[tensor.element_size()]).permute(span.order)
             if integers.is_contiguous():
                 entries[name].append(integers.view(-1))
-            else:  # laid out unlike its weight
+            else:  # in another memory format than its weight
                 tensor.masked_fill_(~masks[name], 0)
     for piece in masks.layout.only(entries).pieces(masks.bits.device):
         found = [(integers[part], share) for name, part, share in piece.shares for integers in entries[name]]
@@ -47,20 +42,20 @@ def zero_outside(tensors: Mapping[str, Sequence[Tensor]], masks: PackedMasks) ->
 
 
 @torch.no_grad()
-def spell_out(masks: PackedMasks, targets: Mapping[str, Tensor], active: int) -> None:
-    """Writes ``active``, 1 or -1, where active and 0 elsewhere into some ``targets``.
+def write_integers(masks: PackedMasks, targets: Mapping[str, Tensor], active: int) -> None:
+    """Write ``masks`` as integers to ``targets``: ``active`` where active, 0 elsewhere.
 
     Args:
         masks: of these layers, and perhaps others.
         targets: signed integers of one type, of the shapes of their layers.
-        active: what stands for active: 1 to multiply by, or -1, which has all bits set.
+        active: 1 to multiply by, or -1, which has all bits set.
     """
     entries = {}
     for name, target in targets.items():
         stored = target.permute(masks.layout[name].order)
         if stored.is_contiguous():
             entries[name] = stored.view(-1)
-        else:  # its parameter does not fill the memory that it lies in
+        else:  # its entries are not dense in memory
             target.copy_(masks[name]).mul_(active)
     for piece in masks.layout.only(entries).pieces(masks.bits.device):
         found = [(entries[name][part], share) for name, part, share in piece.shares]
@@ -69,11 +64,10 @@ def spell_out(masks: PackedMasks, targets: Mapping[str, Tensor], active: int) ->
 
 
 class GradientMasks:
-    """Masks the gradients of some parameters, all of them in one multi-tensor product.
+    """Multipliers that mask the gradients of some parameters in one multi-tensor product.
 
-    The multipliers are integers of the gradients' own size and memory format: as many bytes as the weights have, for
-    the sake of a product that neither converts nor rearranges anything. They are there from the beginning, so that
-    memory is not asked for in the middle of training.
+    They are integers of the gradients' own size and memory format, so that the product converts nothing, and are
+    allocated at the beginning rather than in the middle of training.
 
     Args:
         parameters: by name.
@@ -89,14 +83,14 @@ class GradientMasks:
 
     @torch.no_grad()
     def follow(self, masks: PackedMasks) -> None:
-        """Masks as ``masks`` say from now on. Layers in which everything is active are left alone."""
-        full = {name for name, place in masks.layout.items() if masks.counts[name] == place.size}
+        """Mask by ``masks`` from now on. Layers in which everything is active are skipped."""
+        full = {name for name, span in masks.layout.items() if masks.counts[name] == span.size}
         partial = {name: tensor for name, tensor in self._multipliers.items() if name not in full}
-        spell_out(masks, partial, 1)
+        write_integers(masks, partial, 1)
         self._partial = [(self._parameters[name], multiplier) for name, multiplier in partial.items()]
 
     def apply(self) -> None:
-        """Zeroes the gradients of what is inactive."""
+        """Zero the gradients of inactive weights."""
         found = [(gradient, factor) for p, factor in self._partial if (gradient := p.grad) is not None]
         if found:
             # Integers need no no_grad(), and most gradients no detach(), each of which takes longer than the rest.

@@ -1,6 +1,6 @@
-"""Running sums of dense gradients, which growth by momentum ranks by.
+"""Running sums of dense gradients, by which growth by momentum ranks weights.
 
-They are kept beside the optimizer because its own state is masked: the momentum of an inactive weight is always zero.
+They are separate from the optimizer's state, which is masked: there the momentum of an inactive weight is always zero.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from granet.masks.layout import Layout, flattened, only_device
 
 
 class GradientSums:
-    """For each parameter the sum of its gradients so far, those of each step weighing ``decay`` times the next one's.
+    """Exponentially decaying sum of each parameter's gradients: ``sum = decay * sum + gradient`` at every step.
 
     Args:
         parameters: by name.
@@ -32,9 +32,9 @@ class GradientSums:
 
     @torch.no_grad()
     def add(self, gradients: Mapping[str, Tensor], *, unless: Tensor | None) -> None:
-        """Adds a step's ``gradients``, but for what is not finite in them; nothing where ``unless``, 0-d, is not 0.
+        """Add a step's ``gradients``, with 0 for entries that are not finite, unless ``unless``, 0-d, is not 0.
 
-        Takes memory for a small piece of a layer only, where gradients are laid out as their parameters are.
+        Needs memory for a small piece of a layer only, if gradients have the memory format of their parameters.
         """
         entries = flattened(gradients, self._layout)
         for piece in self._pieces:
@@ -44,6 +44,6 @@ class GradientSums:
             if unless is None:
                 torch._foreach_mul_(totals, self._decay)
                 torch._foreach_add_(totals, shares)
-            else:  # known only to the device, which is not waited for
+            else:  # known on the device only, without waiting for it
                 for total, share in zip(totals, shares, strict=True):
                     total.copy_(torch.where(unless == 0, total * self._decay + share, total))

@@ -1,6 +1,6 @@
-"""What an optimizer does to one parameter, written down once more for a compiled kernel.
+"""The update rules of ``torch.optim`` for one parameter, written for a compiled kernel.
 
-Each rule is what ``torch.optim`` does, with the optimizer's own state: see ``granet.sparsifier.compiled_step``.
+They use the optimizer's own state: see ``granet.sparsifier.compiled_step``.
 """
 
 from __future__ import annotations
@@ -21,24 +21,23 @@ Flags = Mapping[str, bool]
 
 @dataclass(frozen=True)
 class Rule:
-    """What an optimizer does to one parameter, given the settings of its group.
+    """The update rule of an optimizer for one parameter, given the settings of its group.
 
     Attributes:
         slots: names of its state tensors that are shaped like the parameter.
-        flags: what decides which operations there are. A change of one compiles anew.
-        numbers: what is computed with, given also, if the optimizer counts them, which step of this parameter it is.
+        numbers: the scalars of the rule, from the group and, if the optimizer counts steps, the parameter's step.
         update: changes the parameter and its slots in place, given its masked gradient, the numbers and the flags.
-        counts: whether it counts the steps, in its state ``step``.
+        counts: whether the optimizer counts steps, in its state ``step``.
     """
 
     slots: Callable[[Group], tuple[str, ...]]
-    flags: Callable[[Group], dict[str, bool]]
     numbers: Callable[[Group, Any], tuple[Any, ...]]
     update: Callable[[Tensor, Tensor, Slots, Numbers, Flags], None]
     counts: bool = True
 
 
-def _flags(group: Group) -> dict[str, bool]:
+def flags_of(group: Group) -> dict[str, bool]:
+    """Return the settings of a group that decide which operations a rule has; a change of one compiles anew."""
     decays = bool(group["weight_decay"] != 0)
     decoupled = bool(group.get("decoupled_weight_decay", False))
     return {
@@ -107,14 +106,12 @@ def _rmsprop_numbers(group: Group, _: Any) -> tuple[Any, ...]:
 
 _ADAM = Rule(
     slots=lambda group: ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])),
-    flags=_flags,
     numbers=_adam_numbers,
     update=_adam,
 )
 RULES: Mapping[type[Optimizer], Rule] = {
     SGD: Rule(
         slots=lambda group: ("momentum_buffer",) if group["momentum"] else (),
-        flags=_flags,
         numbers=_sgd_numbers,
         update=_sgd,
         counts=False,
@@ -127,9 +124,8 @@ RULES: Mapping[type[Optimizer], Rule] = {
             *(["momentum_buffer"] if group["momentum"] else []),
             *(["grad_avg"] if group["centered"] else []),
         ),
-        flags=_flags,
         numbers=_rmsprop_numbers,
         update=_rmsprop,
     ),
 }
-"""The optimizers whose step can be compiled: these types, not what is derived from them."""
+"""Optimizers whose step can be compiled: exactly these types, no subclasses."""

@@ -1,4 +1,4 @@
-"""What an optimizer keeps for a parameter, and when masking gradients is enough to keep it all masked."""
+"""The state of an optimizer for a parameter, and whether masking gradients suffices to keep it masked."""
 
 from __future__ import annotations
 
@@ -7,17 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import (
-    SGD,
-    Adadelta,
-    Adagrad,
-    Adam,
-    AdamW,
-    NAdam,
-    Optimizer,
-    RAdam,
-    RMSprop,
-)
+from torch.optim import SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from granet.errors import UsageError
 
@@ -35,7 +25,7 @@ def is_elementwise(optimizer: Optimizer) -> bool:
 
 
 def shaped_state(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[Tensor]:
-    """The state tensors that have one entry for each entry of ``parameter``."""
+    """Yield the state tensors that have one entry for each entry of ``parameter``."""
     if parameter in optimizer.state:
         for value in optimizer.state[parameter].values():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0:
@@ -43,7 +33,7 @@ def shaped_state(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[Tens
 
 
 def check_held(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Raises UsageError for one of ``parameters`` that the optimizer does not hold."""
+    """Raise UsageError if one of ``parameters`` is not in a group of the optimizer."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in parameters.items():
         if id(parameter) not in held:
@@ -55,9 +45,9 @@ def check_held(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> 
 
 
 def laid_out(value: Any, parameter: nn.Parameter) -> Any:
-    """A slot of optimizer state in the memory format of its parameter; anything else as it is.
+    """Return a slot of optimizer state in the memory format of its parameter; anything else as it is.
 
-    Fused optimizers walk through the memory of both side by side and do not look at their strides.
+    Fused optimizers assume that both have the same strides.
     """
     if not isinstance(value, Tensor) or value.shape != parameter.shape or value.stride() == parameter.stride():
         return value

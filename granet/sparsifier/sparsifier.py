@@ -6,9 +6,8 @@ What happens in one step of training, in this order:
 2. ``optimizer.step()``. Just before it, gradients of inactive weights are zeroed: for optimizers that work element
    by element, zero weight, state and gradient stay zero, so one pass over the gradients keeps everything masked.
    Where that is not enough (other optimizers, closures) or the dense gradient is needed afterwards (an update that
-   grows by gradient, a running sum of gradients), weights and state are masked just after it instead. If asked to,
-   a compiled kernel does the step for all masked parameters and masks on its way. A RigL update takes the place of
-   this step;
+   grows by gradient, a running sum of gradients), weights and state are masked just after it instead. With
+   ``compiled``, one kernel does the step and the masking. A RigL update takes the place of this step;
 3. ``sparsifier.step()``: the clock advances and, when an update is due, the topology changes. Weights and optimizer
    state of everything that was not active all the way become zero.
 """
@@ -111,7 +110,7 @@ class Sparsifier:
 
     @property
     def masks(self) -> Masks:
-        """What is active now, by parameter name; what is looked up is a new bool tensor on the parameter's device."""
+        """The present masks by parameter name; looking one up makes a new bool tensor on the parameter's device."""
         return self._masks
 
     @property
@@ -121,12 +120,12 @@ class Sparsifier:
 
     @property
     def steps(self) -> int:
-        """How often ``step`` was called: the clock of all schedules."""
+        """Number of calls of ``step``: the clock of all schedules."""
         return self._step
 
     @property
     def explored(self) -> Masks:
-        """Every weight that has been active at some time."""
+        """Masks of the weights that have been active at some time."""
         return self._explored
 
     @property
@@ -141,7 +140,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def step(self) -> TopologyUpdate | None:
-        """Advances the clock by one and changes the topology when an update is due.
+        """Advance the clock by one and change the topology if an update is due.
 
         Call it after every ``optimizer.step()`` and before the gradients are cleared.
 
@@ -178,7 +177,7 @@ class Sparsifier:
         return update_topology(self.method, weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs besides model and optimizer: a number and copies of tensors."""
+        """Return what a resumed run needs besides model and optimizer: a number and copies of tensors."""
         return {
             "step": self._step,
             "masks": _cloned(self._masks),
@@ -188,7 +187,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over what ``state_dict`` returned; load model and optimizer first.
+        """Restore what ``state_dict`` returned; load model and optimizer first.
 
         Raises:
             UsageError: layers or shapes that are not those of this model.
@@ -215,12 +214,12 @@ class Sparsifier:
         self._handles.clear()
 
     def _packed(self, masks: Masks) -> PackedMasks:
-        """``masks`` in the memory formats of the parameters and on their device."""
+        """Return ``masks`` packed in the memory formats of the parameters, on their device."""
         packed = PackedMasks.of(masks, self._layout)
         return packed if packed.bits.device == self._device else PackedMasks(self._layout, packed.bits.to(self._device))
 
     def _adopt(self, masks: PackedMasks, survivors: PackedMasks | None = None) -> None:
-        """Makes ``masks`` the present ones; weights and state outside ``survivors`` become zero."""
+        """Make ``masks`` the present ones and zero weights and state outside ``survivors``."""
         self._masks = masks
         self._zero_outside(masks if survivors is None else survivors)
         if self._gradient_masks is None and self._compiled is None and masking.density(masks) < 1:
@@ -290,7 +289,7 @@ class Sparsifier:
             )
 
     def _check_order(self) -> None:
-        """At the first step only: later a step without the optimizer's is one that a gradient scaler skipped."""
+        """Raise UsageError if the first step is called too early; later ones may follow a skipped optimizer step."""
         if self._step or self._optimizer_stepped:
             return
         gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
@@ -302,7 +301,7 @@ class Sparsifier:
             )
 
     def _hide_gradients(self, parameters: Iterable[nn.Parameter] | None = None) -> None:
-        """Without gradients an optimizer does nothing at all: no decay, no momentum, no step count."""
+        """Take gradients away, so that the optimizer does nothing at all: no decay, no momentum, no step count."""
         if parameters is None:
             parameters = (parameter for group in self._optimizer.param_groups for parameter in group["params"])
         for parameter in parameters:
