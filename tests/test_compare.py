@@ -19,7 +19,6 @@ from granet.checkpoint import Checkpoint, Network, save
 from granet.errors import Interrupted
 from granet.models import build
 from granet.recipe import Recipe
-from granet.runs import find
 from granet.training import RunFolder, train
 from granet_cli.app import run as granet
 from granet_cli.charts.palette import colour, dash, marker
@@ -464,13 +463,6 @@ def test_a_network_of_the_user_is_rebuilt_only_when_confirmed(
 
 
 # What is named
-
-
-def test_the_names_of_files_are_those_that_training_writes() -> None:
-    folder = RunFolder(Path("a"))
-    written = (folder.recipe_file.name, folder.last.name, folder.best.name, folder.rewind_file.name)
-    assert written == (find.RECIPE, find.LAST, find.BEST, find.REWIND)
-    assert find._ROUND.fullmatch(folder.round(3).path.name)
 
 
 def test_a_folder_means_the_runs_in_it_ordered_by_number(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from granet.methods import METHODS
 from granet.recipe import Recipe
 from granet.rewinding.plan import RewindRequest, course, plan
 from granet.runs.events import Event, Updated
-from granet.runs.find import HISTORY
 from granet.training import RunFolder, resume, train
 from granet.training.rounds import rewind
 from granet.training.run import open_data
@@ -98,7 +97,7 @@ def at_call(number: int, what: type[BaseException] | None = None) -> Callable[[]
 
 
 def history_of(folder: Path) -> bytes:
-    return (folder / HISTORY).read_bytes()
+    return RunFolder(folder).history.read_bytes()
 
 
 # Writing
@@ -154,7 +153,7 @@ def test_what_a_kill_left_half_written_is_cut_off(make: Make, tmp_path: Path, fi
     folder = RunFolder(tmp_path)
     with pytest.raises(Interrupted):
         train(make(keep_every="5it"), folder, CPU, stop=at_call(7))
-    (tmp_path / HISTORY).write_bytes(whole[: ends[1] + 5])
+    (RunFolder(tmp_path).history).write_bytes(whole[: ends[1] + 5])
     replay = Replay.open(tmp_path)
     assert [moment.step for moment in replay.moments()] == [4]
     assert "newest checkpoint stands at step 6 of 18" in replay.notes[0]
@@ -167,7 +166,7 @@ def test_a_run_of_an_older_granet_gets_a_history_from_where_it_goes_on(make: Mak
     folder = RunFolder(tmp_path)
     with pytest.raises(Interrupted):
         train(make(), folder, CPU, stop=at_call(7))
-    (tmp_path / HISTORY).unlink()
+    (RunFolder(tmp_path).history).unlink()
     with pytest.raises(UsageError, match=r"the run has no history; got no history.bin"):
         Replay.open(tmp_path)
     resume(folder, CPU)
@@ -184,7 +183,9 @@ def golden_recorder(folder: Path) -> HistoryRecorder:
     shutil.copytree(Path(__file__).parent / "golden/v1/runs/snfs-stopped", folder)
     last = load_outline(folder / "last.safetensors")
     steps_per_epoch = last.progress["steps_per_epoch"]
-    return HistoryRecorder.resume(folder / HISTORY, last.step, last.masks, last.metrics, last.recipe, steps_per_epoch)
+    return HistoryRecorder.resume(
+        RunFolder(folder).history, last.step, last.masks, last.metrics, last.recipe, steps_per_epoch
+    )
 
 
 def test_a_history_of_format_1_is_converted_when_its_run_is_resumed(tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ def test_a_damaged_history_is_refused(place: int, make: Make, tmp_path: Path) ->
         train(make(), folder, CPU, stop=at_call(12))
     broken = bytearray(history_of(tmp_path))
     broken[place] ^= 1
-    (tmp_path / HISTORY).write_bytes(broken)
+    (RunFolder(tmp_path).history).write_bytes(broken)
     with pytest.raises(CheckpointError, match=r"damaged|not a history|does not have the updates"):
         Replay.open(tmp_path)
     with pytest.raises(CheckpointError, match=r"damaged|move it away"):
@@ -225,7 +226,7 @@ def test_a_damaged_history_is_refused(place: int, make: Make, tmp_path: Path) ->
 
 def test_the_history_of_another_run_is_refused(finished: Path, make: Make, tmp_path: Path) -> None:
     train(make("dense"), RunFolder(tmp_path), CPU)
-    (tmp_path / HISTORY).write_bytes(history_of(finished))
+    (RunFolder(tmp_path).history).write_bytes(history_of(finished))
     with pytest.raises(CheckpointError, match="does not have the updates"):
         Replay.open(tmp_path)
 

@@ -28,8 +28,8 @@ from granet.layers import flops
 from granet.models import build
 from granet.recipe import Recipe
 from granet.runs.events import Started, Updated
+from granet.runs.sessions import recording
 from granet.training import RunFolder, train
-from granet.training.sessions import noted
 from granet_cli.charts.palette import DARK, LIGHT
 from granet_cli.charts.parts import apart, linear_axis, percent_axis, share, thinned
 from granet_cli.report.page import page
@@ -302,7 +302,7 @@ def test_sessions_are_noted_in_their_order(tmp_path: Path) -> None:
         examples={},
     )
     seen: list[object] = []
-    watch = noted(seen.append)
+    watch = recording(seen.append)
     for step in (0, 8, 18):
         watch(dataclasses.replace(started, step=step))
     lines = [json.loads(line) for line in (tmp_path / "sessions.jsonl").read_text().splitlines()]

@@ -12,6 +12,7 @@ from granet.errors import UnknownNameError, UsageError
 from granet.files.atomic import file_errors
 from granet.masks.mapping import density
 from granet.runs import find
+from granet.runs.folder import RunFolder
 
 COMPACT = "compact"
 """Besides the encodings: plain weights, without the channels that compaction removes."""
@@ -97,9 +98,9 @@ def _checkpoints(run: Path) -> list[tuple[Path, Checkpoint]]:
         )
     found: dict[int, tuple[Path, Checkpoint]] = {}
     for folder in folders:
-        best, last = folder / find.BEST, folder / find.LAST
-        names = [best if best.exists() else last, *sorted(folder.glob("step-*.safetensors"), reverse=True)]
-        for path in names:
+        files = RunFolder(folder)
+        paths = [files.best if files.best.exists() else files.last, *map(files.kept, reversed(files.kept_steps()))]
+        for path in paths:
             checkpoint = load(path)
             found.setdefault(sum(int(mask.sum()) for mask in checkpoint.masks.values()), (path, checkpoint))
     return list(found.values())

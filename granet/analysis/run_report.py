@@ -31,7 +31,7 @@ from granet.layers import flops
 from granet.masks import mapping
 from granet.recipe import build_method
 from granet.runs import metrics, sessions
-from granet.runs.find import HISTORY, LAST, RECIPE, is_held
+from granet.runs.folder import RunFolder
 from granet.runs.sessions import RunSession
 
 _TRIES, _PAUSE = 8, 0.25
@@ -143,7 +143,7 @@ def read(folder: Path, *, factory: str | None = None) -> RunReport:
         try:
             found = _read(folder, factory)
         except _HalfSaved as half:
-            if is_held(folder):
+            if RunFolder(folder).is_claimed():
                 continue  # the other half is on its way
             raise half.error from None
         except GranetError:
@@ -169,12 +169,13 @@ class _HalfSaved(Exception):  # noqa: N818  not always an error
 def _hash(folder: Path) -> str | None:
     """What identifies the newest checkpoint; None when there is none that can be read."""
     with suppress(FileError):
-        return content_hash(folder / LAST)
+        return content_hash(RunFolder(folder).last)
     return None
 
 
 def _read(folder: Path, factory: str | None) -> RunReport:
-    held = is_held(folder)
+    files = RunFolder(folder)
+    running = files.is_claimed()
     state = outcome.open_checkpoints(folder)
     last = state.last
     if state.shown.step > last.step:
@@ -189,8 +190,8 @@ def _read(folder: Path, factory: str | None) -> RunReport:
     steps_per_epoch = _steps(last, "steps_per_epoch", folder)
     told = outcome.summarise(folder, state, inspection := inspect(state.shown, factory=factory))
     past, notes = _history(folder)
-    speed = metrics.read(folder, step=last.step)
-    trained, unsaid = sessions.read(folder, step=last.step)
+    speed = metrics.read_speeds(files, step=last.step)
+    trained, unsaid = sessions.read(files, step=last.step)
     epochs, epoch_notes = _epochs(last, speed.of_epochs)
     begins_at = 0 if told.recipe.rewind is None else told.recipe.rewind.start
     course, warned = _course(state, past, begins_at, steps_per_epoch, factory)
@@ -200,7 +201,7 @@ def _read(folder: Path, factory: str | None) -> RunReport:
     return RunReport(
         outcome=told,
         inspection=inspection,
-        state="finished" if told.finished else "running" if held else "interrupted",
+        state="finished" if told.finished else "running" if running else "interrupted",
         begins_at=begins_at,
         steps_per_epoch=steps_per_epoch,
         epochs=epochs,
@@ -212,8 +213,8 @@ def _read(folder: Path, factory: str | None) -> RunReport:
         cautions=warned,
         ranks=_ranks(last),
         sessions=trained,
-        begun=_date(folder / RECIPE),
-        saved=_date(folder / LAST),
+        begun=_date(files.recipe_file),
+        saved=_date(files.last),
         notes=(
             *told.notes,
             *notes,
@@ -227,7 +228,7 @@ def _read(folder: Path, factory: str | None) -> RunReport:
 def _steps(last: Checkpoint, key: str, folder: Path) -> int:
     value = last.progress.get(key)
     if type(value) is not int or value < 1:
-        raise CheckpointError("not a number of steps", where=f"{folder / LAST}: progress.{key}", got=value)
+        raise CheckpointError("not a number of steps", where=f"{RunFolder(folder).last}: progress.{key}", got=value)
     return value
 
 
@@ -244,8 +245,9 @@ def _history(folder: Path) -> tuple[HistoryReport | None, list[str]]:
     Raises:
         CheckpointError: the history is damaged, of a newer version or of another run.
     """
-    if not os.path.lexists(folder / HISTORY):
-        return None, [f"it has no {HISTORY}, so what its masks did over time is unknown"]
+    path = RunFolder(folder).history
+    if not os.path.lexists(path):
+        return None, [f"it has no {path.name}, so what its masks did over time is unknown"]
     replay = Replay.open(folder)
     # That it is not finished is told by its state, and what lies past the checkpoint by the step.
     late = [] if replay.whole else [note for note in replay.notes if note.startswith("the history begins")]

@@ -14,7 +14,7 @@ from granet.checkpoint import Checkpoint, load_outline
 from granet.errors import CheckpointError, UsageError
 from granet.recipe import Recipe
 from granet.runs import lineage
-from granet.runs.find import BEST, LAST, holds_run
+from granet.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -172,28 +172,29 @@ def open_checkpoints(folder: Path) -> RunCheckpoints:
         UsageError: no run was begun here, or it has no checkpoint yet.
         CheckpointError: a checkpoint is damaged, missing or not of this run.
     """
-    if not holds_run(folder):
+    files = RunFolder(folder)
+    if not files.holds_run():
         raise UsageError("no run here", where=folder)
-    if not os.path.lexists(folder / LAST):
+    if not os.path.lexists(files.last):
         raise UsageError("the run has no checkpoint yet", where=folder)
-    last = load_outline(folder / LAST)
+    last = load_outline(files.last)
     if "steps_per_epoch" not in last.progress:
         raise CheckpointError(
-            "these are weights, not the state of a run", where=folder / LAST, remedy="see granet inspect"
+            "these are weights, not the state of a run", where=files.last, remedy="see granet inspect"
         )
     finished = "test" in last.metrics
-    if not finished and not os.path.lexists(folder / BEST):
-        return RunCheckpoints(last=last, shown=last, file=folder / LAST)
-    shown = load_outline(folder / BEST)
-    _check_belongs(folder / BEST, shown, last, tested=finished)
-    return RunCheckpoints(last=last, shown=shown, file=folder / BEST)
+    if not finished and not os.path.lexists(files.best):
+        return RunCheckpoints(last=last, shown=last, file=files.last)
+    shown = load_outline(files.best)
+    _check_belongs(files.best, shown, last, tested=finished)
+    return RunCheckpoints(last=last, shown=shown, file=files.best)
 
 
 def summarise(folder: Path, checkpoints: RunCheckpoints, report: Inspection) -> RunSummary:
     """Return the summary of a run; ``report`` inspects the checkpoint that is shown."""
     last, file = checkpoints.last, checkpoints.file
     validation = _newest_validation_accuracy(last)
-    if file.name == BEST:
+    if file == RunFolder(folder).best:
         validation = number_at(checkpoints.shown.metrics, "best", "accuracy")
     return RunSummary(
         path=folder,
@@ -225,7 +226,7 @@ def summarise(folder: Path, checkpoints: RunCheckpoints, report: Inspection) -> 
 def _check_belongs(file: Path, best: Checkpoint, last: Checkpoint, *, tested: bool) -> None:
     """Raise CheckpointError unless ``best`` is of the same run as ``last`` and, if that was tested, the tested one."""
     if best.recipe != last.recipe:
-        raise CheckpointError(f"the checkpoint is of another run than {LAST}", where=file)
+        raise CheckpointError(f"the checkpoint is of another run than {RunFolder(file.parent).last.name}", where=file)
     step = number_at(last.metrics, "best", "step")
     if tested and best.step != step:
         raise CheckpointError("not the checkpoint that was tested", where=file, got=f"step {best.step}", expected=step)

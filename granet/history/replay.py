@@ -22,7 +22,7 @@ from granet.masks.codec import Mask
 from granet.methods.registry import method_class
 from granet.methods.update import draw_masks
 from granet.recipe import Recipe, build_method
-from granet.runs.find import BEST, HISTORY, LAST, REWIND, holds_run
+from granet.runs.folder import RunFolder
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +74,12 @@ class Replay:
             CheckpointError: a file is damaged, of a newer version, or not of this run.
         """
         last = _newest(folder)
-        path = folder / HISTORY
+        path = RunFolder(folder).history
         if not path.exists():
             raise UsageError(
                 "the run has no history",
                 where=folder,
-                got=f"no {HISTORY}",
+                got=f"no {path.name}",
                 remedy="a run of an older granet keeps one from where it is resumed",
             )
         found = log.parse(mapped.read(path).tobytes(), str(path))
@@ -110,7 +110,7 @@ class Replay:
         Raises:
             CheckpointError: an update in the file is damaged.
         """
-        return moments(self.log, self.initial, self.folder / HISTORY)
+        return moments(self.log, self.initial, RunFolder(self.folder).history)
 
     def masks_at(self, step: int) -> dict[str, Tensor]:
         """Return the masks after ``step`` optimizer steps: bool, in the shapes of the weights.
@@ -160,8 +160,9 @@ class Replay:
 
     def _checkpoints(self) -> Iterator[tuple[Path, Checkpoint]]:
         """Yield the checkpoints of this run that the history covers."""
-        yield self.folder / LAST, self.last
-        for path in (self.folder / BEST, *sorted(self.folder.glob("step-*.safetensors"))):
+        files = RunFolder(self.folder)
+        yield files.last, self.last
+        for path in (files.best, *map(files.kept, files.kept_steps())):
             if path.exists():
                 found = load_outline(path)
                 if self.begins_at <= found.step <= self.last.step:
@@ -276,20 +277,21 @@ def _newest(folder: Path) -> Checkpoint:
         raise UsageError(
             "not a folder" if there else "nothing of this name is there", where=folder, expected="the folder of a run"
         )
-    if not holds_run(folder):
-        rounds = (folder / REWIND).is_file()
+    files = RunFolder(folder)
+    if not files.holds_run():
+        rounds = files.rewind_file.is_file()
         raise UsageError(
             "this is a rewind in several rounds" if rounds else "no run here",
             where=folder,
-            remedy=f"name one of its rounds, such as {folder / 'round-01'}" if rounds else None,
+            remedy=f"name one of its rounds, such as {files.round(1).path}" if rounds else None,
         )
-    if not (folder / LAST).exists():
+    if not files.last.exists():
         raise UsageError(
             "the run has no checkpoint yet", where=folder, remedy="wait for the first one, or go on with it"
         )
-    last = load_outline(folder / LAST)
+    last = load_outline(files.last)
     if type(last.progress.get("steps_per_epoch")) is not int or type(last.progress.get("total_steps")) is not int:
-        raise CheckpointError("these are weights, not the state of a run", where=folder / LAST)
+        raise CheckpointError("these are weights, not the state of a run", where=files.last)
     return last
 
 

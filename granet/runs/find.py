@@ -1,12 +1,11 @@
-"""Which runs a name stands for, read off the files that are there.
+"""Find the runs that a name stands for.
 
-A name is the folder of a run, that of a rewind in several rounds, a folder that holds such folders, or a pattern for
-any of them. The names of files are those of ``granet.training``, which is above this rung; a test holds them together.
+A name is the folder of a run, of a rewind in several rounds, a folder that contains such folders, or a pattern for any
+of them.
 """
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import os
 import re
@@ -15,22 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from granet.errors import UsageError, nearest
-
-RECIPE, LAST, BEST = "recipe.toml", "last.safetensors", "best.safetensors"
-"""Files of a run: its recipe, its newest state, and the best epoch, which is what the test set is met with."""
-
-HISTORY = "history.bin"
-"""The file that has every change of a run's masks, see ``granet.history``."""
-
-REWIND = "rewind.toml"
-"""The file that the folder of a rewind in several rounds has."""
-
-_ROUND = re.compile(r"round-\d{2,}")
+from granet.runs.folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something that was named and is not, or not wholly, part of what was found."""
+    """A name that could not be found, or only in part."""
 
     path: str
     message: str
@@ -38,10 +27,10 @@ class Problem:
 
 
 def find(names: Iterable[str]) -> tuple[list[Path], list[Problem]]:
-    """The folders of all runs that are named, in that order and each once, and what there is to say of the rest.
+    """Return the folders of all runs that ``names`` stand for, each once, and the problems with others.
 
-    Runs within a folder, and what a pattern stands for, are in the order of their names, numbers in that of their
-    values.
+    They are in the order of ``names``; runs within a folder, and matches of a pattern, are sorted by name, with numbers
+    by value.
     """
     found: dict[str, Path] = {}
     problems: list[Problem] = []
@@ -64,33 +53,8 @@ def find(names: Iterable[str]) -> tuple[list[Path], list[Problem]]:
     return list(found.values()), problems
 
 
-def holds_run(path: Path) -> bool:
-    """Whether a run was begun in this folder."""
-    return (path / RECIPE).is_file() or (path / LAST).is_file()
-
-
-def is_held(path: Path) -> bool:
-    """Whether a process on this machine trains in this folder: training locks it, see ``granet.runs.folder``.
-
-    Where the file system knows no locks the answer is no. The lock is asked for and let go at once.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def _expanded(name: str) -> list[Path]:
-    """What a name stands for: itself, or what matches it when it is a pattern and not there as it is written."""
+    """Return the path of that name, or the matches of a pattern where there is no such path."""
     if not os.path.lexists(name) and glob.has_magic(name):
         matches = sorted(glob.glob(name), key=_natural)  # noqa: PTH207  a pattern may be absolute
         return [Path(match) for match in matches] or [Path(name)]
@@ -98,11 +62,11 @@ def _expanded(name: str) -> list[Path]:
 
 
 def _runs_at(path: Path) -> tuple[list[Path], list[Problem]]:
-    """The runs that an existing folder stands for, and problems with some of those in it.
+    """Return the runs in a folder, and problems with some of them.
 
     Raises:
-        UsageError: none at all.
-        OSError: it cannot be looked into.
+        UsageError: there is none at all.
+        OSError: the folder cannot be read.
     """
     if not path.is_dir():
         there = os.path.lexists(path)
@@ -123,12 +87,14 @@ def _runs_at(path: Path) -> tuple[list[Path], list[Problem]]:
             except UsageError as error:
                 problems.append(Problem(path=str(child), message=str(error)))
     if not runs and not problems:
-        raise UsageError("no run here", where=path, expected=f"{LAST} or {RECIPE}, in it or in a folder within it")
+        files = RunFolder(path)
+        expected = f"{files.last.name} or {files.recipe_file.name}, in it or in a folder within it"
+        raise UsageError("no run here", where=path, expected=expected)
     return runs, problems
 
 
 def _hint(path: Path) -> str | None:
-    """The folder beside it that it may have been meant for."""
+    """Suggest a folder of a similar name in the same place."""
     try:
         close = nearest(path.name, [child.name for child in _children(path.parent)])
     except OSError:
@@ -137,30 +103,30 @@ def _hint(path: Path) -> str | None:
 
 
 def _is_unit(path: Path) -> bool:
-    return (path / REWIND).is_file() or holds_run(path)
+    return RunFolder(path).rewind_file.is_file() or RunFolder(path).holds_run()
 
 
 def _runs_of(path: Path) -> list[Path]:
-    """A run is one; the rounds of a rewind are one each.
+    """Return the folder of a run, or those of the rounds of a rewind.
 
     Raises:
         UsageError: no round was begun.
     """
-    if not (path / REWIND).is_file():
+    if not RunFolder(path).rewind_file.is_file():
         return [path]
-    rounds = [child for child in _children(path) if _ROUND.fullmatch(child.name) and holds_run(child)]
+    rounds = [folder.path for folder in RunFolder(path).rounds() if folder.holds_run()]
     if not rounds:
         raise UsageError("no round of this rewind was begun yet", where=path)
     return rounds
 
 
 def _children(path: Path) -> Iterator[Path]:
-    """The folders within, by name, without hidden ones."""
+    """Yield the folders in a folder, sorted by name, without hidden ones."""
     children = sorted(path.iterdir(), key=lambda child: _natural(child.name))
     return (child for child in children if not child.name.startswith(".") and child.is_dir())
 
 
 def _natural(name: str) -> list[tuple[float, str]]:
-    """Sorts seed-2 before seed-10, and density-0.05 before density-0.1."""
+    """Return a key that sorts seed-2 before seed-10, and density-0.05 before density-0.1."""
     parts = re.split(r"([0-9]+(?:\.[0-9]+)?)", name)
     return [(float(part), "") if number % 2 else (0.0, part) for number, part in enumerate(parts)]

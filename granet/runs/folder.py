@@ -1,131 +1,98 @@
-"""The folder of a run: what is in it, and what a new run may do to an old one.
+"""The folder of a run: the names of its files, and what a new run may do to an old one.
 
 recipe.toml          the resolved recipe
-last.safetensors     the newest state; training goes on from here
+last.safetensors     the newest state, from which training is resumed
 best.safetensors     the best validation accuracy at the final density
-step-N.safetensors   states kept on the way, when asked for: rewind points
-metrics.jsonl        one line for each epoch, update and test, with times
-sessions.jsonl       where and when it was trained, when the command line did
+step-N.safetensors   states kept during training, when asked for: rewind points
+metrics.jsonl        a line for each epoch, update and test, with times
+sessions.jsonl       where and when it was trained, by the command line
 history.bin          every change of the masks, see ``granet.history``
 tensorboard/         when asked for
 
 A rewind in several rounds is a folder of such folders:
 
-rewind.toml            the recipe of the first round, which says all of the others too
+rewind.toml            the recipe of the first round, which determines the others
 round-01, round-02 ... their runs
-rounds.json            a row for each round that is done
+rounds.json            a row for each finished round
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from granet.checkpoint import Checkpoint, load
 from granet.errors import CheckpointError, FileError, UsageError
 from granet.files import atomic
 from granet.recipe import Recipe
-from granet.runs.find import HISTORY
 
 _ROUND = re.compile(r"round-\d{2,}")
 _KEPT = re.compile(r"step-(\d{8,})\.safetensors")
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """Paths and small files of one run."""
+    """The paths of one run, or of a rewind in several rounds; see the module for what each file is.
 
-    path: Path
+    Attributes:
+        path: of the folder.
+        recipe_file, last, best, metrics_file, sessions_file, history, tensorboard: of a run.
+        rewind_file, table_file: of a rewind in several rounds.
+    """
 
-    @property
-    def recipe_file(self) -> Path:
-        """The resolved recipe."""
-        return self.path / "recipe.toml"
-
-    @property
-    def last(self) -> Path:
-        """The newest checkpoint."""
-        return self.path / "last.safetensors"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint of the best epoch."""
-        return self.path / "best.safetensors"
-
-    @property
-    def metrics_file(self) -> Path:
-        """One JSON object a line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def sessions_file(self) -> Path:
-        """Where and when the run was trained, one JSON object a line; written by the command line."""
-        return self.path / "sessions.jsonl"
-
-    @property
-    def history(self) -> Path:
-        """Every change of the masks."""
-        return self.path / HISTORY
-
-    @property
-    def tensorboard(self) -> Path:
-        """Event files for TensorBoard."""
-        return self.path / "tensorboard"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_file = path / "recipe.toml"
+        self.last = path / "last.safetensors"
+        self.best = path / "best.safetensors"
+        self.metrics_file = path / "metrics.jsonl"
+        self.sessions_file = path / "sessions.jsonl"
+        self.history = path / "history.bin"
+        self.tensorboard = path / "tensorboard"
+        self.rewind_file = path / "rewind.toml"
+        self.table_file = path / "rounds.json"
 
     def kept(self, step: int) -> Path:
-        """The checkpoint kept of ``step``."""
+        """Return the path of the checkpoint kept at ``step``."""
         return self.path / f"step-{step:08d}.safetensors"
 
     def kept_steps(self) -> list[int]:
-        """The steps of which a checkpoint is kept, in order."""
+        """Return the steps of which a checkpoint is kept, in order."""
         names = (_KEPT.fullmatch(path.name) for path in self.path.glob("step-*.safetensors"))
         return sorted(int(name[1]) for name in names if name)
 
-    @property
-    def rewind_file(self) -> Path:
-        """The recipe of the first of several rounds."""
-        return self.path / "rewind.toml"
-
-    @property
-    def table_file(self) -> Path:
-        """The rows of the rounds that are done."""
-        return self.path / "rounds.json"
-
     def round(self, number: int) -> RunFolder:
-        """The run of a round, from 1."""
+        """Return the folder of a round, from 1."""
         return RunFolder(self.path / f"round-{number:02d}")
 
     def rounds(self) -> list[RunFolder]:
-        """The runs of all rounds that were begun, in order."""
+        """Return the folders of all rounds that were begun, in order."""
         found = (path for path in self.path.glob("round-*") if _ROUND.fullmatch(path.name))
         return [RunFolder(path) for path in sorted(found, key=lambda path: int(path.name.removeprefix("round-")))]
 
-    def forget(self, steps: Iterable[int]) -> None:
-        """Removes the checkpoints kept of ``steps``, which a kill may have left over."""
+    def remove_kept(self, steps: Iterable[int]) -> None:
+        """Remove the checkpoints kept at ``steps``."""
         for step in steps:
             self.kept(step).unlink(missing_ok=True)
 
     def holds_run(self) -> bool:
-        """Whether a run was begun here."""
-        return self.recipe_file.exists() or self.last.exists()
+        """Return whether a run was begun here."""
+        return self.recipe_file.is_file() or self.last.is_file()
 
     def holds_rounds(self) -> bool:
-        """Whether a rewind in several rounds was begun here."""
-        return self.rewind_file.exists() or any(folder.holds_run() for folder in self.rounds())
+        """Return whether a rewind in several rounds was begun here."""
+        return self.rewind_file.is_file() or any(folder.holds_run() for folder in self.rounds())
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Makes the folder if need be and holds it for this process alone; the system lets go when the process ends.
+        """Make the folder if necessary, and lock it for this process. The system unlocks it when the process ends.
 
         Raises:
-            UsageError: another process holds it, or it cannot be made.
+            UsageError: another process has locked it, or it cannot be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -145,16 +112,34 @@ class RunFolder:
         finally:
             os.close(descriptor)
 
+    def is_claimed(self) -> bool:
+        """Return whether a process on this machine trains here. False where the file system has no locks."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return False
+
     def check_free(self, *, overwrite: bool) -> None:
-        """Raises UsageError when a run or a rewind is here that is not to be overwritten."""
-        if self.holds_rounds() and not overwrite:
+        """Raise UsageError when a run or a rewind is here that is not to be overwritten."""
+        if overwrite:
+            return
+        if self.holds_rounds():
             raise UsageError(
                 "the folder already holds the rounds of a rewind",
                 where=self.path,
                 remedy=f"go on with them by granet rewind --resume {self.path}, replace them with --overwrite, or "
                 "choose another --out",
             )
-        if self.holds_run() and not overwrite:
+        if self.holds_run():
             raise UsageError(
                 "the folder already holds a run",
                 where=self.path,
@@ -180,29 +165,28 @@ class RunFolder:
             raise UsageError("cannot write a run here", where=self.path, got=reason) from error
 
     def clear(self) -> None:
-        """Removes the run or the rounds that are here, and nothing else.
+        """Remove the run or the rounds that are here, and nothing else.
 
         Raises:
-            UsageError: another process is at work in one of the rounds; nothing is removed then.
+            UsageError: another process trains in one of the rounds; nothing is removed then.
         """
-        with ExitStack() as held:
+        with ExitStack() as claims:
             rounds = self.rounds()
             for folder in rounds:
-                held.enter_context(folder.claimed())
-            self.rewind_file.unlink(missing_ok=True)  # first, so that half of this is no rewind any more
+                claims.enter_context(folder.claimed())
+            self.rewind_file.unlink(missing_ok=True)  # first: without it this is no rewind
             self.table_file.unlink(missing_ok=True)
             for folder in rounds:
                 folder.clear()
                 with suppress(OSError):
-                    folder.path.rmdir()  # unless somebody put something into it
-        kept = [self.kept(step) for step in self.kept_steps()]
-        lines = (self.metrics_file, self.sessions_file)
-        for file in (self.recipe_file, self.last, self.best, *lines, self.history, *kept):
+                    folder.path.rmdir()  # unless it has other files
+        self.remove_kept(self.kept_steps())
+        for file in (self.recipe_file, self.last, self.best, self.metrics_file, self.sessions_file, self.history):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.tensorboard, ignore_errors=True)
 
     def open(self) -> tuple[Recipe, Checkpoint | None]:
-        """The recipe and newest checkpoint of a run to go on with; no checkpoint when it died before the first.
+        """Return the recipe and the newest checkpoint of a run to resume; None where it ended before its first.
 
         Raises:
             UsageError: there is no run here.
@@ -223,7 +207,7 @@ class RunFolder:
         raise self._no_run()
 
     def check_run(self) -> None:
-        """Raises UsageError when there is no run here."""
+        """Raise UsageError when there is no run here."""
         if not self.holds_run():
             raise self._no_run()
 
@@ -234,30 +218,3 @@ class RunFolder:
             expected=f"{self.last.name} or {self.recipe_file.name} in it",
             remedy="name the folder that --out named, or start a run with --out",
         )
-
-    def append_metrics(self, line: Mapping[str, object]) -> None:
-        """Adds one line to metrics.jsonl."""
-        with (
-            atomic.file_errors(self.metrics_file, "metrics could not be written"),
-            self.metrics_file.open("a", encoding="utf-8") as file,
-        ):
-            file.write(json.dumps(line) + "\n")
-
-    def rewind_metrics(self, *, step: int, epochs: int, tested: bool) -> None:
-        """Forgets lines of work that is going to be done again: past ``step`` or that many epochs, or the test."""
-        if not self.metrics_file.exists():
-            return
-        kept = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-                repeated = (
-                    entry["step"] > step
-                    or (entry["event"] == "epoch" and entry["epoch"] > epochs)
-                    or (entry["event"] == "test" and not tested)
-                )
-            except (ValueError, KeyError, TypeError):
-                continue  # the line that a kill cut short
-            if not repeated:
-                kept.append(line)
-        atomic.write(self.metrics_file, "".join(line + "\n" for line in kept).encode())

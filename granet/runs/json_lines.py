@@ -1,13 +1,15 @@
-"""Files of one JSON object a line, which runs add to while they go on, read with bounds."""
+"""JSON Lines: files of one JSON object a line, to which a run appends."""
 
 from __future__ import annotations
 
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+from granet.files import atomic
 
 MOST_BYTES = 256 * 2**20
 LONGEST_LINE = 2**20
@@ -15,11 +17,26 @@ LONGEST_LINE = 2**20
 _Taken = TypeVar("_Taken")
 
 
-def read(path: Path, take: Callable[[dict[str, Any]], _Taken | None]) -> tuple[list[_Taken] | None, str | None]:
-    """What ``take`` finds in the objects of a file, without None; or None and what is wrong with the file.
+def append(path: Path, line: Mapping[str, object], *, failed: str) -> None:
+    """Append a line.
 
-    A last line without an end is being written or was cut short by a kill, and is left out. For a file that is not
-    there the answer is None and None.
+    Args:
+        path: of the file, which is made if need be.
+        line: the object.
+        failed: the message when that is not possible.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    with atomic.file_errors(path, failed), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read(path: Path, take: Callable[[dict[str, Any]], _Taken | None]) -> tuple[list[_Taken] | None, str | None]:
+    """Return what ``take`` returns for each object, without None, or None and a message that says what is wrong.
+
+    A last line that is incomplete is being written or was cut short by a kill, and is left out. For a missing file
+    both are None.
 
     Args:
         path: of the file.
@@ -27,7 +44,7 @@ def read(path: Path, take: Callable[[dict[str, Any]], _Taken | None]) -> tuple[l
     """
     found: list[_Taken] = []
     try:
-        # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
+        # O_NONBLOCK: opening a pipe without a writer would wait for one.
         with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):

@@ -1,31 +1,31 @@
-"""How fast a run went, from the lines that it noted in metrics.jsonl.
+"""metrics.jsonl: what a run noted of its epochs, updates and test, with times.
 
-They are the one thing that a report takes from there: all else stands in the checkpoints, which have hashes. The
-lines have none, so what they say is told as what was noted, and a file that cannot be read is said to be one.
+Reports read only the speed of training from it; all else is in the checkpoints, which have hashes. A file that cannot
+be read is a note in a report, not an error.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from granet.files import atomic
 from granet.runs import json_lines
-
-METRICS = "metrics.jsonl"
+from granet.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Speeds:
-    """Images a second by epoch, from 1, for those that noted it; and what is wrong with the file, if anything is."""
+class TrainingSpeeds:
+    """Images per second of each epoch, from 1, that noted it; and what is wrong with the file, if anything is."""
 
     of_epochs: dict[int, float]
     fault: str | None = None
 
 
-def read(folder: Path, *, step: int) -> Speeds:
-    """What the run in ``folder`` noted up to ``step``; what lies past it may be done once more."""
+def read_speeds(folder: RunFolder, *, step: int) -> TrainingSpeeds:
+    """Read the speeds of the epochs up to ``step``; a resumed run repeats later ones."""
 
     def take(entry: dict[str, Any]) -> tuple[int, float] | None:
         if type(entry.get("step")) is not int:
@@ -33,14 +33,38 @@ def read(folder: Path, *, step: int) -> Speeds:
         if entry.get("event") != "epoch" or entry["step"] > step:
             return None
         epoch, speed = entry.get("epoch"), entry.get("images_per_second")
-        if speed is None:  # nothing of this epoch was left to train when the run went on
+        if speed is None:  # the run was resumed where this epoch was trained but not validated
             return None
         sensible = isinstance(speed, int | float) and not isinstance(speed, bool) and math.isfinite(speed) and speed > 0
         if type(epoch) is not int or not sensible:
             raise ValueError("no speed of an epoch")
         return epoch, float(speed)
 
-    found, fault = json_lines.read(folder / METRICS, take)
+    found, fault = json_lines.read(folder.metrics_file, take)
     if found is None:
-        return Speeds({}, fault or f"it has no {METRICS}, so its time is unknown")
-    return Speeds(dict(found))
+        return TrainingSpeeds({}, fault or f"it has no {folder.metrics_file.name}, so its time is unknown")
+    return TrainingSpeeds(dict(found))
+
+
+def remove_later(folder: RunFolder, *, step: int, epochs: int, tested: bool) -> None:
+    """Remove the lines of work that a resumed run repeats: past ``step`` or so many epochs, or the test.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    if not folder.metrics_file.exists():
+        return
+    lines = []
+    for line in folder.metrics_file.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+            repeated = (
+                entry["step"] > step
+                or (entry["event"] == "epoch" and entry["epoch"] > epochs)
+                or (entry["event"] == "test" and not tested)
+            )
+        except (ValueError, KeyError, TypeError):
+            continue  # cut short by a kill
+        if not repeated:
+            lines.append(line + "\n")
+    atomic.write(folder.metrics_file, "".join(lines).encode())

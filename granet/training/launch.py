@@ -17,6 +17,7 @@ from granet.data import Dataset
 from granet.errors import CheckpointError, DataError, UsageError
 from granet.recipe import Recipe
 from granet.rewinding.start_state import start_state
+from granet.runs import metrics
 from granet.runs.events import Event, Resized, Started, Watch
 from granet.runs.folder import RunFolder
 from granet.runs.retention import Retention
@@ -147,10 +148,10 @@ def resume(
         run = _make_run(recipe, data, device, world, state)
 
         def remove_leftovers() -> None:
-            folder.rewind_metrics(step=run.step, epochs=run.epochs_done, tested="test" in run.metrics)
+            metrics.remove_later(folder, step=run.step, epochs=run.epochs_done, tested="test" in run.metrics)
             kept = folder.kept_steps()
             if run.step in kept:
-                folder.forget(Retention.of(run.recipe, run.pipeline.steps_per_epoch).obsolete(kept, run.step))
+                folder.remove_kept(Retention.of(run.recipe, run.pipeline.steps_per_epoch).obsolete(kept, run.step))
 
         world.from_rank_zero(remove_leftovers)
         watch(_started(run, folder))

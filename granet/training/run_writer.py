@@ -8,6 +8,7 @@ from typing import Any
 from granet import checkpoint
 from granet.checkpoint import Checkpoint
 from granet.history.recorder import HistoryRecorder
+from granet.runs import json_lines
 from granet.runs.folder import RunFolder
 from granet.runs.retention import Retention
 from granet.topology import TopologyUpdate
@@ -61,7 +62,7 @@ class Written(Records):
 
     def line(self, line: Mapping[str, object]) -> None:
         """Adds a line to the metrics."""
-        self._folder.append_metrics(line)
+        json_lines.append(self._folder.metrics_file, line, failed="metrics could not be written")
 
     def release(self) -> None:
         """See ``Records``."""

@@ -124,8 +124,8 @@ def rewind(
     from granet.recipe import Recipe
     from granet.rewinding.plan import RewindRequest
     from granet.rewinding.preview import preview
+    from granet.runs import sessions
     from granet.training import rounds as rewinding_rounds
-    from granet.training import sessions
     from granet.training.run import capture
     from granet_cli import progress
     from granet_cli.render import Screen, print_json, say
@@ -190,7 +190,7 @@ def rewind(
             training.stop_on_signals() as stop,
             progress.training_display(screen, stopping=stop, device_asked=device) as shown,
         ):
-            watch = sessions.noted(shown)
+            watch = sessions.recording(shown)
             if planned is None:
                 directory = None if data is None else data.absolute()
                 rows = rewinding_rounds.go_on(folder, place, directory=directory, watch=watch, stop=stop)

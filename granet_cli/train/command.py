@@ -59,7 +59,8 @@ def train(
     from granet.analysis.inspection import inspect
     from granet.checkpoint import load
     from granet.errors import Interrupted
-    from granet.training import distributed, sessions
+    from granet.runs import sessions
+    from granet.training import distributed
     from granet.training.tensorboard import write_tensorboard
     from granet_cli import choices, progress, summary
     from granet_cli.render import Screen, print_json, say
@@ -98,7 +99,7 @@ def train(
                 if world.is_rank_zero:  # the other ranks would write the same
                     say(run.announcement)
                     shown = stack.enter_context(progress.training_display(screen, stopping=stop, device_asked=device))
-                    watchers.append(sessions.noted(shown))
+                    watchers.append(sessions.recording(shown))
                     if tensorboard:
                         watchers.append(stack.enter_context(write_tensorboard(run.folder)))
                 run.start(place, world=world, watch=lambda event: [watch(event) for watch in watchers], stop=stop)
