@@ -6,12 +6,9 @@ import json
 import math
 import os
 import sys
-import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -104,39 +101,6 @@ def _finite(value: Any) -> Any:
 def printable(text: object) -> str:
     """Escape characters that would control a terminal: names in files are untrusted."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table."""
-
-    title: str
-    right: bool = False
-
-
-def table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], *, gap: int = 2, width: int | None) -> Text:
-    """Aligned columns under a bold heading, without rules. When ``width`` is given the last column wraps to it."""
-    cells = [[cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row] for row in rows]
-    sizes = [
-        max(cell_len(column.title), *(row[index].cell_len for row in cells), 0) for index, column in enumerate(columns)
-    ]
-    lines = [_line([Text(column.title, style="bold") for column in columns], columns, sizes, gap)]
-    room = None if width is None or columns[-1].right else width - sum(sizes[:-1]) - gap * (len(sizes) - 1)
-    for row in cells:
-        first, *rest = textwrap.wrap(row[-1].plain, max(room, 20)) or [""] if room else [row[-1]]
-        lines.append(_line([*row[:-1], first if isinstance(first, Text) else Text(first)], columns, sizes, gap))
-        lines += [_line([*(Text() for _ in row[:-1]), Text(str(more))], columns, sizes, gap) for more in rest]
-    return Text("\n").join(lines)
-
-
-def _line(cells: Sequence[Text], columns: Sequence[Column], sizes: Sequence[int], gap: int) -> Text:
-    line = Text()
-    for cell, column, size in zip(cells, columns, sizes, strict=True):
-        padding = " " * (size - cell.cell_len)
-        line.append(padding).append(cell) if column.right else line.append(cell).append(padding)
-        line.append(" " * gap)
-    line.rstrip()
-    return line
 
 
 def bar(share: float, width: int, screen: Screen) -> Text:
