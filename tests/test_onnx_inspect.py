@@ -249,7 +249,7 @@ def test_inspect_shows_how_weights_are_stored(place: Path, capsys: pytest.Captur
     lines = captured.out.splitlines()
     assert captured.err == ""
     assert lines[0].startswith("net.onnx  ")
-    assert any(line.split() == ["takes", "x", "fp32", "[batch,", "4,", "5,", "5]"] for line in lines)
+    assert any(line.split() == ["inputs", "x", "fp32", "[batch,", "4,", "5,", "5]"] for line in lines)
     assert any(line.split() == ["checkpoint", "step", "7"] for line in lines)
     row = next(line.split() for line in lines if line.startswith("a "))
     assert row[:5] == ["a", "8x4x3x3", "288", "40", "0.1389"]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from granet.analysis.json_values import json_value
 from granet.analysis.run_summary import Ancestor, RunSummary, summarise_run
 from granet.errors import GranetError
 from granet.recipe import Recipe, RewindSection
 from granet.runs.find import Problem, find
+
+Run = TypeVar("Run")
 
 IGNORED_SETTINGS = frozenset(
     {"seed", "description", "data.directory"}
@@ -165,16 +169,21 @@ def compare(names: Iterable[str], *, factory: str | None = None) -> Comparison:
         names: of folders, or patterns.
         factory: confirms the user's own network, ``package.module:factory``; see ``inspect``.
     """
+    return compare_summaries(*read_runs(names, partial(summarise_run, factory=factory)))
+
+
+def read_runs(names: Iterable[str], read: Callable[[Path], Run]) -> tuple[list[Run], list[Problem]]:
+    """Read the runs that ``names`` stand for; one that cannot be read is a problem, not an error."""
     folders, problems = find(names)
-    runs: list[RunSummary] = []
+    runs: list[Run] = []
     for folder in folders:
         try:
-            run = summarise_run(folder, factory=factory)
-        except (GranetError, OSError) as error:
+            runs.append(read(folder))
+        except GranetError as error:
             problems.append(Problem(path=str(folder), message=str(error)))
-            continue
-        runs.append(run)
-    return compare_summaries(runs, problems)
+        except OSError as error:
+            problems.append(Problem(path=str(folder), message=f"{folder}: {error.strerror or error}"))
+    return runs, problems
 
 
 def compare_summaries(runs: Sequence[RunSummary], others: Iterable[Problem] = ()) -> Comparison:

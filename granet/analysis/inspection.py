@@ -61,7 +61,7 @@ class Inspection:
     total_steps: int | None
     """Optimizer steps of the whole run; None when the checkpoint does not say."""
     epoch: float | None
-    """Epochs done, with their fraction; None likewise."""
+    """Epochs done, with their fraction; None when the checkpoint does not say."""
     epochs: int
     """Epochs of the whole run."""
     best_validation_accuracy: float | None
@@ -201,7 +201,7 @@ def channels_in_use(mask: Tensor, axes: WeightAxes) -> tuple[Tensor, Tensor]:
 
 
 def _axes(network: nn.Module) -> dict[str, WeightAxes]:
-    """The axes of the weight of every convolution and linear layer, by its name."""
+    """Return the axes of the weight of every convolution and linear layer, by its name."""
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     layers = (module for module in network.modules() if isinstance(module, MASKABLE))
     return {names[id(weight)]: WeightAxes.of(module) for module in layers if id(weight := module.weight) in names}

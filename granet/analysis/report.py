@@ -1,21 +1,21 @@
-"""Everything that is known of runs, as data: what ``granet report`` draws. Each is told by ``run_report``, whole or not
-at all."""
+"""The report on several runs, as data: what ``granet report`` draws."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
 
-from granet.analysis.comparison import RunGroup, compare_summaries
+from granet.analysis.comparison import RunGroup, compare_summaries, read_runs
+from granet.analysis.json_values import json_value
 from granet.analysis.run_report import RunReport, read
-from granet.errors import GranetError
-from granet.runs.find import Problem, find
+from granet.runs.find import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,55 +25,47 @@ class RunsReport:
     runs: tuple[RunReport, ...]
     """In the order in which they were named."""
     groups: tuple[RunGroup, ...]
-    """The same, those that differ in their seed alone together."""
+    """The same runs; those that differ in their seed alone form a group."""
     problems: tuple[Problem, ...]
-    """What was named and is not shown, each with its reason."""
+    """Runs that were named and are not shown, with the reasons."""
     remarks: tuple[Problem, ...]
-    """What deserves a remark about runs that are shown."""
+    """Remarks on runs that are shown."""
     software: Mapping[str, str]
-    """Versions that the report was made with, by name."""
+    """Versions of the software that made the report, by name."""
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain dictionaries, lists and numbers."""
+        """Return plain dictionaries, lists and numbers."""
         return {
             "runs": [run.as_json() for run in self.runs],
             "groups": [group.as_json() for group in self.groups],
-            "problems": [asdict(problem) for problem in self.problems],
-            "remarks": [asdict(remark) for remark in self.remarks],
-            "software": dict(self.software),
+            "problems": json_value(self.problems),
+            "remarks": json_value(self.remarks),
+            "software": json_value(self.software),
         }
 
 
 def report(names: Iterable[str], *, factory: str | None = None) -> RunsReport:
-    """All about the runs that ``names`` stand for, see ``run_folders.find``.
+    """Report on the runs that ``names`` stand for, see ``granet.runs.find``.
 
-    A run that cannot be told whole is a problem in the result, not an error.
+    A run that cannot be read completely is a problem in the result, not an error.
 
     Args:
         names: of folders, or patterns.
         factory: confirms the user's own network, ``package.module:factory``; see ``inspect``.
     """
-    folders, problems = find(names)
-    runs: list[RunReport] = []
-    for folder in folders:
-        try:
-            runs.append(read(folder, factory=factory))
-        except GranetError as error:
-            problems.append(Problem(path=str(folder), message=str(error)))
-        except OSError as error:
-            problems.append(Problem(path=str(folder), message=f"{folder}: {error.strerror or error}"))
-    side_by_side = compare_summaries([run.outcome for run in runs])
+    runs, problems = read_runs(names, partial(read, factory=factory))
+    comparison = compare_summaries([run.outcome for run in runs])
     return RunsReport(
         runs=tuple(runs),
-        groups=side_by_side.groups,
+        groups=comparison.groups,
         problems=tuple(problems),
-        remarks=side_by_side.problems,
+        remarks=comparison.problems,
         software=_software(),
     )
 
 
 def _software() -> dict[str, str]:
-    """The versions of what reads and draws."""
+    """Return the versions of the software that reads the runs."""
     return {
         "granet": version("granet"),
         "Python": platform.python_version(),

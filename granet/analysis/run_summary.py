@@ -98,7 +98,7 @@ class RunSummary:
 
     @property
     def mode(self) -> str | None:
-        """What was rewound: lr, weights or (nothing) finetune; None for a run that was not rewound."""
+        """How it was rewound: lr, weights or finetune; None for a run that was not."""
         return None if self.recipe.rewind is None else self.recipe.rewind.mode
 
     @property

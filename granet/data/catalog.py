@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 from granet.data.cifar import CIFAR10, CIFAR100, read_cifar
 from granet.data.dataset import Arrays, Dataset, Stored, hold_out
@@ -68,21 +68,13 @@ class DatasetEntry:
     open: Callable[[DatasetRequest], Dataset]
 
 
-class PublishedReader(Protocol):
-    """Reads the training and the test examples of a published set."""
-
-    def __call__(self, directory: Path, *, download: bool) -> tuple[Arrays, Arrays]:
-        """Read the files in ``directory``; ``download`` fetches those that are missing."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class PublishedSet:
     """A dataset of a fixed size that is always in memory; calling it opens it.
 
     Args:
         classes, image_size, mean, std: as :class:`Dataset` has them.
-        read: reads the files.
+        read: reads training and test examples from a directory; ``download`` fetches files that are missing.
         embedded: the directory of a set that comes with the package.
     """
 
@@ -90,7 +82,7 @@ class PublishedSet:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    read: PublishedReader
+    read: Callable[..., tuple[Arrays, Arrays]]
     embedded: Path | None = None
 
     def __call__(self, request: DatasetRequest) -> Dataset:
@@ -133,7 +125,7 @@ class OwnImages:
 
         train and test          validation is held out of train
         train and val           likewise, and val is the test split: ImageNet has no other public labels
-        train, val and test     each is what it says, and nothing is held out
+        train, val and test     they are the three splits, and nothing is held out
 
     Args:
         scan: finds the images in a folder: examples by :data:`FOLDER_SPLITS`, and the classes.

@@ -120,7 +120,7 @@ def _shard_paths(root: Path) -> dict[str, list[Path]]:
                 if compressed
                 else "not a shard of a split",
                 where=entry.path,
-                expected="train-000000.tar and so on, and val- or test- likewise",
+                expected="train-000000.tar and so on, and the same for val or test",
                 remedy="decompress it; images are compressed already" if compressed else "rename or move it",
             )
         split = _SPLIT_WORDS[match["split"]]
@@ -237,7 +237,7 @@ def _examples(window: tar.FileWindow, path: Path) -> Iterator[tuple[tuple[int, i
                 raise DataError(
                     "an example with two images" if extension in IMAGES else "an example with two labels of a kind",
                     where=_member(path, member),
-                    got=f"{other.name!r} besides",
+                    got=f"also {other.name!r}",
                     remedy="give each example a name of its own, up to the first dot",
                 )
         image = parts.get("image")

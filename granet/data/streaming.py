@@ -77,7 +77,7 @@ class ImageDecoder(TorchDataset["Tensor | DataError"]):
         else:
             self._turn += 1
             pixels, batch = self._shared.slot(worker.id, self._turn, count)
-        # The error is handed over as a value: raised here, it would reach the user with a worker's traceback in it.
+        # The error is returned as a value: raised here, it would reach the user with a worker's traceback in it.
         try:
             self._fill(pixels.numpy(), request)
         except DataError as error:
@@ -126,7 +126,7 @@ class StreamingImages:
         self._seed, self._augment, self._workers = seed, augment, workers
         self._batch_size, self._share = batch_size, share
         self._schedule: list[BatchRequest] = []
-        """What the workers of training do next."""
+        """The batches that the workers of training make next."""
         self._turn = 0
         if workers:
             _start_method()  # the server of the workers imports torch while the network is made

@@ -48,7 +48,7 @@ class Member(NamedTuple):
 
 
 class FileWindow:
-    """Reads parts of a file, a little more than was asked for each time, in case that is wanted next."""
+    """Reads parts of a file, with read-ahead."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         self.size = size

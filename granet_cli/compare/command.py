@@ -52,7 +52,7 @@ def compare(
     """Show runs side by side: accuracy, density, cost and size.
 
     Runs that differ in nothing but their seed share a row, with mean and sample standard deviation. Each round of a
-    rewind has a row of its own. What is damaged or no run is reported, and the others go on.
+    rewind has a row of its own. Damaged runs and folders that are not runs are reported, and the others shown.
 
     \b
     Columns:

@@ -24,8 +24,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME|DIR",
-            help="Another dataset with the same classes, or where the checkpoint's dataset lies now; as for granet "
-            "train. Images of a folder are brought to the network's size.",
+            help="Another dataset with the same classes, or the present folder of the checkpoint's dataset; as for "
+            "granet train. Images of a folder are resized to the network's size.",
             autocompletion=names.complete_data,
         ),
     ] = None,
@@ -44,7 +44,7 @@ def evaluate(
 ) -> None:
     """Measure accuracy and loss of a checkpoint, or of an ONNX model that granet export wrote.
 
-    An ONNX model runs in ONNX Runtime, on the CPU unless --device names another place.
+    An ONNX model runs in ONNX Runtime, on the CPU unless --device names another device.
 
     \b
     Examples:

@@ -42,9 +42,9 @@ def inspect(
 ) -> None:
     """Look inside a checkpoint or an ONNX file.
 
-    Of a checkpoint it shows what made it, where it stands, and layer by layer what is active and what that costs. Of an
-    ONNX file, whoever wrote it, it shows which weights are not zero and how they are stored. The content decides which
-    of them a file is, not its name.
+    For a checkpoint it shows the run, its progress, and layer by layer what is active and what that costs. For an ONNX
+    file of any program it shows which weights are not zero and how they are stored. A file is recognised by its
+    content, not by its name.
 
     \b
     Columns:

@@ -41,12 +41,12 @@ def show(screen: Screen, file: Path, count: int, report: OnnxInspection, layers:
 def _facts(report: OnnxInspection) -> Iterator[tuple[str, str]]:
     opsets = ", ".join(f"{domain} {version}" for domain, version in report.opsets.items())
     yield "made by", f"{report.producer or 'a program that does not say'}, opset {opsets}, {report.nodes:,} nodes"
-    yield "takes", _values(report.inputs)
-    yield "gives", _values(report.outputs)
+    yield "inputs", _values(report.inputs)
+    yield "outputs", _values(report.outputs)
     for key, value in report.metadata.items():
         yield shortened(key, _LONGEST_WORD), _metadata(value)
     yield "density", f"{report.density:.4f}: {report.active:,} of {report.parameters:,} weights are not zero"
-    yield "besides", f"{report.total_parameters - report.parameters:,} other parameters"
+    yield "other", f"{report.total_parameters - report.parameters:,} parameters that are not weights of layers"
     yield "stored", f"weights in {size(report.weight_bytes)}"
 
 

@@ -1,4 +1,4 @@
-"""An inspection for people: what made it and where it stands, a table by layer, totals."""
+"""An inspection for people: its run and progress, a table by layer, totals."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _rewound(section: Mapping[str, Any]) -> str:
 
 
 def _ancestor(note: Mapping[str, Any]) -> str:
-    """A line about a checkpoint that this one comes from; whatever its note lacks is left out."""
+    """Describe a checkpoint that this one comes from; what its note lacks is left out."""
     number, known = (int, float), [str(note.get("method", "?"))]
     if isinstance(note.get("mode"), str):
         known.append(f"rewound ({note['mode']})")
