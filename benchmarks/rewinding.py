@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.measure import environment, write
 from granet.checkpoint import load_outline
 from granet.recipe import Recipe
-from granet.rewinding.plan import Mode, RewindRequest, course, plan
+from granet.rewinding.plan import Mode, RewindRequest, base_recipe, plan
 from granet.training import RunFolder, open_data, resolve_device, train
 from granet.training.rounds import rewind
 
@@ -63,7 +63,7 @@ def measure(recipe: Recipe, densities: Sequence[float], to: float, seeds: int) -
                 for mode in MODES:
                     asked = RewindRequest(checkpoint=parent.last, mode=mode, to=str(to), density=density)
                     outline = load_outline(parent.last)
-                    planned = plan(asked, course(asked, outline), outline, dataset)
+                    planned = plan(asked, base_recipe(asked, outline), outline, dataset)
                     assert planned.rewind is not None  # noqa: S101  so ``plan`` made it
                     rows = rewind(
                         planned,

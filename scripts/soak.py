@@ -26,7 +26,7 @@ import torch
 
 from granet.checkpoint import load_outline
 from granet.recipe import Recipe
-from granet.rewinding.plan import RewindRequest, course, plan
+from granet.rewinding.plan import RewindRequest, base_recipe, plan
 from granet.training import RunFolder, open_data, resume, train
 from granet.training.rounds import go_on
 from tests.synthetic import write_image_folder
@@ -58,7 +58,7 @@ def prepared(subject: str, folder: Path, images: Path, parent: RunFolder) -> Cal
         return lambda: resume(run, CPU)
     outline = load_outline(parent.last)
     asked = RewindRequest(checkpoint=parent.last, mode=subject, to="15it", density=0.05, rounds=3)  # type: ignore[arg-type]
-    how = course(asked, outline)
+    how = base_recipe(asked, outline)
     folder.mkdir()
     RunFolder(folder).rewind_file.write_text(plan(asked, how, outline, open_data(how)).to_toml())
     return lambda: go_on(folder, CPU, watch=lambda _: None, stop=lambda: False)

@@ -24,7 +24,7 @@ from granet.history.recorder import HistoryRecorder
 from granet.history.replay import Replay
 from granet.methods import METHODS
 from granet.recipe import Recipe
-from granet.rewinding.plan import RewindRequest, course, plan
+from granet.rewinding.plan import RewindRequest, base_recipe, plan
 from granet.runs.events import Event, Updated
 from granet.training import RunFolder, resume, train
 from granet.training.rounds import rewind
@@ -243,7 +243,7 @@ def test_a_new_run_takes_no_history_over(make: Make, tmp_path: Path) -> None:
 def test_a_rewound_run_stores_the_masks_that_it_begins_with(finished: Path, tmp_path: Path) -> None:
     parent = finished / "last.safetensors"
     asked = RewindRequest(checkpoint=parent, mode="lr", to="2ep", density=0.05, rounds=2, regrow=True)
-    recipe = course(asked, load_outline(parent))
+    recipe = base_recipe(asked, load_outline(parent))
     data = open_data(recipe)
     planned = plan(asked, recipe, load_outline(parent), data)
     rewind(planned, tmp_path, CPU, dataset=data, watch=lambda _: None, stop=lambda: False)

@@ -28,7 +28,7 @@ from granet.plasticity.curves import summarise
 from granet.plasticity.grid import Grid, GridSettings, Job, plan
 from granet.plasticity.results import Cell, read, write
 from granet.recipe import Recipe
-from granet.rewinding.plan import RewindRequest, course
+from granet.rewinding.plan import RewindRequest, base_recipe
 from granet.rewinding.plan import plan as plan_rewind
 from granet.training import RunFolder, open_data, train
 from granet.training.rounds import rewind
@@ -244,7 +244,7 @@ def test_a_cell_is_the_fine_tuning_of_its_checkpoint(trained: Callable[..., Path
         density=(1 - asked.rate) * density(outline.masks),
         learning_rate=asked.source.learning_rate,
     )
-    recipe = plan_rewind(request, course(request, outline), outline, dataset)
+    recipe = plan_rewind(request, base_recipe(request, outline), outline, dataset)
     assert recipe == asked.recipe
     rewind(recipe, tmp_path / "run", CPU, dataset=dataset, watch=lambda _: None, stop=lambda: False)
     end = load(tmp_path / "run" / "last.safetensors")

@@ -133,7 +133,7 @@ def test_a_folder_made_for_nothing_goes_away(granet: Granet, place: Path) -> Non
         (("a/last.safetensors", "--mode", "lr", "--overwrite"), "nothing to overwrite"),
         (("--resume", "nowhere"), "no run to resume"),
         (("--resume", "a"), "granet train --resume a"),
-        (("--resume", "a", "--density", "0.1"), "all its settings"),
+        (("--resume", "a", "--density", "0.1"), "not allowed when a rewind is resumed"),
     ],
 )
 def test_mistakes_are_told(granet: Granet, place: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -22,7 +22,7 @@ from granet.errors import CheckpointError, FileError, Interrupted, RecipeError, 
 from granet.masks import mapping as masking
 from granet.recipe import Recipe
 from granet.recipe.learning_rate import learning_rate
-from granet.rewinding.plan import RewindRequest, course, densities, plan
+from granet.rewinding.plan import RewindRequest, base_recipe, densities, plan
 from granet.rewinding.points import step_of
 from granet.rewinding.preview import preview
 from granet.rewinding.start_state import pruned, start_state
@@ -72,7 +72,7 @@ def planned(run: RunFolder, mode: Any, **asked: Any) -> Recipe:
     """The recipe of a rewind of the end of ``run``."""
     request = RewindRequest(checkpoint=asked.pop("checkpoint", run.last), mode=mode, **asked)
     outline = load(request.checkpoint)
-    recipe = course(request, outline)
+    recipe = base_recipe(request, outline)
     return plan(request, recipe, outline, open_data(recipe))
 
 

@@ -45,7 +45,7 @@ from granet.training.scoring import score
 from granet.training.step import TrainingStep
 
 SPLIT = "validation"
-"""Where accuracies are measured: the test set is met once in the life of a run, and not here."""
+"""Split on which accuracies are measured; the test set is evaluated only once, at the end of a run."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class CellProgressed:
 
 
 def baseline(job: Job, dataset: Dataset, device: torch.device, *, factory: str | None = None) -> Evaluation:
-    """How the unpruned checkpoint does on the validation split, as ``granet eval`` has it."""
+    """Evaluate the unpruned checkpoint on the validation split, as ``granet eval`` does."""
     state = _load(job)
     recipe = state.recipe.override({"data.workers": job.recipe.data.workers})
     return score(replace(state, recipe=recipe), dataset, SPLIT, device=device, factory=factory)
@@ -72,18 +72,18 @@ def measure(
     watch: Callable[[CellProgressed], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Cell:
-    """Prunes, regenerates, trains and measures; nothing is written.
+    """Prune, regenerate, train and evaluate; nothing is written.
 
     Args:
         job: what is pruned, and how.
         before: from ``baseline``.
         dataset: that of the run.
         device: where to compute.
-        watch: told of every step.
+        watch: called after every step.
         stop: asked before the first step and after every one.
 
     Raises:
-        Interrupted: ``stop`` said so; what was done of the cell is lost.
+        Interrupted: ``stop`` returned True; the cell has to be measured again.
         CheckpointError: the checkpoint changed, or the data are not its own.
         TrainingError: gradients to grow by are not finite.
     """
@@ -152,7 +152,7 @@ def regenerated(
     *,
     share: float | None,
 ) -> Masks:
-    """The masks of a pruned network after regeneration.
+    """Return the masks of a pruned network after regeneration.
 
     Args:
         weights: after pruning.
@@ -233,7 +233,7 @@ def _evaluate(run: Run, stop: Callable[[], bool]) -> Evaluation:
 
 
 def _load(job: Job) -> Checkpoint:
-    """The checkpoint, when it is still the one that the grid was made of."""
+    """Load the checkpoint if it is still the one that the grid was made of."""
     checkpoint = load(job.source.path)
     if checkpoint.content_hash != job.source.hash:
         raise CheckpointError(

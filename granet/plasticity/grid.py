@@ -1,4 +1,4 @@
-"""Which checkpoints are pruned, how much and how: from names to a grid of jobs, each with the recipe it trains."""
+"""The grid of an experiment: which checkpoints are pruned, how much and how, each as a job with its recipe."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from granet.plasticity.curves import Drop
 from granet.plasticity.results import REGENERATIONS, Cell, CellKey
 from granet.recipe import Recipe
 from granet.recipe.learning_rate import learning_rate
-from granet.rewinding.plan import RewindRequest, course
+from granet.rewinding.plan import RewindRequest, base_recipe
 from granet.rewinding.start_state import Scope
 from granet.runs import find
 from granet.runs.folder import RunFolder
 from granet.runs.lineage import ancestors
 
 FOLDER = "plasticity"
-"""Where in the folder of a run the results go."""
+"""Folder of the results, in that of the run."""
 
 _LEAVE_ALONE = IGNORED_SETTINGS | {
     *("name", "data.workers", "data.residency"),
     *("training.keep_every", "training.keep_last", "training.save_every"),
 }
-"""Settings that runs of one curve may differ in: what has no part in the course of training."""
+"""Settings that runs of one curve may differ in, because they do not change what is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridSettings:
-    """What all cells of a grid have in common.
+    """Settings of all cells of a grid.
 
     Raises:
         UsageError: a number out of range.
     """
 
     epochs: int
-    """How long a pruned network is trained."""
+    """Epochs that a pruned network is trained for."""
     scope: Scope = "global"
-    """Whether weights are ranked over all layers, or in each."""
+    """Whether weights are ranked over all layers, or in each layer."""
     drop_fraction: float = 0.5
     """Share of each layer that ``swap`` drops and grows: what GraNet begins with."""
 
@@ -76,7 +76,7 @@ class GridSource:
     """A checkpoint that is pruned."""
 
     run: Path
-    """The folder it lies in."""
+    """Its folder."""
     path: Path
     hash: str
     outline: Checkpoint
@@ -85,7 +85,7 @@ class GridSource:
     shapes: Mapping[str, tuple[int, ...]]
     """Of the masks."""
     tuned: Recipe
-    """Of its fine-tuning, with fixed masks; without what a cell prunes."""
+    """The recipe of its fine-tuning with fixed masks, without the rewind of a cell."""
 
     @property
     def step(self) -> int:
@@ -94,7 +94,7 @@ class GridSource:
 
     @property
     def recipe(self) -> Recipe:
-        """How it was trained."""
+        """The recipe that it was trained by."""
         return self.outline.recipe
 
     @property
@@ -104,21 +104,21 @@ class GridSource:
 
     @property
     def learning_rate(self) -> float:
-        """Of the step that followed; at the end of training, of the last one."""
+        """The rate of the next step; at the end of training, of the last step."""
         last = self.recipe.total_steps(self.steps_per_epoch) - 1
         return learning_rate(self.recipe, min(self.step, last), self.steps_per_epoch)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """A cell that is still to be measured."""
+    """A cell of the grid: one checkpoint, pruning rate and regeneration."""
 
     source: GridSource
     rate: float
     regeneration: str
     settings: GridSettings
     recipe: Recipe
-    """The fine-tuning that the cell is."""
+    """Of the fine-tuning after pruning."""
 
     @property
     def key(self) -> CellKey:
@@ -131,7 +131,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """All jobs, and what is known of where they come from."""
+    """All jobs, and the checkpoints that they prune."""
 
     sources: tuple[GridSource, ...]
     """Run by run, by step."""
@@ -139,7 +139,7 @@ class Grid:
     jobs: tuple[Job, ...]
     """By checkpoint, rate and regeneration."""
     remarks: tuple[str, ...] = ()
-    """What deserves to be said."""
+    """Messages for the user."""
 
     @property
     def runs(self) -> tuple[Path, ...]:
@@ -148,13 +148,13 @@ class Grid:
 
     @property
     def drops(self) -> tuple[Drop, ...]:
-        """Where the schedule of the runs lowers the learning rate."""
+        """The steps at which the schedule of the runs lowers the learning rate."""
         first = self.sources[0]
         recipe, steps = first.recipe, first.steps_per_epoch
         found = []
         for milestone in recipe.schedule.milestones:
             step = milestone.steps(steps)
-            before, after = (learning_rate(recipe, max(at, 0), steps) for at in (step - 1, step))
+            before, after = (learning_rate(recipe, max(n, 0), steps) for n in (step - 1, step))
             if after < before and step < recipe.total_steps(steps):
                 found.append(Drop(step=step, epoch=step / steps, before=before, after=after))
         return tuple(found)
@@ -168,7 +168,7 @@ def plan(
     *,
     workers: int | None = None,
 ) -> Grid:
-    """The grid that is asked for. Nothing is written, and no data are opened.
+    """Return the grid for these runs. Nothing is written, and no data are opened.
 
     Args:
         names: folders of runs, which stand for the checkpoints kept in them, patterns for such, or checkpoints.
@@ -237,7 +237,7 @@ def _sources(names: Iterable[str]) -> tuple[list[GridSource], list[str]]:
 
 
 def _kept(run: Path) -> list[GridSource]:
-    """The checkpoints that a finished run kept."""
+    """Return the checkpoints that a finished run kept."""
     folder = RunFolder(run)
     with folder.claimed():  # raises when somebody is at work in it
         pass
@@ -284,12 +284,12 @@ def _source(path: Path) -> GridSource:
         outline=replace(outline, weights={}, masks={}, explored={}, buffers={}, optimizer={}, accumulators={}),
         density=density(outline.masks),
         shapes=shapes(outline.masks),
-        tuned=course(RewindRequest(checkpoint=path, mode="finetune"), outline),
+        tuned=base_recipe(RewindRequest(checkpoint=path, mode="finetune"), outline),
     )
 
 
 def _check_alike(sources: Sequence[GridSource]) -> None:
-    """Raises UsageError unless all runs are one training under different seeds."""
+    """Raise UsageError unless all runs are one training under different seeds."""
     first = sources[0]
     seeds: dict[int, Path] = {}
     for source in sources:
@@ -320,7 +320,7 @@ def _origin(outline: Checkpoint) -> object:
 
 
 def _recipe(source: GridSource, settings: GridSettings, rate: float, workers: int | None) -> Recipe:
-    """The fine-tuning of ``source`` after pruning the share ``rate`` of its active weights."""
+    """Return the recipe of the fine-tuning of ``source`` after pruning the share ``rate`` of its active weights."""
     target = (1 - rate) * source.density
     try:
         total_budget(source.shapes, target)

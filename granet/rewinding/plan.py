@@ -1,4 +1,4 @@
-"""From what is asked of a rewind to the recipe that says it exactly."""
+"""The recipe of a rewind, from the request of a user."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SETTABLE = ("method.", "data.directory", "data.workers", "data.residency", "trai
 
 @dataclass(frozen=True, kw_only=True)
 class RewindRequest:
-    """What is asked for; see ``granet rewind --help``.
+    """The request for a rewind; see ``granet rewind --help``.
 
     Attributes:
         checkpoint: the trained network.
@@ -63,8 +63,8 @@ class RewindRequest:
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
-def course(asked: RewindRequest, outline: Checkpoint) -> Recipe:
-    """How the network was trained, with the settings that were asked for: the recipe without its rewind.
+def base_recipe(request: RewindRequest, outline: Checkpoint) -> Recipe:
+    """Return the recipe that the network was trained by, with the settings of the request and without a rewind.
 
     Raises:
         UsageError: a recipe for weights that have their own, none for weights that need one, or settings that a
@@ -72,20 +72,20 @@ def course(asked: RewindRequest, outline: Checkpoint) -> Recipe:
         RecipeError: settings that do not fit.
     """
     imported = "steps_per_epoch" not in outline.progress
-    if asked.recipe is not None and not imported:
+    if request.recipe is not None and not imported:
         raise UsageError(
             "the checkpoint has a recipe of its own",
             where="--recipe",
             remedy="leave it out; it is for imported weights",
         )
-    if asked.recipe is None and imported and asked.mode != "finetune":
+    if request.recipe is None and imported and request.mode != "finetune":
         raise UsageError(
             "how these weights were trained is not known, so that there is no clock to set back",
-            where=asked.checkpoint,
+            where=request.checkpoint,
             remedy="say how to train them with --recipe, or fine-tune them with --mode finetune",
         )
     allowed = SETTABLE if not imported else ("",)
-    for key in asked.settings:
+    for key in request.settings:
         if not key.startswith(allowed):
             raise UsageError(
                 "a rewind repeats the training as it was",
@@ -93,33 +93,33 @@ def course(asked: RewindRequest, outline: Checkpoint) -> Recipe:
                 got=key,
                 expected=f"one of {', '.join(name + '*' if name.endswith('.') else name for name in allowed)}",
             )
-    if asked.recipe is not None and asked.recipe.rewind is not None:
-        raise UsageError("the recipe is itself that of a rewind", where="--recipe", got=asked.recipe.name)
-    if "method.dense" in asked.settings and density(outline.masks) < 1.0:
+    if request.recipe is not None and request.recipe.rewind is not None:
+        raise UsageError("the recipe is itself that of a rewind", where="--recipe", got=request.recipe.name)
+    if "method.dense" in request.settings and density(outline.masks) < 1.0:
         raise UsageError(
             "which layers are masked is settled once a network is pruned",
             where="--set",
             got="method.dense",
             remedy="leave it out; it is for dense networks",
         )
-    recipe = outline.recipe if asked.recipe is None else asked.recipe.override({"model.name": outline.network.name})
+    recipe = outline.recipe if request.recipe is None else request.recipe.override({"model.name": outline.network.name})
     fresh = recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True)
     fresh.pop("rewind", None)
     recipe = Recipe.from_dict(fresh, where=f"recipe {recipe.name}")
-    own = ("training.keep_every", "training.keep_last") if asked.recipe is None else ()
-    rest = {key: None for key in own if key not in asked.settings}  # the training's own rewind points are there
-    varied, settings = _method(asked, outline, recipe)
+    own = ("training.keep_every", "training.keep_last") if request.recipe is None else ()
+    rest = {key: None for key in own if key not in request.settings}  # the training's own rewind points are there
+    varied, settings = _method(request, outline, recipe)
     return varied.override({**settings, **rest})
 
 
-def _method(asked: RewindRequest, outline: Checkpoint, recipe: Recipe) -> tuple[Recipe, dict[str, object]]:
-    """The recipe with the method of the retraining, and the settings that are left to be set.
+def _method(request: RewindRequest, outline: Checkpoint, recipe: Recipe) -> tuple[Recipe, dict[str, object]]:
+    """Return the recipe with the method of the retraining, and the settings other than those of the method.
 
     A fixed mask is the method ``static``; GraNet's swap at a density that stays is the method ``rigl-itop``, which
     takes over interval, drop fraction and whatever else the training had.
     """
-    settings = dict(asked.settings)
-    name = "rigl-itop" if asked.regrow else "static"
+    settings = dict(request.settings)
+    name = "rigl-itop" if request.regrow else "static"
     own: dict[str, Any] = {"density": density(outline.masks)}
     for key in [key for key in settings if key.startswith("method.")]:
         value = settings.pop(key)
@@ -133,61 +133,61 @@ def _method(asked: RewindRequest, outline: Checkpoint, recipe: Recipe) -> tuple[
     return varied, settings
 
 
-def plan(asked: RewindRequest, recipe: Recipe, outline: Checkpoint, dataset: Dataset) -> Recipe:
-    """The recipe of the first round; those of later ones differ in their parent and their number alone.
+def plan(request: RewindRequest, recipe: Recipe, outline: Checkpoint, dataset: Dataset) -> Recipe:
+    """Return the recipe of the first round; those of later ones differ in their parent and their number only.
 
     Args:
-        asked: what is asked for.
-        recipe: from ``course``.
+        request: from the user.
+        recipe: from ``base_recipe``.
         outline: the checkpoint, with or without values.
-        dataset: what it is going to be trained on.
+        dataset: to train on.
 
     Raises:
         UsageError: no rewind point at that time, densities or rates that cannot be, a time past the end.
         CheckpointError: the data are not those of the checkpoint.
     """
     steps_per_epoch = len(dataset.train) // recipe.training.batch_size
-    _check_data(asked, outline, dataset, steps_per_epoch)
-    rewound_before = outline.recipe.rewind if asked.recipe is None else None
+    _check_data(request, outline, dataset, steps_per_epoch)
+    rewound_before = outline.recipe.rewind if request.recipe is None else None
     timed = recipe if rewound_before is None else _with_rewind(recipe, rewound_before.model_dump(mode="json"))
     total = recipe.total_steps(steps_per_epoch)
-    if asked.mode == "weights" and asked.to is None:
-        there = points(asked.checkpoint, outline.recipe, total)
+    if request.mode == "weights" and request.to is None:
+        there = points(request.checkpoint, outline.recipe, total)
         raise UsageError(
             "the time to rewind the weights to is not said",
             where="--to",
             expected=f"one of {listed(there, steps_per_epoch)}" if there else None,
             remedy=None if there else "train with --keep-every to keep rewind points, or use --mode lr",
         )
-    if asked.learning_rate is not None and not 0 < asked.learning_rate <= 1000:
-        raise UsageError("out of range", where="--lr", got=asked.learning_rate, expected="above 0 and at most 1000")
-    to = step_of("0it" if asked.to is None else asked.to, total, steps_per_epoch)
+    if request.learning_rate is not None and not 0 < request.learning_rate <= 1000:
+        raise UsageError("out of range", where="--lr", got=request.learning_rate, expected="above 0 and at most 1000")
+    to = step_of("0it" if request.to is None else request.to, total, steps_per_epoch)
     section: dict[str, Any] = {
-        "mode": asked.mode,
-        "parent": str(asked.checkpoint.absolute()),
+        "mode": request.mode,
+        "parent": str(request.checkpoint.absolute()),
         "parent_hash": outline.content_hash,
         "start": to,
         "steps": total - to,
-        "densities": densities(density(outline.masks), asked.density, asked.rounds, asked.rate),
-        "scope": asked.scope,
+        "densities": densities(density(outline.masks), request.density, request.rounds, request.rate),
+        "scope": request.scope,
     }
     for target in section["densities"]:
         total_budget({name: mask.shape for name, mask in outline.masks.items()}, target)
-    if asked.mode == "weights":
-        point = point_at(asked.checkpoint, outline.recipe, to, total, steps_per_epoch)
+    if request.mode == "weights":
+        point = point_at(request.checkpoint, outline.recipe, to, total, steps_per_epoch)
         point_hash = _check_point(point, outline)
         section |= {"point": str(point.path.absolute()), "point_hash": point_hash}
-    if asked.mode == "finetune":
+    if request.mode == "finetune":
         last = timed.total_steps(steps_per_epoch) - 1
-        rate = learning_rate(timed, last, steps_per_epoch) if asked.learning_rate is None else asked.learning_rate
+        rate = learning_rate(timed, last, steps_per_epoch) if request.learning_rate is None else request.learning_rate
         if rate <= 0:
             raise UsageError(
-                "the training ended at a learning rate of 0", where=asked.checkpoint, remedy="give one with --lr"
+                "the training ended at a learning rate of 0", where=request.checkpoint, remedy="give one with --lr"
             )
         section |= {"start": outline.step, "learning_rate": rate}
-    elif asked.learning_rate is not None:
+    elif request.learning_rate is not None:
         raise UsageError(
-            f"the {asked.mode} mode follows the schedule of the training",
+            f"the {request.mode} mode follows the schedule of the training",
             where="--lr",
             remedy="leave it out, or use --mode finetune",
         )
@@ -197,7 +197,7 @@ def plan(asked: RewindRequest, recipe: Recipe, outline: Checkpoint, dataset: Dat
 
 
 def round_of(first: Recipe, number: int, parent: Path | None = None) -> Recipe:
-    """The recipe of round ``number``: that of the first one but for the checkpoint that it prunes.
+    """Return the recipe of round ``number``: that of the first round with another checkpoint to prune.
 
     Raises:
         CheckpointError: ``parent`` is damaged or not there.
@@ -212,7 +212,7 @@ def round_of(first: Recipe, number: int, parent: Path | None = None) -> Recipe:
 
 
 def densities(present: float, target: float | None, rounds: int | None, rate: float | None) -> list[float]:
-    """The density after each round, from ``present`` on; equal shares of what is left go in every round.
+    """Return the density after each round; every round prunes the same share of the active weights.
 
     With ``rounds`` the rate follows, with ``rate`` the number of rounds, the last of which then prunes less. With
     both the density at the end follows. With neither there is one round, to ``target`` or without pruning.
@@ -264,14 +264,14 @@ def densities(present: float, target: float | None, rounds: int | None, rate: fl
 
 
 def _with_rewind(recipe: Recipe, section: Mapping[str, Any]) -> Recipe:
-    """The recipe with this section, and with the density of its round."""
+    """Return the recipe with this section, and with the density of its round."""
     data = recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True)
     present = {key: value for key, value in section.items() if value is not None}
     method = {**data["method"], "density": present["densities"][present.get("round", 1) - 1]}
     return Recipe.from_dict({**data, "method": method, "rewind": present}, where=f"recipe {recipe.name}")
 
 
-def _check_data(asked: RewindRequest, outline: Checkpoint, dataset: Dataset, steps_per_epoch: int) -> None:
+def _check_data(request: RewindRequest, outline: Checkpoint, dataset: Dataset, steps_per_epoch: int) -> None:
     network, imported = outline.network, "steps_per_epoch" not in outline.progress
     pairs: list[tuple[str, object, object]] = [
         ("channels", dataset.channels, network.in_channels),
@@ -290,7 +290,7 @@ def _check_data(asked: RewindRequest, outline: Checkpoint, dataset: Dataset, ste
                 "the data are not of the kind that the network was trained on",
                 where=f"{what} of {dataset.name}",
                 got=mine,
-                expected=f"{theirs}, as {asked.checkpoint} has it",
+                expected=f"{theirs}, as {request.checkpoint} has it",
             )
 
 

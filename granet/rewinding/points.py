@@ -1,4 +1,4 @@
-"""Rewind points: the states that a run kept on its way, and those that its ancestors kept."""
+"""Rewind points: the checkpoints kept by a run and by its ancestors."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _MOST_LISTED = 12
 
 @dataclass(frozen=True, kw_only=True)
 class RewindPoint:
-    """A state that can be restored."""
+    """A checkpoint that a rewind can set back to."""
 
     step: int
     path: Path
     recipe: Recipe
-    """Of the run that it lies beside."""
+    """Of the run in whose folder it is."""
 
 
 def points(checkpoint: Path, recipe: Recipe, end: int) -> list[RewindPoint]:
-    """The rewind points before step ``end`` for ``checkpoint``, whose recipe is ``recipe``, by step.
+    """Return the rewind points before step ``end`` for ``checkpoint``, whose recipe is ``recipe``, by step.
 
-    They lie beside it and, when it was itself rewound, beside its ancestors as long as these are where they were. Of
-    two states of one step the nearer one counts.
+    They are in its folder and, if it was itself rewound, in those of its ancestors that are still there unchanged. Of
+    two points of one step the nearer one counts.
     """
     found: dict[int, RewindPoint] = {}
     seen: set[Path] = set()
@@ -43,10 +43,10 @@ def points(checkpoint: Path, recipe: Recipe, end: int) -> list[RewindPoint]:
 
 
 def point_at(checkpoint: Path, recipe: Recipe, step: int, end: int, steps_per_epoch: int) -> RewindPoint:
-    """The rewind point of exactly ``step``.
+    """Return the rewind point of exactly ``step``.
 
     Raises:
-        UsageError: there is none; those that there are are listed.
+        UsageError: there is none; the error lists those that exist.
     """
     there = points(checkpoint, recipe, end)
     for point in there:
@@ -62,7 +62,7 @@ def point_at(checkpoint: Path, recipe: Recipe, step: int, end: int, steps_per_ep
 
 
 def listed(there: list[RewindPoint], steps_per_epoch: int) -> str:
-    """Points in words; of many, the first and the last ones."""
+    """Return the steps and epochs of points as text; of many, the first and the last ones."""
     texts = [f"{point.step}it ({_epochs(point.step, steps_per_epoch)})" for point in there]
     if len(texts) > _MOST_LISTED:
         half = _MOST_LISTED // 2
@@ -75,7 +75,7 @@ def _epochs(step: int, steps_per_epoch: int) -> str:
 
 
 def step_of(to: str, total: int, steps_per_epoch: int) -> int:
-    """The step that ``to`` means: a duration such as "0ep" or "1000it", or a share of the training such as 0.25.
+    """Return the step of ``to``: a duration such as "0ep" or "1000it", or a share of the training such as 0.25.
 
     Raises:
         UsageError: neither, or not before the end of training, which is at step ``total``.
@@ -101,7 +101,7 @@ def step_of(to: str, total: int, steps_per_epoch: int) -> int:
 
 
 def _parent(recipe: Recipe) -> tuple[Path | None, Recipe]:
-    """The parent of a rewound run and its recipe, when it is still the file that it was."""
+    """Return the parent of a rewound run and its recipe, if the file is unchanged; else None and ``recipe``."""
     section = recipe.rewind
     if section is None:
         return None, recipe

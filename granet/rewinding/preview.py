@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
 
+from granet.analysis.trajectory import training_flops
 from granet.checkpoint import Checkpoint, codec
 from granet.layers import flops
 from granet.masks.mapping import Masks, active, density
@@ -63,9 +65,8 @@ def preview(model: nn.Module, fresh: Checkpoint) -> list[RoundPlan]:
     dense = flops.inference(model, shape)
     steps_per_epoch = fresh.progress["steps_per_epoch"]
     masks: Masks = masks_for(parent, fresh.masks)
-    found: list[RoundPlan] = []
-    last = len(first.densities)
-    encoded: dict[int, tuple[int, int]] = {}
+    plans: list[RoundPlan] = []
+    sizes: dict[int, int] = {}
     for number, target in enumerate(first.densities, 1):
         recipe = round_of(fresh.recipe, number)
         section = recipe.rewind
@@ -73,41 +74,39 @@ def preview(model: nn.Module, fresh: Checkpoint) -> list[RoundPlan]:
         masks = pruned(parent.weights, masks, target, section.scope)
         sparse = flops.inference(model, shape, {name: density({name: mask}) for name, mask in masks.items()})
         method, total = build_method(recipe, steps_per_epoch), section.start + section.steps
-        swaps = _dense_gradients(method, section.start, total)
-        a_step = flops.training_step(sparse, dense)
-        an_update = flops.training_step(sparse, dense, dense_gradient=True)
-        if number in (1, last):
+        kept = sum(active(masks).values())
+        if number in (1, len(first.densities)):
             predicted = replace(child(parent, point, masks, section.parent_hash), accumulators=fresh.accumulators)
-            encoded[number] = sum(active(masks).values()), len(codec.encode(predicted))
-        found.append(
+            sizes[kept] = len(codec.encode(predicted))
+        updates = [(step, sparse) for step in _updates(method, section.start, total)]
+        an_image = training_flops(method, [(section.steps, sparse)], updates, dense=dense, total_steps=total)
+        plans.append(
             RoundPlan(
                 round=number,
                 density=density(masks),
-                active=sum(active(masks).values()),
+                active=kept,
                 start=section.start,
                 steps=section.steps,
                 first_learning_rate=learning_rate(recipe, section.start, steps_per_epoch),
                 last_learning_rate=learning_rate(recipe, total - 1, steps_per_epoch),
-                training_flops=recipe.training.batch_size * (a_step * (section.steps - swaps) + an_update * swaps),
+                training_flops=recipe.training.batch_size * an_image,
                 bytes=_files(recipe, steps_per_epoch),
             )
         )
     # The size of a checkpoint is about a straight line over its active weights; its two ends are enough.
-    counts, sizes = zip(*sorted(encoded.values()), strict=True)
-    return [replace(plan, bytes=plan.bytes * round(float(np.interp(plan.active, counts, sizes)))) for plan in found]
+    counts = sorted(sizes)
+    bytes_at = [sizes[count] for count in counts]
+    return [replace(plan, bytes=plan.bytes * round(float(np.interp(plan.active, counts, bytes_at)))) for plan in plans]
 
 
-def _dense_gradients(method: Method, start: int, total: int) -> int:
-    """How many updates between two steps look at dense gradients."""
+def _updates(method: Method, start: int, total: int) -> Iterable[int]:
+    """Return the steps after ``start`` at which an update may be due."""
     interval = getattr(method, "interval", None)
-    if interval is None:
-        return 0
-    first = start - start % interval + interval
-    return sum(method.needs_gradients(step, total) for step in range(first, total + 1, interval))
+    return () if interval is None else range(start - start % interval + interval, total + 1, interval)
 
 
 def _files(recipe: Recipe, steps_per_epoch: int) -> int:
-    """How many checkpoints a round leaves: the last, the best, and those that are kept on the way."""
+    """Return the number of checkpoints of a round: the last, the best, and those kept on the way."""
     section = recipe.rewind
     assert section is not None  # noqa: S101  it is a round
     retention = Retention.of(recipe, steps_per_epoch)

@@ -1,4 +1,4 @@
-"""A run before it is made: densities, costs, sizes, time, and what to think about."""
+"""The plan of a run before it is trained: densities, costs, sizes, time and warnings."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from granet.runs.retention import Retention
 from granet.training.device import use_kernels
 from granet.training.placeholder_dataset import PlaceholderImages, placeholder_dataset
 from granet.training.run import Run, begin, capture, open_data
-from granet.training.step_timing import Trial, attempt
+from granet.training.step_timing import StepTiming, time_steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPlan:
-    """One layer that can be masked, or that costs something without a mask."""
+    """A layer that can be masked, or that has FLOPs without a mask."""
 
     name: str
     shape: tuple[int, ...]
@@ -42,16 +42,16 @@ class LayerPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """All that ``granet plan`` shows."""
+    """The result of ``granet plan``."""
 
     recipe: Recipe
     examples: Mapping[str, int]
     real_images: bool
-    """Whether the dataset is there; else its size is taken from elsewhere."""
+    """Whether the dataset was opened; otherwise its sizes were given."""
     steps_per_epoch: int
     total_steps: int
     total_parameters: int
-    """All parameters, those that no mask covers included."""
+    """All parameters, also those without a mask."""
     trajectory: Trajectory
     times: tuple[Stage, ...]
     """Some of the stages, from the start to the end."""
@@ -61,15 +61,15 @@ class RunPlan:
     last_bytes: int
     """Size of one at the end."""
     checkpoints: int
-    """How many there are in the end."""
+    """Number of checkpoints at the end."""
     disk_bytes: float
-    """All of them together."""
-    trial: Trial | None
+    """Size of all checkpoints together."""
+    trial: StepTiming | None
     cautions: tuple[Caution, ...]
 
     @property
     def seconds(self) -> float | None:
-        """Of the whole run: steps, updates and evaluations; None without a trial."""
+        """Seconds of the whole run: steps, updates and evaluations; None without a timing."""
         if self.trial is None:
             return None
         epochs = -(-self.total_steps // self.steps_per_epoch)
@@ -114,7 +114,7 @@ class RunPlan:
 
 
 def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | None = None, steps: int = 5) -> RunPlan:
-    """What a run of ``recipe`` is going to be, without writing anything.
+    """Plan a run of ``recipe``; nothing is written.
 
     Args:
         recipe: not of a rewound run.
@@ -144,7 +144,7 @@ def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | No
         batch_size=recipe.training.batch_size,
         seed=recipe.seed,
     )
-    trial = attempt(run, steps=steps, real_images=images is None) if steps else None
+    trial = time_steps(run, steps=steps, real_images=images is None) if steps else None
     times = _times(trajectory)
     sizes = _sizes(run, trajectory)
     count, disk = _disk(recipe, per_epoch, trajectory, sizes)
@@ -168,7 +168,7 @@ def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | No
 
 
 def _times(trajectory: Trajectory, most: int = 5) -> tuple[Stage, ...]:
-    """The first and the last stage, and those between whose densities lie best spread."""
+    """Return the first and the last stage, and those between them at evenly spaced densities."""
     stages = trajectory.stages
     if len(stages) <= most:
         return stages
@@ -207,7 +207,7 @@ def _layers(
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Bytes of checkpoints: before the first step, with the masks of the start, and at the end."""
+    """Bytes of checkpoints: before the first step, with the initial masks, and at the end."""
 
     new: int
     first: int
@@ -224,7 +224,7 @@ def _sizes(run: Run, trajectory: Trajectory) -> _Sizes:
 
 
 def _with_state(run: Run) -> None:
-    """Lets the optimizer make its state, if it has none yet, by a step without gradients."""
+    """Make the optimizer create its state, if it has none yet, by a step with gradients of zero."""
     if not run.optimizer.state:
         for group in run.optimizer.param_groups:
             for parameter in group["params"]:
@@ -246,7 +246,7 @@ def _predicted(run: Run, stage: Stage, metrics: dict[str, Any], reach: float) ->
 
 
 def _metrics(run: Run, trajectory: Trajectory) -> dict[str, Any]:
-    """As much as a run measures until its end; what it says is made up."""
+    """Return metrics as large as those of a whole run, with made-up values."""
     share, loss = 0.8333333333333334, 0.5166666666666667
     epochs = -(-run.total_steps // run.pipeline.steps_per_epoch)
     an_epoch = {"epoch": epochs, "step": run.total_steps, "loss": loss, "accuracy": share, "validation_loss": loss,
@@ -258,7 +258,7 @@ def _metrics(run: Run, trajectory: Trajectory) -> dict[str, Any]:
 
 
 def _disk(recipe: Recipe, steps_per_epoch: int, trajectory: Trajectory, sizes: _Sizes) -> tuple[int, float]:
-    """How many checkpoints there are in the end, and their bytes, in proportion to what is active."""
+    """Return the number of checkpoints at the end, and their bytes, interpolated by their active weights."""
     retention = Retention.of(recipe, steps_per_epoch)
     steps = [trajectory.total_steps] * (2 + (retention.keep_last or 0))
     if retention.keep_every is not None:

@@ -1,4 +1,4 @@
-"""A few steps of a run that leave nothing behind: how long they take and what they need."""
+"""Time and memory of a few training steps, for ``granet plan``; nothing is written."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from granet.training.run import Run
 from granet.training.step import TrainingStep
 
 _SECONDS = 20.0
-"""After so long no further step is timed."""
+"""Seconds after which no further step is timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What was measured.
+class StepTiming:
+    """Time and memory of training steps.
 
     Attributes:
-        device: in words.
+        device: its name.
         precision: of the arithmetic.
         real_images: whether the steps had images of the dataset, read and augmented as in training, or noise.
         steps: how many were timed, after one that was not.
@@ -36,8 +36,8 @@ class Trial:
         spread_seconds: the fastest and the slowest.
         evaluation_seconds: of the validation split, from one batch.
         update_seconds: of a change of topology; 0 when none is due in the whole run.
-        memory: bytes by what they are for: weights, buffers, gradients, optimizer, masks, activations, images.
-        peak_memory: bytes that the GPU gave out at the most; None elsewhere.
+        memory: bytes by use: weights, buffers, gradients, optimizer, masks, activations, images.
+        peak_memory: the most bytes that the GPU allocated; None elsewhere.
     """
 
     device: str
@@ -52,13 +52,13 @@ class Trial:
     peak_memory: int | None
 
 
-def attempt(run: Run, *, steps: int, real_images: bool) -> Trial:
-    """Trains ``run``, which was just begun, for one step and then for up to ``steps`` more, timed.
+def time_steps(run: Run, *, steps: int, real_images: bool) -> StepTiming:
+    """Train ``run``, which is at step 0, for one step, and time up to ``steps`` more.
 
     Args:
-        run: is changed, and of no further use but for its shapes.
-        steps: at least 1; fewer are done when they take long.
-        real_images: False uses noise in the shape of the images, for data that are not there.
+        run: is changed; only its shapes are of use afterwards.
+        steps: at least 1; fewer are timed if they take long.
+        real_images: False trains on noise in the shape of the images.
     """
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
@@ -75,7 +75,7 @@ def attempt(run: Run, *, steps: int, real_images: bool) -> Trial:
         begin = _now(run)
         step(*next(batches))
         durations.append(_now(run) - begin)
-    return Trial(
+    return StepTiming(
         device=describe_device(run.device),
         precision=run.precision,
         real_images=real_images,
@@ -96,7 +96,7 @@ def _now(run: Run) -> float:
 
 
 def _images(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end: an epoch may be shorter than the trial."""
+    """Return batches without end: an epoch may be shorter than the timing."""
     return chain.from_iterable(run.pipeline.batches(epoch) for epoch in count())
 
 
@@ -117,7 +117,7 @@ def _evaluation(run: Run, *, real_images: bool) -> float:
 
 @torch.no_grad()
 def _update(run: Run) -> float:
-    """Seconds of the first update that is still to come, with the gradients of the last step."""
+    """Return the seconds of the next update, with the gradients of the last step; 0 when none is due."""
     method, total = run.sparsifier.method, run.total_steps
     due = next((step for step in range(run.step + 1, total + 1) if method.due(step, total)), None)
     if due is None:
@@ -151,14 +151,14 @@ def _memory(run: Run, activations: int) -> dict[str, int]:
         "buffers": sum(buffer.nbytes for buffer in run.model.buffers()),
         "gradients": sum(trained.values()),
         "optimizer": sum(_storages(list(run.optimizer.state.values())).values()),
-        "masks": sum(n for where, n in _storages(vars(run.sparsifier)).items() if where not in parameters),
+        "masks": sum(n for address, n in _storages(vars(run.sparsifier)).items() if address not in parameters),
         "activations": activations,
         "images": resident,
     }
 
 
 def _storages(value: Any, depth: int = 4) -> dict[int, int]:
-    """The memory of all tensors in nested containers and plain objects: where it is, and how many bytes it has."""
+    """Return the address and bytes of each storage of the tensors in nested containers and plain objects."""
     if isinstance(value, Tensor):
         storage = value.untyped_storage()
         return {storage.data_ptr(): storage.nbytes()}

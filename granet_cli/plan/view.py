@@ -14,7 +14,7 @@ from granet_cli.tables import Bar, TableColumn, table
 if TYPE_CHECKING:
     from granet.recipe import Recipe
     from granet.training.plan import LayerPlan, RunPlan
-    from granet.training.step_timing import Trial
+    from granet.training.step_timing import StepTiming
 
 
 def images_of(recipe: Recipe, count: int | None, classes: int | None) -> dict[str, int | None] | None:
@@ -89,7 +89,7 @@ def _updates(plan: RunPlan) -> str:
     return f"{trajectory.updates:,}: {'; '.join(parts)}"
 
 
-def _timing(plan: RunPlan, trial: Trial) -> list[tuple[str, str]]:
+def _timing(plan: RunPlan, trial: StepTiming) -> list[tuple[str, str]]:
     images = "" if trial.real_images else ", with noise instead of images"
     low, high = trial.spread_seconds
     largest = sorted(trial.memory.items(), key=lambda item: -item[1])

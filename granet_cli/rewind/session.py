@@ -15,7 +15,7 @@ from granet.data import Dataset
 from granet.errors import UsageError
 from granet.models import check_confirmed
 from granet.recipe import Recipe
-from granet.rewinding.plan import RewindRequest, course, plan
+from granet.rewinding.plan import RewindRequest, base_recipe, plan
 from granet.training import RunFolder, open_data
 from granet.training.run import Run, begin
 from granet_cli.choices import check_network, gather
@@ -43,7 +43,7 @@ def planned(asked: RewindRequest, *, factory: str | None) -> Planned:
     outline = load_outline(asked.checkpoint)
     check_network(outline, factory)
     check_confirmed(outline.network.name, factory)
-    recipe = course(asked, outline)
+    recipe = base_recipe(asked, outline)
     dataset = open_data(recipe)
     return Planned(plan(asked, recipe, outline, dataset), dataset)
 
