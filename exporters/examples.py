@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -66,10 +67,18 @@ def real_images(dataset: Dataset, network: Network) -> Batch:
     split = dataset.validation
     count = min(len(split), _count(network.in_channels * network.image_size**2))
     chosen = split.select(torch.linspace(0, len(split) - 1, count).long())
-    few = replace(dataset, validation=chosen, mean=network.mean, std=network.std)
-    pipeline = make_pipeline(few, batch_size=1, device=torch.device("cpu"), seed=0, augment="none")
-    images: list[Tensor] = [images for images, _ in pipeline.evaluation("validation", count)]
+    few = replace(dataset, validation=chosen)
+    images = [images for images, _ in labelled_batches(few, network, "validation", count)]
     return Batch((torch.cat(images),), f"{dataset.name}, validation split")
+
+
+def labelled_batches(
+    dataset: Dataset, network: Network, split: str, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images, normalised as in the training of ``network``, and labels of a split, without augmentation."""
+    dataset = replace(dataset, mean=network.mean, std=network.std)
+    pipeline = make_pipeline(dataset, batch_size=1, device=torch.device("cpu"), seed=0, augment="none")
+    yield from pipeline.evaluation(split, batch_size)
 
 
 def _count(size: int) -> int:

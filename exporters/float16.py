@@ -14,10 +14,8 @@ import onnx_ir as ir
 from onnx import helper
 from onnx_ir import DataType
 
+from exporters.encoding.values import round_to_fp16
 from granet.errors import ModelError
-
-LARGEST = 65504.0
-"""The largest number in fp16."""
 
 _TYPE_ATTRIBUTES = ("to", "dtype")
 """Attributes that name an element type."""
@@ -88,18 +86,7 @@ def _accepts_fp16(schema: onnx.defs.OpSchema, index: int) -> bool:
 
 
 def _rounded(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    values = tensor.numpy()
-    with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
-    if np.isinf(half[np.isfinite(values)]).any():
-        raise ModelError(
-            "a value is beyond the range of fp16",
-            where=tensor.name,
-            got=f"{np.abs(values).max():g}",
-            expected=f"at most {LARGEST:g}",
-            remedy="compute in fp32",
-        )
-    return ir.tensor(half, name=tensor.name)
+    return ir.tensor(round_to_fp16(tensor.numpy(), tensor.name, remedy="compute in fp32"), name=tensor.name)
 
 
 def _halve_attributes_(node: ir.Node) -> None:

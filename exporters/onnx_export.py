@@ -15,14 +15,24 @@ from typing import Any
 
 import onnxruntime
 
-from exporters import conformance, examples, float16, graph_cleanup, metadata, onnx_files, proof, tensors, tracing
+from exporters import (
+    conformance,
+    examples,
+    float16,
+    graph_cleanup,
+    metadata,
+    onnx_files,
+    proof,
+    tracing,
+    weight_matching,
+)
 from exporters.compaction import Compacted, compact
 from exporters.encoding import ENCODINGS, PRECISIONS, Encoded, encode, inflate
 from exporters.examples import Batch
 from exporters.metadata import Origin
 from exporters.proof import Proof
-from exporters.tensors import GraphWeight
 from exporters.tracing import Example
+from exporters.weight_matching import GraphWeight
 from granet.checkpoint import Checkpoint, Network
 from granet.data import Dataset
 from granet.errors import UnknownNameError, UsageError, listing
@@ -168,7 +178,7 @@ def export(
             masks = {name: weight.detach() != 0 for name, weight in network.named_parameters() if name in masks}
         traced = tracing.trace(network, inputs, where=name, opset=settings.opset)
         graph_cleanup.fold_norms_(traced.model)
-        weights = tensors.match(traced.model.graph, network, masks, traced.unused)
+        weights = weight_matching.match(traced.model.graph, network, masks, traced.unused)
         scope = [weight.tensor for weight in weights]
         graph_cleanup.positive_zeros_(traced.model, scope)
 
@@ -179,7 +189,7 @@ def export(
             graph = graph_cleanup.serialize(float16.halve(traced.model))
         encoded = encode(graph, encoding=settings.encoding, precision=settings.precision, scope=scope)
         decoded = inflate(encoded.model)
-        tensors.check_stored(graph.graph, decoded.graph, settings.precision)
+        weight_matching.check_stored(graph.graph, decoded.graph, settings.precision)
 
         progress("comparing with torch in ONNX Runtime")
         twin_name = twin_of(output).name
@@ -201,7 +211,7 @@ def export(
 
     masked = [weight for weight in weights if weight.masked]
     zeros = sum(weight.active - weight.nonzero for weight in masked)
-    vanished = tensors.nonzero(exact.graph, scope) - tensors.nonzero(graph.graph, scope)
+    vanished = weight_matching.nonzero(exact.graph, scope) - weight_matching.nonzero(graph.graph, scope)
     return ExportReport(
         settings=settings,
         output=output,

@@ -115,15 +115,15 @@ def inspect(model: onnx.ModelProto) -> OnnxInspection:
         ModelError: tensors that are damaged, or decoders that granet did not write.
     """
     reader = WeightReader(model)
-    weights = operands(model, reader)
+    weights, decoders, computed = operands(model, reader)
     notes: list[str] = []
-    reports = [_report(operand, reader, notes) for operand in weights.found]
+    reports = [_report(operand, reader, notes) for operand in weights]
     layers = tuple(report for report in reports if len(report.shape) > 1)
-    if weights.computed:
-        notes.append(f"{weights.computed} layers multiply by what the graph computes; that is not counted")
+    if computed:
+        notes.append(f"{computed} layers multiply by what the graph computes; that is not counted")
     parameters, active = sum(layer.parameters for layer in layers), sum(layer.active for layer in layers)
     initializers = {tensor.name for tensor in model.graph.initializer}
-    counted = {layer.name for layer in layers} | {name for decoder in weights.decoders for name in decoder.inputs}
+    counted = {layer.name for layer in layers} | {name for decoder in decoders for name in decoder.inputs}
     others = sum(
         math.prod(tensor.dims)
         for graph in graphs(model.graph)

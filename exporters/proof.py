@@ -25,7 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exporters import float16, onnx_files, runtime, tracing
+from exporters import onnx_files, runtime, tracing
+from exporters.encoding.values import LARGEST_FP16
 from exporters.examples import Batch
 from exporters.runtime import Level, OnnxSession
 from granet.errors import ModelError
@@ -130,12 +131,12 @@ def check_range(path: Path, batches: Sequence[Batch]) -> None:
         for start in range(0, len(batch), 2):  # two inputs at a time: all values together take much memory
             outputs = session.run([tensor[start : start + 2].numpy() for tensor in batch.inputs])
             for name, output in zip(session.outputs, outputs, strict=True):
-                if output.dtype == np.float32 and not (largest := np.abs(output).max(initial=0)) <= float16.LARGEST:
+                if output.dtype == np.float32 and not (largest := np.abs(output).max(initial=0)) <= LARGEST_FP16:
                     raise ModelError(
                         "an intermediate value of the network is beyond the range of fp16",
                         where=name,
                         got=f"{largest:g} on {batch.source}",
-                        expected=f"at most {float16.LARGEST:g}",
+                        expected=f"at most {LARGEST_FP16:g}",
                         remedy="compute in fp32; --precision fp16 alone stores values in fp16",
                     )
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from exporters.examples import fits
+from exporters.examples import fits, labelled_batches
 from exporters.runtime import OnnxSession
 from granet.checkpoint import Network
-from granet.data import Dataset, make_pipeline
-from granet.errors import DataError, ModelError
+from granet.data import Dataset
+from granet.errors import DataError, ModelError, listing
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,7 @@ def answers(
             got=_describe(dataset.classes, dataset.channels, dataset.image_size),
             expected=_describe(network.classes, network.in_channels, network.image_size),
         )
-    dataset = replace(dataset, mean=network.mean, std=network.std)
-    pipeline = make_pipeline(dataset, batch_size=1, device=torch.device("cpu"), seed=0, augment="none")
-    for images, labels in pipeline.evaluation(split, batch_size):
+    for images, labels in labelled_batches(dataset, network, split, batch_size):
         logits = torch.from_numpy(session.run([images.contiguous().numpy()])[0])
         if logits.shape != (len(labels), len(network.classes)):
             raise ModelError(
@@ -75,5 +73,4 @@ def answers(
 
 
 def _describe(classes: tuple[str, ...], channels: int, size: int) -> str:
-    names = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-    return f"{channels} x {size} x {size} images of {len(classes)} classes ({names})"
+    return f"{channels} x {size} x {size} images of {len(classes)} classes ({listing(classes, 10)})"

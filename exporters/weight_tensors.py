@@ -56,22 +56,12 @@ class Operand(NamedTuple):
     zero: Source | EncodedWeight | None
 
 
-class Operands(NamedTuple):
-    """The weights of a model.
+def operands(model: onnx.ModelProto, reader: WeightReader) -> tuple[list[Operand], list[EncodedWeight], int]:
+    """Find the weights of ``model``, which may be untrusted.
 
-    Attributes:
-        found: each once, in the order in which the graph uses them.
-        decoders: all weights that decoders compute, used or not.
-        computed: how many layers have a weight that is no constant.
-    """
-
-    found: tuple[Operand, ...]
-    decoders: tuple[EncodedWeight, ...]
-    computed: int
-
-
-def operands(model: onnx.ModelProto, reader: WeightReader) -> Operands:
-    """Return the weights of ``model``, which may be untrusted.
+    Returns:
+        The weights, each once, in the order in which the graph uses them; all weights that decoders compute, used or
+        not; and how many layers have a weight that is no constant.
 
     Raises:
         ModelError: decoders that granet did not write, or that are damaged.
@@ -90,7 +80,7 @@ def operands(model: onnx.ModelProto, reader: WeightReader) -> Operands:
                     found.setdefault(id(operand.source), operand)
                 elif position == 0 and node.op_type in _ALWAYS:
                     computed += 1
-    return Operands(tuple(found.values()), tuple(decoders.values()), computed)
+    return list(found.values()), list(decoders.values()), computed
 
 
 def _trace(

@@ -20,22 +20,13 @@ def smallest(options: Sequence[Mapping[str, int]], shared: Mapping[str, int]) ->
     Returns:
         The chosen names, in the order of the tensors.
     """
-    chargeable = [name for name in shared if any(name in option for option in options)]
-    best: tuple[int, list[str]] | None = None
-    for allowed in _subsets(chargeable):
-        chosen, total = [], sum(shared[name] for name in allowed)
-        for option in options:
-            possible = {name: size for name, size in option.items() if name not in shared or name in allowed}
-            if not possible:
-                break
-            chosen.append(min(possible, key=possible.__getitem__))
-            total += possible[chosen[-1]]
-        else:
-            if best is None or total < best[0]:
-                best = total, chosen
-    assert best is not None  # noqa: S101  with everything allowed each tensor has an option
-    return best[1]
-
-
-def _subsets(names: Sequence[str]) -> chain[tuple[str, ...]]:
-    return chain.from_iterable(combinations(names, count) for count in range(len(names) + 1))
+    decoders = [name for name in shared if any(name in option for option in options)]
+    totals: list[tuple[int, list[str]]] = []
+    for allowed in chain.from_iterable(combinations(decoders, count) for count in range(len(decoders) + 1)):
+        forbidden = shared.keys() - set(allowed)
+        possible = [{name: size for name, size in option.items() if name not in forbidden} for option in options]
+        if all(possible):
+            chosen = [min(sizes, key=sizes.__getitem__) for sizes in possible]
+            size = sum(min(sizes.values()) for sizes in possible) + sum(shared[name] for name in allowed)
+            totals.append((size, chosen))
+    return min(totals, key=lambda total: total[0])[1]

@@ -10,6 +10,7 @@ from onnx import TensorProto
 
 from exporters.graphs import graphs
 from granet.errors import ModelError
+from granet.layers.axes import WeightAxes
 
 LARGEST = 2**28
 """Weights that a tensor may have. ONNX Runtime folds constants of up to 1 GiB, and decoders count weights in int32."""
@@ -43,12 +44,11 @@ def channel_axes(graph: onnx.GraphProto) -> Mapping[str, int]:
     for inner in graphs(graph):
         for node in inner.node:
             weight = node.input[1] if len(node.input) > 1 else ""
-            if node.op_type == "ConvTranspose":
-                axes[weight] = 1
-            elif node.op_type == "MatMul":
+            if node.op_type == "MatMul":
                 axes[weight] = -1
-            elif node.op_type == "Gemm" and not any(x.name == "transB" and x.i for x in node.attribute):
-                axes[weight] = 1
+            elif node.op_type in ("ConvTranspose", "Gemm"):
+                transposed = not any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+                axes[weight] = WeightAxes(transposed=transposed).outputs
     return axes
 
 

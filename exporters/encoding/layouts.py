@@ -59,12 +59,7 @@ def pack(layout: str, values: Array) -> Packed:
 
 
 def unpack(layout: str, packed: Packed, size: int) -> Array:
-    """Return all ``size`` values, with zeros where none was stored: the inverse of :func:`pack`.
-
-    Raises:
-        ValueError: see :func:`check`.
-    """
-    check(layout, packed, size)
+    """Return all ``size`` values of what :func:`check` accepts, with zeros where none was stored."""
     flat = np.zeros(size, packed.values.dtype)
     if layout == "Gaps8Steps":
         flat[np.cumsum(packed.positions, dtype=np.int64)] = packed.values

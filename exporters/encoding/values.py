@@ -22,6 +22,8 @@ from granet.errors import ModelError
 
 Array = NDArray[Any]
 
+LARGEST_FP16 = 65504.0
+
 PRECISIONS = ("fp32", "fp16", "int8")
 
 _NAMES: Mapping[int, str] = {
@@ -76,9 +78,30 @@ def store(tensor: TensorProto, precision: str, axis: int) -> StoredValues:
         values, scales = _quantise(weight, axis, tensor.name)
     elif precision == "fp16" and tensor.data_type == TensorProto.FLOAT:
         stored = TensorProto.FLOAT16
-        values = _round_to_fp16(weight, tensor.name)
+        values = round_to_fp16(weight, tensor.name, remedy="store it with --precision fp32")
+        values = np.where(values == 0, np.float16(0), values)  # small numbers become zeros of either sign
     vanished = np.count_nonzero(weight) - np.count_nonzero(values)
     return StoredValues(tensor, Format(stored, tensor.data_type), values, scales, int(vanished))
+
+
+def round_to_fp16(values: Array, where: str | None, *, remedy: str) -> Array:
+    """Return ``values`` rounded to the nearest fp16 number; those below 2^-25 become zero.
+
+    Raises:
+        ModelError: a finite value beyond the largest fp16 number.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = values.astype(np.float16)
+    lost = np.isinf(rounded) & np.isfinite(values)
+    if lost.any():
+        raise ModelError(
+            "a value is beyond the range of fp16",
+            where=where,
+            got=f"{values[lost][np.abs(values[lost]).argmax()]:g}",
+            expected=f"at most {LARGEST_FP16:g} either way",
+            remedy=remedy,
+        )
+    return rounded
 
 
 def restore(values: Array, format: Format, scales: Array | None) -> Array:
@@ -88,22 +111,6 @@ def restore(values: Array, format: Format, scales: Array | None) -> Array:
         return values.astype(dtype, copy=False)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         return (values.astype(np.float32) * scales).astype(dtype, copy=False)
-
-
-def _round_to_fp16(weight: Array, where: str) -> Array:
-    with np.errstate(over="ignore", under="ignore"):
-        values = weight.astype(np.float16)
-    lost = np.isinf(values) & np.isfinite(weight)
-    if lost.any():
-        raise ModelError(
-            "a weight is beyond the range of fp16",
-            where=where,
-            got=f"{weight[lost][np.abs(weight[lost]).argmax()]:g}",
-            expected="at most 65504 either way",
-            remedy="store it with --precision fp32",
-        )
-    # Numbers below half of the smallest become zeros of either sign.
-    return np.where(values == 0, np.float16(0), values)
 
 
 def _quantise(weight: Array, axis: int, where: str) -> tuple[Array, NDArray[np.float32]]:

@@ -5,7 +5,7 @@ An exported weight must be zero where its mask is not active, and may be zero wh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -61,8 +61,11 @@ def match(
     Raises:
         ModelError: a masked weight that is not in the graph, or not zero where it is inactive.
     """
-    tensors = {name: value.const_value for name, value in graph.initializers.items()}
-    stored = {name: tensor.numpy() for name, tensor in tensors.items() if tensor and tensor.dtype.is_floating_point()}
+    stored = {
+        name: value.const_value.numpy()
+        for name, value in graph.initializers.items()
+        if value.const_value is not None and value.const_value.dtype.is_floating_point()
+    }
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -150,17 +153,9 @@ def _find(
         if name in stored and stored[name].shape == values.shape:
             return name, stored[name], support
     for name, candidate in stored.items():
-        if candidate.size != values.size:
-            continue
-        for axes in _layouts(values.shape, candidate.shape):
-            if np.array_equal(candidate, values.transpose(axes).reshape(candidate.shape)):
+        for axes in permutations(range(values.ndim)):
+            transposed = values.transpose(axes)
+            fits = transposed.squeeze().shape == candidate.squeeze().shape
+            if fits and np.array_equal(candidate, transposed.reshape(candidate.shape)):
                 return name, candidate, support.transpose(axes).reshape(candidate.shape)
     return None
-
-
-def _layouts(shape: tuple[int, ...], other: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Orders of the axes of ``shape`` that give ``other``, dimensions of size one apart."""
-    squeezed = [size for size in other if size != 1]
-    for axes in permutations(range(len(shape))):
-        if [shape[axis] for axis in axes if shape[axis] != 1] == squeezed:
-            yield axes
