@@ -13,13 +13,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from exporters.bench import inputs, planning, providers, statistics
 from exporters.bench import warnings as doubts
 from exporters.bench.clocks import Clocks, Gpu, Sample, summarise
 from exporters.bench.comparison import ComparisonOutcome, Contender, compare
-from exporters.bench.controls import assign
+from exporters.bench.controls import assign, declared_inputs
 from exporters.bench.placement import check
 from exporters.bench.planning import Planner, Scenario
 from exporters.bench.process import DoesNotFitError
@@ -272,21 +274,18 @@ def test_every_library_that_is_missing_is_named_with_what_it_belongs_to(
 
 
 def test_an_operator_on_another_provider_is_named() -> None:
-    nodes = [
-        {"provider": "CUDAExecutionProvider", "op": "Conv", "count": 5},
-        {"provider": "CPUExecutionProvider", "op": "Gather", "count": 2},
-    ]
+    operators = {"CUDAExecutionProvider": {"Conv": 5}, "CPUExecutionProvider": {"Gather": 2}}
     with pytest.raises(BenchmarkError, match="2 nodes on CPUExecutionProvider: Gather"):
-        check(["CUDAExecutionProvider", "CPUExecutionProvider"], nodes, "cuda", "a.onnx")
-    assert check(["CUDAExecutionProvider"], nodes[:1], "cuda", "a.onnx") == {"CUDAExecutionProvider": {"Conv": 5}}
+        check(["CUDAExecutionProvider", "CPUExecutionProvider"], operators, "cuda", "a.onnx")
+    check(["CUDAExecutionProvider"], {"CUDAExecutionProvider": {"Conv": 5}}, "cuda", "a.onnx")
 
 
 def test_a_session_on_another_provider_is_refused() -> None:
-    nodes = [{"provider": "CPUExecutionProvider", "op": "Conv", "count": 1}]
+    operators = {"CPUExecutionProvider": {"Conv": 1}}
     with pytest.raises(BenchmarkError, match="not all of the graph runs on cuda"):
-        check(["CPUExecutionProvider"], nodes, "cuda", "a.onnx")
+        check(["CPUExecutionProvider"], operators, "cuda", "a.onnx")
     with pytest.raises(ModelError, match="no node"):
-        check(["CPUExecutionProvider"], [], "cpu", "a.onnx")
+        check(["CPUExecutionProvider"], {}, "cpu", "a.onnx")
 
 
 class Opening:
@@ -372,6 +371,23 @@ def test_open_sizes_are_filled_and_fixed_sizes_are_checked() -> None:
         refusal = UsageError(caught.value.what, **caught.value.details)
         assert re.search(problem, str(refusal))
         assert "x.onnx, input images" in str(refusal)
+
+
+def test_declared_inputs_are_those_of_onnx_runtime(tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    kinds = {"a": TensorProto.FLOAT, "b": TensorProto.FLOAT16, "c": TensorProto.INT64, "d": TensorProto.BOOL}
+    shapes = {"a": ["batch", 3, None, 8], "b": [2], "c": [], "d": [None, "n"]}
+    nodes = [helper.make_node("Identity", [name], [f"{name}_out"]) for name in [*kinds, "w"]]
+    values = [helper.make_tensor_value_info(name, kind, shapes[name]) for name, kind in kinds.items()]
+    weight = numpy_helper.from_array(np.ones(2, np.float32), "w")
+    values.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [2]))
+    outputs = [helper.make_tensor_value_info(f"{name}_out", kind, None) for name, kind in kinds.items()]
+    graph = helper.make_graph(nodes, "g", values, outputs, [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "g.onnx")
+    session = runtime.InferenceSession(tmp_path / "g.onnx", providers=["CPUExecutionProvider"])
+    expected = [Input(node.name, node.type, tuple(node.shape)) for node in session.get_inputs()]
+    assert list(declared_inputs(model)) == expected
 
 
 def test_all_models_get_the_same_input_values() -> None:

@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import onnx
+
 from exporters import onnx_files
 from exporters.bench import inputs
-from exporters.bench.protocol import Refusal
+from exporters.bench.protocol import Input, Refusal
 from exporters.bench.report import Model
 from exporters.bench.settings import BenchSettings
 from exporters.bench.torch_engine import TorchCheckpoint
@@ -61,6 +63,21 @@ def assign(paths: Sequence[Path], given: Path | None, scratch: Path) -> list[Mod
     # A model that is the control of another need not run twice, unless it is the only one there is.
     others = [model for model in models if model.path.resolve() not in controls]
     return [*(others or models), *controls.values()]
+
+
+def declared_inputs(model: onnx.ModelProto) -> tuple[Input, ...]:
+    """Return the inputs of a graph, but for those that have a value in the file."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = []
+    for value in model.graph.input:
+        if value.name not in stored:
+            tensor = value.type.tensor_type
+            element = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+            sizes = (
+                size.dim_value if size.HasField("dim_value") else size.dim_param or None for size in tensor.shape.dim
+            )
+            inputs.append(Input(value.name, f"tensor({element})", tuple(sizes)))
+    return tuple(inputs)
 
 
 def check_inputs(models: Sequence[Model], settings: BenchSettings, checkpoint: TorchCheckpoint | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,19 +17,6 @@ from exporters.bench.libraries import preload
 from exporters.bench.protocol import NAMES, Input, Opened, Refusal, Spec
 
 Run = Callable[[], object]
-
-
-def declare(path: str) -> list[Input]:
-    """Return the inputs that a file declares, open sizes as it has them.
-
-    Raises:
-        Refusal: ONNX Runtime rejects the file.
-    """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = _make(path, options, "cpu", {})
-    return [Input(node.name, node.type, tuple(node.shape)) for node in session.get_inputs()]
 
 
 def open_engine(spec: Spec) -> tuple[Opened, Run]:
@@ -55,7 +42,7 @@ def open_engine(spec: Spec) -> tuple[Opened, Run]:
 
 
 def placement(spec: Spec, scratch: Path) -> dict[str, Any]:
-    """Return the session's ``providers``, and by the profile of a run ``nodes``: provider, operator and count.
+    """Return ``session``, its providers, and ``operators``, how many nodes of which operator ran on each, by a profile.
 
     A session of its own, because profiling takes time, and with the CPU allowed, so that what would run there can be
     named. CUDA graphs, which hide nodes from the profiler, have to be off; placement does not depend on them.
@@ -63,14 +50,12 @@ def placement(spec: Spec, scratch: Path) -> dict[str, Any]:
     session = _session(spec, profile=scratch / "profile")
     arrays = _arrays(spec)
     _first(lambda: session.run(None, arrays), spec.path)
-    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    ran = Counter(
-        (str(event["args"]["provider"]), str(event["args"].get("op_name", event["name"])))
-        for event in events
-        if event.get("cat") == "Node" and "provider" in event.get("args", {})
-    )
-    nodes = [{"provider": provider, "op": op, "count": count} for (provider, op), count in sorted(ran.items())]
-    return {"providers": session.get_providers(), "nodes": nodes}
+    operators: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
+        arguments = event.get("args", {})
+        if event.get("cat") == "Node" and "provider" in arguments:
+            operators[str(arguments["provider"])][str(arguments.get("op_name", event["name"]))] += 1
+    return {"session": session.get_providers(), "operators": operators}
 
 
 def optimise(spec: Spec, target: Path) -> None:

@@ -74,7 +74,8 @@ class Spec:
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> Spec:
         """Return the spec that ``asdict`` and JSON made a dictionary of."""
-        return cls(**{**value, "shape": tuple(value["shape"]), "inputs": read_inputs(value["inputs"])})
+        inputs = (Input(node["name"], node["type"], tuple(node["shape"])) for node in value["inputs"])
+        return cls(**{**value, "shape": tuple(value["shape"]), "inputs": tuple(inputs)})
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,6 @@ class Refusal(Exception):  # noqa: N818  it becomes an error where it arrives
         self.kind, self.what = kind, what
         self.details = {name: str(value) for name, value in details.items() if value is not None}
         super().__init__(what)
-
-
-def read_inputs(values: list[dict[str, Any]]) -> tuple[Input, ...]:
-    """Return the inputs that ``asdict`` and JSON made dictionaries of."""
-    return tuple(Input(value["name"], value["type"], tuple(value["shape"])) for value in values)
 
 
 def write(stream: IO[str], message: Mapping[str, Any]) -> None:

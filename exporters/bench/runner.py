@@ -103,8 +103,8 @@ class _Run:
         for model in planner.models:
             first = self._files.setdefault(str(model.path), model)
             if first is model:
-                onnx_files.read(model.path)  # refuses data outside the file's folder, before ONNX Runtime opens it
-                model.inputs = placement.declared(str(model.path))
+                # Also refuses data outside the file's folder, before ONNX Runtime opens it.
+                model.inputs = controls.declared_inputs(onnx_files.read(model.path))
                 with model.path.open("rb") as file:
                     model.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             model.inputs, model.sha256 = first.inputs, first.sha256

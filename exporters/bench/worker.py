@@ -35,7 +35,6 @@ class Worker:
         """Return the answer, or ``error`` and ``kind`` where there is none."""
         methods = {
             "probe": self._probe,
-            "declare": self._declare,
             "examine": self._examine,
             "open": self._open,
             "burst": self._burst,
@@ -57,12 +56,6 @@ class Worker:
         from exporters.bench import libraries
 
         return {"missing": libraries.missing(question["provider"]), "versions": libraries.versions()}
-
-    def _declare(self, question: Question) -> dict[str, Any]:
-        """Return the inputs of an ONNX file."""
-        from exporters.bench import onnx_engine
-
-        return {"inputs": [asdict(node) for node in onnx_engine.declare(question["path"])]}
 
     def _examine(self, question: Question) -> dict[str, Any]:
         """Return where the nodes of an ONNX file run, and what it computes."""
