@@ -388,6 +388,8 @@ def test_declared_inputs_are_those_of_onnx_runtime(tmp_path: Path) -> None:
     session = runtime.InferenceSession(tmp_path / "g.onnx", providers=["CPUExecutionProvider"])
     expected = [Input(node.name, node.type, tuple(node.shape)) for node in session.get_inputs()]
     assert list(declared_inputs(model)) == expected
+    model.graph.input[0].type.tensor_type.elem_type = 99  # no such type
+    assert declared_inputs(model)[0].type == "tensor(99)"
 
 
 def test_all_models_get_the_same_input_values() -> None:

@@ -68,16 +68,14 @@ def assign(paths: Sequence[Path], given: Path | None, scratch: Path) -> list[Mod
 def declared_inputs(model: onnx.ModelProto) -> tuple[Input, ...]:
     """Return the inputs of a graph, but for those that have a value in the file."""
     stored = {tensor.name for tensor in model.graph.initializer}
-    inputs = []
-    for value in model.graph.input:
-        if value.name not in stored:
-            tensor = value.type.tensor_type
-            element = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-            sizes = (
-                size.dim_value if size.HasField("dim_value") else size.dim_param or None for size in tensor.shape.dim
-            )
-            inputs.append(Input(value.name, f"tensor({element})", tuple(sizes)))
-    return tuple(inputs)
+    return tuple(_input(value) for value in model.graph.input if value.name not in stored)
+
+
+def _input(value: onnx.ValueInfoProto) -> Input:
+    tensor, types = value.type.tensor_type, onnx.TensorProto.DataType
+    name = types.Name(tensor.elem_type).lower() if tensor.elem_type in types.values() else str(tensor.elem_type)
+    sizes = (size.dim_value if size.HasField("dim_value") else size.dim_param or None for size in tensor.shape.dim)
+    return Input(value.name, f"tensor({name})", tuple(sizes))
 
 
 def check_inputs(models: Sequence[Model], settings: BenchSettings, checkpoint: TorchCheckpoint | None) -> None:

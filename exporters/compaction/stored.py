@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exporters.compaction.surgery import named_tensors, replace
+from exporters.compaction.surgery import replace
 from granet.checkpoint import Network, canonical, container, header
 from granet.checkpoint.container import StoredTensor
 from granet.checkpoint.fields import Field
+from granet.coupling.tracing import named_tensors
 from granet.errors import CheckpointError, ModelError
 from granet.files import atomic, mapped
 from granet.models import build, check_confirmed, is_factory, outline

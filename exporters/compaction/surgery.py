@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from granet.coupling.removal import RemovalPlan
+from granet.coupling.tracing import named_tensors
 
 
 @torch.no_grad()
@@ -28,11 +29,6 @@ def shrink(model: nn.Module, plan: RemovalPlan) -> None:
             tensor = tensor.index_select(axis, indices.to(tensor.device))
         new[name] = tensor
     replace(model, new)
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by name; one that has several goes by the first."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def replace(model: nn.Module, new: Mapping[str, Tensor]) -> None:

@@ -137,6 +137,6 @@ def _pads(given: dict[str, Any], layer: CoupledLayer, values: Tensor) -> bool:
 
 def _runs_as_module(analysis: Analysis, node: Node, layer: CoupledLayer) -> bool:
     """Return whether the number of groups is a module's, which can be changed, and not one in a forward pass."""
-    module = analysis.trace.modules.get(analysis.trace.layers[node])
+    module = analysis.trace.module(node)
     own = type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     return own and module._parameters["weight"] is analysis.trace.tensors[layer.weight]  # type: ignore[union-attr]

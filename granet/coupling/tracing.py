@@ -40,7 +40,6 @@ class Trace:
         names: the nodes of parameters and buffers, and their names.
         uses: how many operators use a parameter or buffer.
         opaque: nodes whose value may change after they were computed, and those that change it.
-        layers: for each operator the name of the innermost module that was running.
         modules: by name.
     """
 
@@ -49,13 +48,18 @@ class Trace:
     names: Mapping[Node, str]
     uses: Mapping[str, int]
     opaque: frozenset[Node]
-    layers: Mapping[Node, str]
     modules: Mapping[str, nn.Module]
 
     def shape(self, node: Node) -> tuple[int, ...]:
         """Return the shape of a tensor in the run on the example."""
         value = node.meta.get("val")
         return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+    def module(self, node: Node) -> nn.Module | None:
+        """Return the innermost module that ran an operator."""
+        stack = list(node.meta.get("nn_module_stack", {}).values())
+        name = re.sub(r"@\d+", "", stack[-1][0] if stack else "")  # without the number of the call
+        return self.modules.get(name)
 
     def dtype(self, node: Node) -> torch.dtype | None:
         """Return the dtype of a tensor in that run."""
@@ -82,13 +86,12 @@ def trace(model: nn.Module, example: tuple[Tensor, ...]) -> Trace:
             remedy="torch.export has to take the network: let no branch depend on the values of tensors",
         ) from error
     nodes = tuple(program.graph.nodes)
+    tensors = named_tensors(model)
+    first = {id(tensor): name for name, tensor in tensors.items()}
     aliases = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
-    first: dict[int, str] = {}
-    for name, tensor in aliases.items():
-        first.setdefault(id(tensor), name)
     signature = program.graph_signature
     inputs = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     names = {
@@ -101,13 +104,17 @@ def trace(model: nn.Module, example: tuple[Tensor, ...]) -> Trace:
         uses[name] += len(node.users)
     return Trace(
         nodes=nodes,
-        tensors={name: tensor for name, tensor in aliases.items() if first[id(tensor)] == name},
+        tensors=tensors,
         names=names,
         uses=uses,
         opaque=frozenset(_opaque(nodes)),
-        layers={node: _layer(node) for node in nodes},
         modules=dict(model.named_modules(remove_duplicate=False)),
     )
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name; one that has several goes by the first."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def operation(node: Node) -> str:
@@ -132,12 +139,6 @@ def arguments(node: Node) -> dict[str, Any]:
     return {argument.name: given.get(argument.name, argument.default_value) for argument in schema}
 
 
-def _layer(node: Node) -> str:
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = stack[-1][0] if stack else ""
-    return re.sub(r"@\d+", "", path)  # which tells the calls of one layer apart
-
-
 def _opaque(nodes: tuple[Node, ...]) -> Iterator[Node]:
     order = {node: index for index, node in enumerate(nodes)}
     for node in nodes:
@@ -152,13 +153,9 @@ def _written(node: Node) -> list[Node]:
     """Return the arguments that an operator writes to."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return []
-    schema = node.target._schema
-    values = (
-        node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
-        for index, argument in enumerate(schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    )
-    return [value for value in values if isinstance(value, Node)]
+    given, schema = arguments(node), node.target._schema.arguments
+    written = (given[argument.name] for argument in schema if argument.alias_info and argument.alias_info.is_write)
+    return [value for value in written if isinstance(value, Node)]
 
 
 def _family(node: Node) -> set[Node]:
