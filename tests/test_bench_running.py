@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from exporters.bench.controls import declared_inputs
 from exporters.bench.process import DoesNotFitError, WorkerProcess
 from exporters.bench.protocol import Spec
 from exporters.bench.report import BenchReport, BenchResult
 from exporters.bench.runner import measure
 from exporters.bench.settings import BenchSettings
+from exporters.bench.worker import Worker, prepare
 from granet.errors import BenchmarkError, GranetError, ModelError, UsageError
 from granet_cli.app import run
 from tests.bench_networks import write_network
@@ -159,6 +162,30 @@ def test_a_process_that_dies_or_is_silent_is_an_error(folder: Path) -> None:
         os.kill(worker.pid, signal.SIGSTOP)
         with pytest.raises(BenchmarkError, match="no answer in time"):
             worker.ask({"do": "memory"}, limit=0.1)
+
+
+def test_flops_that_cannot_be_counted_are_a_remark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> None:
+        raise ValueError("no shapes\nand more")
+
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # restored afterwards: the worker sets it in its process
+    monkeypatch.setattr("exporters.bench.work.measure", fail)
+    path = write_network(tmp_path / "a.onnx")
+    spec = Spec(engine="onnx", path=str(path), provider="cpu", inputs=declared_inputs(onnx.load(path)))
+    answer = Worker().answer({"do": "examine", "spec": asdict(spec), "scratch": str(tmp_path)})
+    assert answer["work"] == {"remark": "FLOPs are not known: no shapes"}
+    assert answer["operators"]["CPUExecutionProvider"]["Conv"] == 1
+
+
+@pytest.mark.parametrize(("precision", "override"), [("fp32", "0"), ("tf32", None), ("fp16", None)])
+def test_tensorrt_computes_fp32_without_tf32(
+    precision: str, override: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    spec = Spec(engine="onnx", path="a.onnx", provider="tensorrt", precision=precision, shape=(3, 8, 8))
+    assert prepare(json.loads(json.dumps(asdict(spec)))) == spec
+    assert os.environ.get("NVIDIA_TF32_OVERRIDE") == override
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 def test_flops_match_a_graph_counted_by_hand(tmp_path: Path) -> None:

@@ -41,11 +41,12 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
+            text=True,
+            encoding="utf-8",
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,  # the terminal's Ctrl-C does not reach it
         )
-        questions, answers = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
-        self._questions = open(questions.fileno(), "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        self._questions, answers = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
         self._answers = answers.fileno()
         os.set_blocking(self._answers, False)
         self._rest = b""

@@ -61,7 +61,7 @@ class Worker:
         """Return where the nodes of an ONNX file run, and what it computes."""
         from exporters.bench import onnx_engine, work
 
-        spec = _prepare(question["spec"])
+        spec = prepare(question["spec"])
         scratch = Path(question["scratch"])
         found = onnx_engine.placement(spec, scratch)
         target = scratch / "optimised.onnx"
@@ -74,7 +74,7 @@ class Worker:
 
     def _open(self, question: Question) -> dict[str, Any]:
         """Make the session, or the network, and run it once."""
-        spec = _prepare(question["spec"])
+        spec = prepare(question["spec"])
         if spec.engine == "torch":
             from exporters.bench.torch_engine import open_engine
         else:
@@ -117,7 +117,7 @@ def _status(field: str) -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _prepare(values: Mapping[str, Any]) -> Spec:
+def prepare(values: Mapping[str, Any]) -> Spec:
     """Return the spec, once this process is set up for what only environment variables and limits can say."""
     spec = Spec.read(values)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
