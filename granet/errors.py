@@ -128,9 +128,9 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def listing(items: Iterable[object], most: int = 1, *, separator: str = ", ") -> str:
-    """Return the first ``most`` items, and how many more there are: "a, b and 3 more"."""
-    texts = [str(item) for item in items]
+def listing(items: Iterable[object], most: int = 1, *, separator: str = ", ", width: int = 1000) -> str:
+    """Return the first ``most`` items, each cut to ``width``, and how many more there are: "a, b and 3 more"."""
+    texts = [shortened(str(item), width) for item in items]
     shown = separator.join(texts[:most])
     return f"{shown} and {len(texts) - most} more" if len(texts) > most else shown
 

@@ -3,10 +3,10 @@
     checkpoint = granet.importing.import_weights("model.pth", model="resnet50", data="cifar10")
     granet.checkpoint.save("imported.safetensors", checkpoint)
 
-``reading`` and ``torch_file`` open a file without running any of it, ``names`` sees through what wrappers and pruning
-do to names, ``sizes`` reads off the tensors what the network must be built for, ``fitting`` matches the two to the last
-tensor, ``masking`` says what is active and where that is known from, and ``surroundings`` what the weights alone do not
-tell: classes, images, and a recipe. ``starting`` puts the weights of a file into a network that is to be trained.
+``reading`` and ``torch_file`` open a file without running any of it, ``names`` undoes what wrappers and pruning do to
+names, ``sizes`` infers what the network must be built for, ``match_tensors`` matches tensors with the network,
+``masking`` finds the masks, and ``data_and_recipe`` adds what weights do not contain: classes, images and a recipe.
+``starting`` loads the weights of a file into a network that is to be trained.
 """
 
 from granet.importing.importing import import_weights

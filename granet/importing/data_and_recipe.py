@@ -1,4 +1,4 @@
-"""What weights do not tell: which images they are for, which classes there are, and a recipe to go on from."""
+"""What a file of weights does not contain: its images, its classes, and a recipe to continue from."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from typing import Any
 
 from granet.data import DATASETS, open_dataset
 from granet.data.catalog import IMAGENET_MEAN, IMAGENET_STD, PublishedSet
-from granet.errors import UnknownNameError, UsageError
-from granet.importing.reading import listed
+from granet.errors import UnknownNameError, UsageError, listing
 from granet.recipe import Recipe
 
 FOLDER = "image-folder"
-"""The dataset that stands for images of one's own, wherever they are."""
+"""The dataset for the user's own images."""
 
 NAME = "imported"
-"""What the recipe of imported weights is called."""
+"""The name of the recipe of imported weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedImages:
-    """What is known of the images that a network is for; None is not known."""
+    """What is known of a network's images; None where it is not known."""
 
     name: str = FOLDER
     directory: Path | None = None
@@ -42,14 +41,14 @@ class ImportedImages:
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
     ) -> ImportedImages:
-        """These and what was asked for besides.
+        """Return these completed by what the user asked for.
 
         Raises:
             UsageError: something that was asked for contradicts the dataset, or is impossible.
         """
-        names = _names(classes)
+        names = _class_names(classes)
         if self.classes is not None and classes == len(self.classes):
-            names = self.classes  # which say more than their number
+            names = self.classes
         found: dict[str, Any] = {"name": self.name, "directory": self.directory}
         for field, option, known, asked in (
             ("classes", "--classes", self.classes, names),
@@ -66,7 +65,7 @@ class ImportedImages:
         return ImportedImages(**found)
 
     def normalisation(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
-        """Mean and standard deviation of ``channels``, those of ImageNet where none are known, and remarks.
+        """Return mean and standard deviation of each channel, ImageNet's where none are known, and remarks.
 
         Raises:
             UsageError: none are known and the images are not in colour, or not one for each channel.
@@ -89,7 +88,7 @@ class ImportedImages:
 
 
 def of_dataset(data: str | None, directory: Path | None, image_size: int | None) -> ImportedImages:
-    """What is known of a dataset of the catalog, or of the image folder in ``directory``.
+    """Return what is known of a dataset of the catalog, or of the image folder in ``directory``.
 
     Files are looked at for an image folder only: their names, and their sizes where ``image_size`` is None.
 
@@ -125,11 +124,10 @@ def of_dataset(data: str | None, directory: Path | None, image_size: int | None)
 
 
 def recipe(model: str, images: ImportedImages, density: float) -> Recipe:
-    """A recipe that claims nothing about how the weights came to be.
+    """Return a recipe that claims nothing about how the weights were trained.
 
-    The network and the data are as they were named, and the method is the masks as they are: ``static`` at their
-    density, ``dense`` at 1. Optimizer, schedule and length are required in a recipe and not known of weights: they
-    are those of a short and careful fine-tuning, which its description says.
+    The method is ``static`` at the density of the masks, or ``dense`` at 1. Optimizer, schedule and length are
+    required in a recipe but unknown for weights: they are those of a short fine-tuning, which the description says.
     """
     method: dict[str, Any] = {"name": "dense"} if density == 1 else {"name": "static", "density": density}
     data: dict[str, Any] = {"name": images.name}
@@ -150,7 +148,7 @@ def recipe(model: str, images: ImportedImages, density: float) -> Recipe:
     return Recipe.from_dict(settings, where="recipe of imported weights")
 
 
-def _names(classes: int | Sequence[str] | None) -> tuple[str, ...] | None:
+def _class_names(classes: int | Sequence[str] | None) -> tuple[str, ...] | None:
     if classes is None:
         return None
     if isinstance(classes, int):
@@ -164,9 +162,13 @@ def _names(classes: int | Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def numbered(classes: int) -> tuple[str, ...]:
-    """Names for classes of which only the number is known: "0", "1", ..."""
+    """Return names for classes of which only the number is known: "0", "1", ..."""
     return tuple(map(str, range(classes)))
 
 
 def _shown(value: object) -> object:
-    return f"{len(value)}: {listed(value)}" if isinstance(value, tuple) and isinstance(value[0], str) else value
+    return (
+        f"{len(value)}: {listing(value, 6, width=60)}"
+        if isinstance(value, tuple) and isinstance(value[0], str)
+        else value
+    )

@@ -1,4 +1,4 @@
-"""The one way in: a file of another program and the name of a network make a checkpoint."""
+"""Import a file of another program as a checkpoint."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def import_weights(
     infer_masks: bool = False,
     by_order: bool = False,
 ) -> Checkpoint:
-    """The weights in a file of another program as a checkpoint at step 0, ready to evaluate, inspect and train on.
+    """Return the weights in a file of another program as a checkpoint at step 0, to evaluate, inspect and train on.
 
-    Understood are safetensors files and files of ``torch.save`` with a state dict, bare or beside other things (as
+    Understood are safetensors files and files of ``torch.save`` with a state dict, bare or next to other things (as
     under ``state_dict`` in the files of the GraNet authors), with names as DataParallel and torch.compile change
     them, and with parameters as torch.nn.utils.prune keeps them (``NAME_orig``, ``NAME_mask``). Optimizer state and
     whatever else is in the file is left out. Nothing in the file is run.
 
     The recipe is called "imported"; its method is ``static`` with the density of the masks, or ``dense`` when every
-    weight is active (docs/decisions/0005). ``metrics["imported"]`` says where weights and masks are from, and goes
-    along when the checkpoint is trained on: ``file``, ``format``, ``masks`` ("none", "given" or "inferred"), ``source``
+    weight is active (docs/decisions/0005). ``metrics["imported"]`` says where weights and masks are from, and is
+    kept when the checkpoint is trained on: ``file``, ``format``, ``masks`` ("none", "given" or "inferred"), ``source``
     of the masks in words, and ``remarks`` on everything that was left out, renamed or converted.
 
     Args:
@@ -61,7 +61,8 @@ def import_weights(
 
     Raises:
         UsageError: arguments that contradict each other or the file, or something that has to be given.
-        CheckpointError: a file that cannot be read, or masks that do not belong to the weights.
+        FileError: a file that cannot be read.
+        CheckpointError: a damaged file, or masks that do not belong to the weights.
         ModelError: the network cannot be built, or does not fit the weights; every difference is named.
         DataError: ``directory`` does not hold an image folder.
     """
@@ -124,15 +125,15 @@ def import_weights(
             },
         },
     )
-    models.from_checkpoint(checkpoint, factory=model)  # shows that the network takes such images
+    models.from_checkpoint(checkpoint, factory=model)  # fails if the network does not take such images
     return checkpoint
 
 
 def _given(model: str, known: data_and_recipe.ImportedImages) -> dict[str, int]:
-    """The sizes that are known without a look at the weights.
+    """Return the sizes that are known without the weights.
 
     Raises:
-        UsageError: that of the images is not among them.
+        UsageError: the image size is not known.
     """
     if known.image_size is None:
         raise UsageError(
@@ -147,7 +148,7 @@ def _given(model: str, known: data_and_recipe.ImportedImages) -> dict[str, int]:
 
 
 def _hint(file: reading.Foreign, tensors: Mapping[str, Tensor], network: nn.Module) -> str:
-    """What to try when names differ."""
+    """Return what to try when names differ."""
     try:
         names.in_order(tensors, network, file.where)
     except ModelError:

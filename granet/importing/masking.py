@@ -1,4 +1,4 @@
-"""Which weights are active: as the file says, as another file says, or, only when asked, as zeros suggest."""
+"""Find the masks of imported weights: in their file, in another file or, only when asked, from their zeros."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from granet.errors import CheckpointError, UsageError
+from granet.errors import CheckpointError, UsageError, listing
 from granet.importing import names, reading
 
 Origin = Literal["none", "given", "inferred"]
-"""Where masks are from: there are none and everything is active; they are data; zeros were taken for pruned."""
+"""Source of masks: none, so that everything is active; given in a file; or inferred from zeros."""
 
 
 @dataclass(frozen=True, eq=False)
-class Masks:
-    """Masks by the name of the weight, in whatever dtype; the file they are in; where from, also in words; remarks."""
+class ImportedMasks:
+    """Masks by the name of the weight, in any dtype, their file, and their source for programs and for people."""
 
     tensors: Mapping[str, Tensor]
     where: str
@@ -45,13 +45,13 @@ def choose(
     *,
     called: Mapping[str, str],
     where: str,
-) -> Masks:
-    """The masks to go by.
+) -> ImportedMasks:
+    """Return the masks to use.
 
     Args:
-        own: those that came with the weights, by the file's names of these.
+        own: those in the file of the weights, by its names.
         mask_file: another file with masks.
-        inferable: the weights whose zeros are to count as pruned, when they are.
+        inferable: the weights whose zeros count as pruned; None for none.
         called: the names that a weight goes by in the file and in the network -> its name in the network.
         where: the file, for messages.
 
@@ -74,19 +74,19 @@ def choose(
         label = Path(file.where).name
         remarks = tuple(f"{label}: {remark}" for remark in (*file.remarks, *renamed))
         found = names.of_masks(tensors, called, file.where)
-        return Masks(found, file.where, "given", f"read from {label}", remarks)
+        return ImportedMasks(found, file.where, "given", f"read from {label}", remarks)
     if inferable is not None:
         found = {name: weight != 0 for name, weight in inferable.items()}
-        return Masks(found, where, "inferred", "inferred from zeros")
+        return ImportedMasks(found, where, "inferred", "inferred from zeros")
     if own:
-        return Masks(names.of_masks(own, called, where), where, "given", "in the file")
-    return Masks({}, where, "none", "none, all weights are active")
+        return ImportedMasks(names.of_masks(own, called, where), where, "given", "in the file")
+    return ImportedMasks({}, where, "none", "none, all weights are active")
 
 
-def apply(chosen: Masks, weights: Mapping[str, Tensor], maskable: Mapping[str, object]) -> Masked:
-    """Weights made zero where their mask says so, and a mask for each maskable one, full where nothing was said.
+def apply(chosen: ImportedMasks, weights: Mapping[str, Tensor], maskable: Mapping[str, object]) -> Masked:
+    """Set weights to zero outside their masks, and make a mask for each maskable one, full where none was given.
 
-    A mask of a parameter that granet does not mask, such as a bias, is applied and not kept.
+    A mask of a parameter that granet does not mask, such as a bias, is applied but not kept.
 
     Raises:
         CheckpointError: a mask of another shape than its weight, or with other values than 0 and 1, or masks that
@@ -109,7 +109,7 @@ def apply(chosen: Masks, weights: Mapping[str, Tensor], maskable: Mapping[str, o
 
 
 def boolean(tensor: Tensor, weight: Tensor, where: str) -> Tensor:
-    """The mask of ``weight`` that ``tensor`` is, in whatever dtype.
+    """Return ``tensor``, of any dtype, as the bool mask of ``weight``.
 
     Raises:
         CheckpointError: it has another shape, or other values than 0 and 1.
@@ -130,7 +130,7 @@ def boolean(tensor: Tensor, weight: Tensor, where: str) -> Tensor:
 
 
 def _remarks(
-    chosen: Masks, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], lost: int, unkept: list[str]
+    chosen: ImportedMasks, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], lost: int, unkept: list[str]
 ) -> list[str]:
     remarks = []
     size = sum(mask.numel() for mask in masks.values())
@@ -146,9 +146,10 @@ def _remarks(
         remarks.append(f"set to zero, having values outside of their masks: {lost:,} weights")
     if unkept:
         remarks.append(
-            f"masked once and for all, as granet masks convolutions and linear layers only: {reading.listed(unkept)}"
+            "set to zero once and not masked in training, as granet masks convolutions and linear layers only: "
+            + listing(unkept, 6, width=60)
         )
     full = [name for name in masks if name not in chosen.tensors]
     if full:
-        remarks.append(f"all active, as there is no mask for them: {reading.listed(full)}")
+        remarks.append(f"all active, as there is no mask for them: {listing(full, 6, width=60)}")
     return remarks

@@ -1,4 +1,4 @@
-"""Foreign tensors against a network: every one in its place, of its shape, kind and with finite values, or an error."""
+"""Match imported tensors with a network: names, shapes, dtypes and finite values must fit to the last tensor."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from granet.errors import ModelError, nearest
+from granet.errors import ModelError, listing, nearest, shortened
 from granet.importing.names import COUNTER
-from granet.importing.reading import listed
 
 MAX_LISTED = 12
-"""The most differences of each kind that a message names one by one."""
+"""The most differences of each kind that a message lists."""
 
 MAX_CHOICES, MAX_NAME = 400, 200
 """How many names of how many characters are compared in search of the nearest, which takes time."""
@@ -37,7 +36,7 @@ class Fitted:
 
 
 def fit(tensors: Mapping[str, Tensor], network: nn.Module, model: str, where: str, *, hint: str = "") -> Fitted:
-    """The tensors as parameters and persistent buffers of ``network``; they are copied.
+    """Copy the tensors as parameters and persistent buffers of ``network``.
 
     A dtype is changed where that changes no value, such as from float16 to float32. A tensor that the network has
     under several names may come under any of them. The counters of batch norms may be missing, and are then 0.
@@ -45,7 +44,7 @@ def fit(tensors: Mapping[str, Tensor], network: nn.Module, model: str, where: st
     Args:
         tensors: by the names of the network.
         network: may be without data (``granet.models.outline``).
-        model: what to call the network.
+        model: the name of the network, for messages.
         where: the file, for messages.
         hint: more advice for when names differ.
 
@@ -83,7 +82,7 @@ def fit(tensors: Mapping[str, Tensor], network: nn.Module, model: str, where: st
     } | {name: torch.zeros((), dtype=own[name].dtype) for name in counters}
     changed = sorted({f"{t.dtype} to {own[name].dtype}" for name, t in found.items() if t.dtype != own[name].dtype})
     remarks = [f"converted without changing a value: {', '.join(changed)}".replace("torch.", "")] if changed else []
-    remarks += [f"set to 0, not being in the file: {listed(counters, 2)}"] if counters else []
+    remarks += [f"set to 0, not being in the file: {listing(counters, 2, width=60)}"] if counters else []
     return Fitted(
         weights={name: taken[name] for name, _ in network.named_parameters()},
         buffers={name: taken[name] for name, _ in network.named_buffers() if name in names},
@@ -93,7 +92,7 @@ def fit(tensors: Mapping[str, Tensor], network: nn.Module, model: str, where: st
 
 
 def _canonical(network: nn.Module) -> dict[str, str]:
-    """Every name in the network's state -> the first name of the same tensor."""
+    """Map every name in the network's state to the first name of the same tensor."""
     firsts: dict[int, str] = {}
     state = network.state_dict().keys()
     everything = chain(network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False))
@@ -101,14 +100,14 @@ def _canonical(network: nn.Module) -> dict[str, str]:
 
 
 def _misnamed(words: str, name: str, shapes: Mapping[str, Tensor], others: Sequence[str]) -> str:
-    """What to say of a name that one side lacks, with the nearest of those that the other side lacks."""
+    """Describe a name that one side lacks, with the nearest name that the other side lacks."""
     choices = [other for other in others[:MAX_CHOICES] if len(other) <= MAX_NAME]
     close = nearest(name[:MAX_NAME], choices)
-    return f"{words}: {listed([name])} {list(shapes[name].shape)}" + (f" (nearest: {close})" if close else "")
+    return f"{words}: {shortened(name, 60)} {list(shapes[name].shape)}" + (f" (nearest: {close})" if close else "")
 
 
 def _fault(theirs: Tensor, mine: Tensor) -> str | None:
-    """What keeps a tensor from the place of another, if anything."""
+    """Return why a tensor cannot replace another, or None if it can."""
     if theirs.shape != mine.shape:
         return f"shape {list(theirs.shape)}, expected {list(mine.shape)}"
     if theirs.dtype == mine.dtype and not theirs.is_floating_point():
@@ -126,6 +125,6 @@ def _fault(theirs: Tensor, mine: Tensor) -> str | None:
 
 
 def _listed(lines: Sequence[str], count: int) -> list[str]:
-    """Each on a line of its own, and how many of ``count`` are not among them."""
+    """Return each on a line of its own, and how many of ``count`` are not shown."""
     rest = [f"and {count - len(lines)} more of these"] if count > len(lines) else []
     return [f"\n  {line}" for line in (*lines, *rest)]

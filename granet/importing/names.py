@@ -1,4 +1,4 @@
-"""From the names in a file to those of the network: what wrappers and pruning add is taken away again."""
+"""Map the names in a file to those of the network, without what wrappers and pruning add to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WRAPPERS = ("module", "_orig_mod")
 """What DataParallel and torch.compile add to names, in front or where they wrap a part of the network."""
 
 MAX_HEADS = 4
-"""How many first components that all names share are taken away."""
+"""How many first components that all names share are removed at most."""
 
 ORIGINAL, MASK = "_orig", "_mask"
 """What torch.nn.utils.prune appends to the name of a pruned parameter, and to that of its mask."""
@@ -26,10 +26,10 @@ COUNTER = "num_batches_tracked"
 def unwrapped(
     tensors: Mapping[str, Tensor], known: Iterable[str], where: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors by names without wrappers, and remarks on what was taken away.
+    """Return the tensors by names without wrappers, and remarks on what was removed.
 
-    Taken away are components called as in ``WRAPPERS``, wherever they stand, and then a first component that all
-    names have; neither where the network has such a name itself.
+    Components in ``WRAPPERS`` are removed anywhere, and then a first component that all names share; neither where
+    the network has such a name itself.
 
     Args:
         tensors: by their names in the file.
@@ -65,24 +65,24 @@ def unwrapped(
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """Parameters as pruning left them, and the masks that came with them, by the parameter's name."""
+    """Parameters without pruning's suffixes, and the masks that came with them, by the parameter's name."""
 
     tensors: dict[str, Tensor]
     masks: dict[str, Tensor]
 
 
 def unpruned(tensors: Mapping[str, Tensor], where: str) -> Pruned:
-    """Each pair ``NAME_orig`` and ``NAME_mask`` as the parameter NAME and its mask; the rest as it is.
+    """Return each pair ``NAME_orig`` and ``NAME_mask`` as the parameter NAME and its mask; the rest as it is.
 
     Raises:
-        CheckpointError: NAME is there besides the pair.
+        CheckpointError: there is a tensor NAME next to the pair.
     """
     pruned = [name.removesuffix(ORIGINAL) for name in tensors if name.endswith(ORIGINAL)]
     masks = {name: tensors[name + MASK] for name in pruned if name + MASK in tensors}
     for name in masks:
         if name in tensors:
             raise CheckpointError(
-                "a parameter is there as it is and as pruning keeps it",
+                "a parameter is in the file twice: as it is, and as pruning keeps it",
                 where=f"{where}, tensor {short(name)}",
                 remedy="remove one of the two, or make pruning permanent with torch.nn.utils.prune.remove",
             )
@@ -96,7 +96,7 @@ def unpruned(tensors: Mapping[str, Tensor], where: str) -> Pruned:
 
 
 def in_order(tensors: Mapping[str, Tensor], network: nn.Module, where: str) -> dict[str, str]:
-    """The names of the tensors -> those of the network, the first to the first and so on.
+    """Map the names of the tensors to those of the network in order, the first to the first and so on.
 
     For networks that are built alike and named differently. Tensor by tensor the last component of the name (weight,
     bias, running_mean, ...) and the number of dimensions have to agree; sizes are for
@@ -108,7 +108,7 @@ def in_order(tensors: Mapping[str, Tensor], network: nn.Module, where: str) -> d
         where: the file, for messages.
 
     Raises:
-        ModelError: they do not agree; the first place is named.
+        ModelError: they do not agree; the first difference is named.
     """
     state = network.state_dict()
     counted = any(name.endswith(COUNTER) for name in tensors)
@@ -138,7 +138,7 @@ def _kind(name: str, tensor: Tensor) -> tuple[str, int]:
 
 
 def of_masks(masks: Mapping[str, Tensor], weights: Mapping[str, str], where: str) -> dict[str, Tensor]:
-    """Masks by the network's names of the weights they belong to.
+    """Return masks by the network's names of the weights they belong to.
 
     A mask may be called as its weight is, as its layer, or as pruning calls it: ``conv1.weight``, ``conv1``,
     ``conv1.weight_mask``, ``conv1.mask``. Where any are called as masks, only these are masks.

@@ -1,4 +1,4 @@
-"""A file of another program, as tensors by name."""
+"""Read a file of another program as tensors by name."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor
 
 from granet.checkpoint import container, header
 from granet.checkpoint.canonical import short
-from granet.errors import CheckpointError, listing, shortened
+from granet.errors import CheckpointError, listing
 from granet.files import mapped
 from granet.importing import torch_file
 from granet.masks.codec import Bytes
 
 WEIGHTS = ("state_dict", "model_state_dict", "model", "net", "network", "module")
-"""Under which names programs put the state dict beside other things, the commonest first."""
+"""The keys under which programs store the state dict next to other things, the commonest first."""
 
 MASKS = ("masks", "mask", *WEIGHTS)
 """Likewise for masks."""
 
 MAX_DEPTH = 4
-"""How many such things within one another are looked through."""
+"""The most levels of such keys that are searched."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,9 +33,9 @@ class Foreign:
     Attributes:
         where: the path, for messages.
         format: "safetensors" or "torch".
-        tensors: by the names they have in the file, on the CPU. Not to be written to: they may lie in the file.
+        tensors: by the names they have in the file, on the CPU. Read-only: they may lie in the file.
         ordered: whether they come in the order in which the saved network has them.
-        remarks: what was looked through and left out.
+        remarks: which keys were followed and what was left out.
     """
 
     where: str
@@ -46,7 +46,7 @@ class Foreign:
 
 
 def read(path: str | os.PathLike[str], wrappers: Sequence[str] = WEIGHTS) -> Foreign:
-    """The tensors of a safetensors file or one of ``torch.save``; which it is, its first bytes decide.
+    """Return the tensors of a safetensors file or one of ``torch.save``; its first bytes decide which it is.
 
     Args:
         path: a regular file.
@@ -82,11 +82,12 @@ def _safetensors(data: Bytes, where: str) -> Foreign:
             "a granet checkpoint already", where=where, remedy="use it as it is: there is nothing to import"
         )
     tensors = {name: part.tensor(f"{where}, tensor {short(name)}") for name, part in stored.items()}
-    return Foreign(where=where, format="safetensors", tensors=_some(tensors, where), ordered=False, remarks=())
+    _check_any(tensors, where)
+    return Foreign(where=where, format="safetensors", tensors=tensors, ordered=False, remarks=())
 
 
 def _unwrapped(value: Any, wrappers: Sequence[str], where: str) -> Foreign:
-    """The state dict inside what was given to ``torch.save``."""
+    """Return the state dict inside what was given to ``torch.save``."""
     remarks = []
     for depth in range(MAX_DEPTH + 1):
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -101,23 +102,18 @@ def _unwrapped(value: Any, wrappers: Sequence[str], where: str) -> Foreign:
         if key is None or depth == MAX_DEPTH:
             break
         rest = [other for other in value if other != key]
-        remarks.append(f"took {key!r}" + (f", left out {listed(rest)}" if rest else ""))
+        remarks.append(f"took {key!r}" + (f", left out {listing(rest, 6, width=60)}" if rest else ""))
         value = value[key]
     tensors = {name: tensor.detach() for name, tensor in value.items() if isinstance(tensor, Tensor)}
     for name, tensor in tensors.items():
         torch_file.check_tensor(tensor, f"{where}, tensor {short(name)}")
     others = [name for name in value if name not in tensors]
     if others and tensors:
-        remarks.append(f"left out what is no tensor: {listed(others)}")
-    return Foreign(where=where, format="torch", tensors=_some(tensors, where), ordered=True, remarks=tuple(remarks))
+        remarks.append(f"left out what is no tensor: {listing(others, 6, width=60)}")
+    _check_any(tensors, where)
+    return Foreign(where=where, format="torch", tensors=tensors, ordered=True, remarks=tuple(remarks))
 
 
-def _some(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+def _check_any(tensors: dict[str, Tensor], where: str) -> None:
     if not tensors:
         raise CheckpointError("no tensors in the file", where=where, expected="a state dict: tensors by name")
-    return tensors
-
-
-def listed(names: Sequence[str], most: int = 6) -> str:
-    """The first names, and how many more there are."""
-    return listing((shortened(name, 60) for name in names), most)

@@ -1,7 +1,7 @@
-"""Weights in a file as the start of a run: a network that is there, and what of the file goes into it.
+"""Load the weights of a file into a network that is to be trained.
 
-Unlike an import, which takes every tensor or none, a start may leave the classifier out: the commonest use is a
-network that was trained on other classes.
+Unlike an import, which takes every tensor or none, this may leave the classifier out: the commonest use is a network
+that was trained on other classes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from granet.models import load_weights
 
 @dataclass(frozen=True)
 class Start:
-    """What a run started from.
+    """The weights that a run started from.
 
     Attributes:
         file: its name, without the folder.
         hash: SHA-256 of its bytes, in hexadecimal.
-        initialised: the tensors that were left as they were initialised, being of other classes.
+        initialised: the tensors that kept their initial values, because the file has other classes.
         remarks: what was left out, renamed or converted, in words.
     """
 
@@ -39,7 +39,7 @@ class Start:
 
 
 def content_hash(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of the file, in hexadecimal.
+    """Return the SHA-256 of the file, in hexadecimal.
 
     Raises:
         FileError: it cannot be read.
@@ -57,7 +57,7 @@ def start_from(
     image_size: int,
     expected_hash: str | None = None,
 ) -> Start:
-    """Copies the weights and buffers of a file into ``network``, which was just built.
+    """Copy the weights and buffers of a file into ``network``, which was just built.
 
     The file is a granet checkpoint, whose masks are not taken along but whose zeros are, or one of another program as
     :func:`granet.importing.import_weights` reads them. A classifier of another number of classes stays as it was
@@ -70,7 +70,8 @@ def start_from(
         expected_hash: that of the content, where it is settled.
 
     Raises:
-        CheckpointError: the file cannot be read, or has another content.
+        FileError: the file cannot be read.
+        CheckpointError: it is damaged, or has another content.
         ModelError: it does not fit the network; every difference is named.
     """
     where, found = os.fspath(path), content_hash(path)
@@ -101,7 +102,7 @@ def start_from(
 
 
 def _read(path: str | os.PathLike[str], network: nn.Module, where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors by the names of the network, and remarks on how they came to it."""
+    """Return the tensors by the names of the network, and remarks on what was changed or left out."""
     if _is_checkpoint(path, where):
         state = checkpoint.load(path)
         return {**state.weights, **state.buffers}, ("took the weights of a granet checkpoint, not its masks",)

@@ -1,4 +1,4 @@
-"""Files of ``torch.save``: read without running what they say, and without believing what they claim to hold.
+"""Read files of ``torch.save`` without running code in them and without trusting the sizes they claim.
 
 Only torch's restricted unpickler, ``torch.load(weights_only=True)``, sees their contents: it makes tensors and plain
 containers and calls nothing else. Whatever it refuses is refused here; there is no other way in.
@@ -16,7 +16,7 @@ from torch import Tensor
 from granet.errors import CheckpointError
 
 ARCHIVE, LEGACY = b"PK\x03\x04", b"\x80"
-"""How a file of ``torch.save`` begins: as a zip archive, or before torch 1.6 as a row of pickles."""
+"""The first bytes of a file of ``torch.save``: a zip archive, or before torch 1.6 a sequence of pickles."""
 
 MAX_PICKLE = 64 * 2**20
 """The most bytes that describe the tensors of an archive; a network with optimizer takes less than one of them."""
@@ -25,7 +25,7 @@ _REMEDY = "where you trust it, open it in Python and save its state dict alone: 
 
 
 def read(path: str | os.PathLike[str], *, archive: bool) -> object:
-    """What was given to ``torch.save``; of an archive the tensors are views of the file, mapped into memory.
+    """Return what was given to ``torch.save``; the tensors of an archive are views of the memory-mapped file.
 
     Args:
         path: a regular file.
@@ -50,7 +50,7 @@ def read(path: str | os.PathLike[str], *, archive: bool) -> object:
 
 
 def check_tensor(tensor: Tensor, where: str) -> None:
-    """Checks that a tensor is a plain one, and that its file has all the bytes it claims.
+    """Check that a tensor is a plain one, and that its file has all the bytes it claims.
 
     A tensor of one number and strides of zero can claim any shape. Copied, it would take as much memory.
 
@@ -71,7 +71,7 @@ def check_tensor(tensor: Tensor, where: str) -> None:
 
 
 def _check_archive(path: str | os.PathLike[str]) -> None:
-    """``torch.save`` compresses nothing, so that what is in an archive takes no more room than the archive."""
+    """Check that nothing in the archive is compressed, as by ``torch.save``: then its size bounds the memory."""
     where = os.fspath(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -95,7 +95,7 @@ def _check_archive(path: str | os.PathLike[str]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What torch said, without its advice to load the file all the same."""
+    """Return torch's reason, without its advice to load the file anyway."""
     text = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
     code = text.partition("Unsupported global: GLOBAL ")[2].partition(" was not an allowed global")[0]
     return f"code to run, {code}"[:200] if code else text.strip().partition("\n")[0][:200] or type(error).__name__

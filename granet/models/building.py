@@ -1,4 +1,4 @@
-"""From a name to a network that is initialised and known to take the data."""
+"""Build and initialise a network by its name, and check that it takes the data."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from granet.models.torchvision_networks import build_torchvision
 from granet.randomness import key
 
 _LIBRARIES = {"torchvision": build_torchvision, "timm": build_timm}
-"""What stands before the colon of a name, for networks of other libraries."""
+"""Builders of other libraries' networks, by the prefix before the colon of a name."""
 
 
 def build(
     name: str, *, in_channels: int, classes: int, image_size: int, seed: int = 0, trial: bool = True
 ) -> nn.Module:
-    """A freshly initialised network on the CPU, in training mode, that maps images to logits.
+    """Build a freshly initialised network on the CPU, in training mode, that maps images to logits.
 
     Initialisation is a function of ``seed`` alone, given the name and the three sizes: it draws from torch's CPU
-    generator, which is seeded for the purpose and then put back as it was. The network is tried on one blank
-    image, so that a size that does not fit is an error here and not in the middle of a run.
+    generator, which is seeded for the purpose and restored afterwards. The network is tried on one blank image,
+    so that a size that does not fit is an error here and not in the middle of a run.
 
     Args:
         name: a name of :data:`CATALOG`, ``torchvision:NAME``, ``timm:NAME``, or ``package.module:factory``, a
@@ -56,7 +56,7 @@ def build(
 
 
 def outline(name: str, *, in_channels: int, classes: int, image_size: int) -> nn.Module:
-    """The network of :func:`build` with weights that have a shape and no data (torch's meta device).
+    """Build the network with weights that have a shape and no data, on torch's meta device.
 
     It takes neither time nor memory, whatever the sizes, so that a description of unknown origin can be compared
     with what it claims to describe before anything is allocated. Arguments and errors are those of ``build``.
@@ -66,7 +66,7 @@ def outline(name: str, *, in_channels: int, classes: int, image_size: int) -> nn
 
 
 def is_factory(name: str) -> bool:
-    """Whether ``name`` stands for code of the user's, which building the network would run."""
+    """Whether building the network called ``name`` would run code of the user's."""
     library, colon, _ = name.partition(":")
     return bool(colon) and library not in _LIBRARIES
 
@@ -112,9 +112,9 @@ def _construct(name: str, in_channels: int, classes: int, image_size: int) -> nn
 
 
 class _WeightsWithoutData(TorchFunctionMode):
-    """Sends what ``torch.empty`` makes, as torch's layers make their weights, to the meta device.
+    """Put what ``torch.empty`` makes, as torch's layers make their weights, on the meta device.
 
-    ``torch.device("meta")`` would send everything there, also tensors that networks calculate their widths with.
+    ``torch.device("meta")`` would put everything there, also tensors that networks calculate their widths with.
     """
 
     def __torch_function__(
@@ -129,9 +129,9 @@ class _WeightsWithoutData(TorchFunctionMode):
 
 @contextmanager
 def _keyed_generator(seed: int) -> Iterator[None]:
-    """Torch's CPU generator at the state that ``seed`` gives, restored afterwards.
+    """Seed torch's CPU generator inside the block, and restore it afterwards.
 
-    ``torch.manual_seed`` would reach the generators of the accelerators too, which are none of our business.
+    ``torch.manual_seed`` would change the generators of accelerators too.
     """
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(key(seed, "initialisation"))

@@ -1,4 +1,4 @@
-"""The networks that go by a plain name."""
+"""The catalog of networks by name."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from granet.models.vgg import VGG19
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One network of the catalog."""
+    """A network of the catalog."""
 
     name: str
-    """What recipes and the command line call it."""
+    """Its name in recipes and on the command line."""
     description: str
     """One line for a list."""
     build: Callable[[int, int, int], nn.Module]
-    """Network from input channels, classes and image size, initialised from torch's global generator."""
+    """Builds it from input channels, classes and image size, initialised from torch's global generator."""
 
 
 def _cifar(depth: int) -> Callable[[int, int, int], nn.Module]:

@@ -1,4 +1,4 @@
-"""A user's own network, named as ``package.module:factory``."""
+"""Build a user's own network, named as ``package.module:factory``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from granet.user_code import find, working_directory_on_path
 
 
 def build_from_factory(spec: str, *, in_channels: int, classes: int, image_size: int) -> nn.Module:
-    """The network that the factory returns; see :func:`call`, which this adds to.
+    """Return the network that the factory builds; see :func:`call`.
 
     Raises:
         UsageError: ``spec`` is not of the form ``package.module:factory``.
@@ -26,7 +26,7 @@ def build_from_factory(spec: str, *, in_channels: int, classes: int, image_size:
 
 
 def call(spec: str, **offered: int) -> Any:
-    """What the factory returns, called with those of the ``offered`` keyword arguments that it accepts.
+    """Call the factory with those of the ``offered`` keyword arguments that it accepts, and return its result.
 
     The module is looked for in the working directory first, then wherever Python looks. This runs the code that
     ``spec`` names: never pass on a name from a file of unknown origin.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def _shortcut(channels: int, width: int, stride: int) -> nn.Module:
-    """The identity where shapes allow it, otherwise a 1 x 1 convolution with batch normalisation."""
+    """Return the identity where shapes allow it, otherwise a 1 x 1 convolution with batch normalisation."""
     if stride == 1 and channels == width:
         return nn.Identity()
     return nn.Sequential(nn.Conv2d(channels, width, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(width))
@@ -29,7 +29,7 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features [N, width, H / stride, W / stride]."""
+        """Return features [N, width, H / stride, W / stride]."""
         hidden = self.relu(self.bn1(self.conv1(features)))
         hidden = self.bn2(self.conv2(hidden))
         output: Tensor = self.relu(hidden + self.downsample(features))
@@ -53,7 +53,7 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features [N, 4 width, H / stride, W / stride]."""
+        """Return features [N, 4 width, H / stride, W / stride]."""
         hidden = self.relu(self.bn1(self.conv1(features)))
         hidden = self.relu(self.bn2(self.conv2(hidden)))
         hidden = self.bn3(self.conv3(hidden))
@@ -102,7 +102,7 @@ class ResNet(nn.Sequential):
 
 
 def cifar_resnet(depth: int, in_channels: int, classes: int) -> ResNet:
-    """ResNet-8/20/32/56 of He et al. section 4.2: three stages, 16, 32 and 64 wide; ``depth`` is 6 n + 2.
+    """Build ResNet-8/20/32/56 of He et al. section 4.2: three stages, 16, 32 and 64 wide; ``depth`` is 6 n + 2.
 
     Shortcuts that change shape are projections (a 1 x 1 convolution and batch normalisation), as in the code of
     the GraNet and rewinding papers, where He et al. pad with zeros (option A): 2,752 weights more. Weights are
@@ -125,7 +125,7 @@ _BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] 
 
 
 def cifar_stem_resnet(depth: int, in_channels: int, classes: int) -> ResNet:
-    """ResNet-18/34/50 whose 7 x 7 convolution and max-pool give way to a 3 x 3 convolution, for small images.
+    """Build ResNet-18/34/50 with a 3 x 3 convolution instead of 7 x 7 and max-pool, for small images.
 
     As in the GraNet authors' code the classifier has no bias and every layer keeps torch's default
     initialisation (Kaiming uniform with a = sqrt 5).

@@ -1,4 +1,4 @@
-"""Networks of timm by name, fitted to the data's channels and classes. timm is optional."""
+"""Build networks of timm for the data's channels and classes. timm is optional."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from granet.models.torchvision_guard import import_torchvision
 
 
 def build_timm(name: str, *, in_channels: int, classes: int) -> nn.Module:
-    """timm's network ``name`` with random weights, from torch's global generator.
+    """Build timm's network ``name`` with random weights from torch's global generator.
 
     The classifier has ``classes`` outputs, the stem ``in_channels`` inputs, both of timm's own making. Nothing is
     downloaded: only names of timm's registry are taken, and those of pretrained weights are refused.
@@ -38,7 +38,7 @@ def build_timm(name: str, *, in_channels: int, classes: int) -> nn.Module:
 
 
 def import_timm() -> Any:
-    """The timm module, also beside a CPU-only torch: it imports torchvision.
+    """Import timm, also next to a CPU-only torch, and torchvision, which it needs.
 
     Raises:
         ModelError: timm is missing, or does not go with the torch and torchvision that are installed.

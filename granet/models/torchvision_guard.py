@@ -1,10 +1,9 @@
-"""The one place that imports torchvision.
+"""Import torchvision, also next to a CPU-only torch.
 
-The torchvision wheel on PyPI carries CUDA operators. Beside a CPU-only torch they cannot be loaded, and the
-import dies on the first operator it wants to describe, although the networks need none of them. Declaring the
-operators' schemas, without any implementation, is all that the import asks for. A working installation never
-comes that far. Where it does, calling those operators (non-maximum suppression) and torchvision's own image
-decoders keep failing, which is right: they are not there.
+The torchvision wheel on PyPI has CUDA operators. Next to a CPU-only torch they cannot be loaded, and the import fails
+on the first operator it describes, although the networks need none of them. Declaring the operators' schemas, without
+any implementation, is enough for the import. A working installation never needs it. Where it does, those operators
+(non-maximum suppression) and torchvision's own image decoders still fail when called, as they should.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ _SCHEMAS = (
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 
-# A library takes its definitions along when it is collected, so it must live as long as the process.
+# A library removes its definitions when it is collected, so it must live as long as the process.
 _declared: list[torch.library.Library] = []
 
 
 def import_torchvision() -> ModuleType:
-    """The torchvision module, also beside a CPU-only torch.
+    """Import torchvision, also next to a CPU-only torch.
 
     Raises:
         ModelError: torchvision is missing or does not fit the installed torch.

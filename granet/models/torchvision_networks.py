@@ -1,4 +1,4 @@
-"""Networks of torchvision by name, fitted to the data's channels and classes."""
+"""Build networks of torchvision for the data's channels and classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SETTINGS: dict[str, dict[str, bool]] = {
 
 
 def build_torchvision(name: str, *, in_channels: int, classes: int) -> nn.Module:
-    """Torchvision's classification network ``name`` with random weights, from torch's global generator.
+    """Build torchvision's classification network ``name`` with random weights from torch's global generator.
 
     The classifier has ``classes`` outputs. Torchvision's networks take colour images; for any other number of
     channels the first convolution, and it alone, is replaced (see :func:`replace_first_convolution`).
@@ -41,7 +41,7 @@ def build_torchvision(name: str, *, in_channels: int, classes: int) -> nn.Module
 
 
 def replace_first_convolution(network: nn.Module, in_channels: int) -> None:
-    """Put a convolution on ``in_channels`` in the place of the first convolution, in place.
+    """Replace the first convolution by one with ``in_channels`` input channels, in place.
 
     Kernel, stride, padding and bias stay. Weights are drawn from a normal distribution with the deviation of
     the old ones times sqrt(old channels / new channels), so that the layer's outputs keep their variance.

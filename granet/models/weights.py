@@ -1,4 +1,4 @@
-"""From stored tensors to a network that holds them."""
+"""Load stored tensors into a network."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
-    """Copies ``weights`` and ``buffers`` into ``model``, on whatever device it is.
+    """Copy ``weights`` and ``buffers`` into ``model``, on any device.
 
     Raises:
-        ModelError: a tensor that the model lacks, one that it has and that is not given, or another shape; nothing
-            is copied then.
+        ModelError: a tensor is unknown to the model, missing, or of another shape; nothing is copied then.
     """
     _check_fit(model, weights, buffers)
     persistent = model.state_dict().keys()
@@ -33,10 +32,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], buffers: Mappi
 
 
 def from_checkpoint(checkpoint: Checkpoint, *, factory: str | None = None, trial: bool = True) -> nn.Module:
-    """The network of a checkpoint with its weights, on the CPU, in training mode.
+    """Build the network of a checkpoint with its weights, on the CPU, in training mode.
 
     Args:
-        checkpoint: may come from anybody.
+        checkpoint: of any origin.
         factory: when the network is ``package.module:factory``, that name again: building it runs code, and a file
             does not decide which.
         trial: see :func:`granet.models.build`.
@@ -46,7 +45,7 @@ def from_checkpoint(checkpoint: Checkpoint, *, factory: str | None = None, trial
     """
     network = checkpoint.network
     check_confirmed(network.name, factory)
-    if not is_factory(network.name):  # sizes that the weights do not bear out must not become memory
+    if not is_factory(network.name):  # a file must not make us allocate more than its weights
         _check_fit(outline(network.name, **network.sizes), checkpoint.weights, checkpoint.buffers)
     model = build(network.name, **network.sizes, trial=trial)
     load_weights(model, checkpoint.weights, checkpoint.buffers)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from granet.errors import UsageError
+from granet.errors import UsageError, shortened
 
 Unit = Literal["ep", "it"]
 
 EXPECTED = 'a duration such as "80ep" or "1000it"'
-"""How messages describe what should have been written."""
+"""What messages say was expected."""
 
 # Bounded on purpose: nine digits outlast any training, and six decimals of an epoch are less than a step.
 _LIMIT = 10**9
@@ -50,20 +50,19 @@ class Duration:
 
     @classmethod
     def parse(cls, text: str) -> Duration:
-        """The duration that ``text`` writes: digits, an optional fraction, and "ep" or "it", without spaces.
+        """Parse a duration: digits, an optional fraction, and "ep" or "it", without spaces.
 
         Raises:
             UsageError: anything else; a number without its unit in particular.
         """
         form = _FORM.fullmatch(text)
         if form is None:
-            shown = text if len(text) <= 40 else text[:37] + "..."
-            raise UsageError("not a duration", got=repr(shown), expected=EXPECTED)
+            raise UsageError("not a duration", got=repr(shortened(text, 40)), expected=EXPECTED)
         amount, unit = form.groups()
         return cls(Fraction(amount), "ep" if unit == "ep" else "it")
 
     def steps(self, steps_per_epoch: int) -> int:
-        """Optimizer steps, half rounded up; 0.5 epochs of 5 steps are 3 steps.
+        """Return the number of optimizer steps, half rounded up; 0.5 epochs of 5 steps are 3 steps.
 
         Raises:
             UsageError: an epoch without steps.
@@ -73,7 +72,7 @@ class Duration:
         return int(self.amount) if self.unit == "it" else math.floor(self.amount * steps_per_epoch + Fraction(1, 2))
 
     def stretched(self, factor: Fraction | int) -> Duration:
-        """The same share of a training ``factor`` times as long, to six decimals; iterations stay as they are."""
+        """Return the same share of a training ``factor`` times as long, to six decimals; iterations stay."""
         if self.unit == "it":
             return self
         return Duration(Fraction(round(self.amount * factor * 10**_DECIMALS), 10**_DECIMALS), self.unit)

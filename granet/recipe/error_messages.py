@@ -1,4 +1,4 @@
-"""Mistakes in a recipe, worded: every one of them, each with its dotted key, what was got and what was expected."""
+"""Error messages of a recipe: every mistake with its dotted key, what was found and what was expected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from granet.recipe.settings import Setting
 
 _MOST = 20
-"""Mistakes told at once; a file of nothing but mistakes is not told in full."""
+"""The most mistakes that one error lists."""
 
 UNKNOWN = "unknown setting"
 """What a section says of a setting that no choice has; the nearest one is found where all sections are known."""
@@ -43,7 +43,7 @@ class _Short(reprlib.Repr):
         self.maxlevel, self.maxstring, self.maxother = 2, 80, 80
 
     def repr_int(self, x: int, level: int) -> str:  # noqa: ARG002  reprlib calls it so
-        """Python refuses to print numbers of thousands of digits; nobody wants to read them either."""
+        """Python refuses to print numbers of thousands of digits."""
         return repr(x) if abs(x) < 2**63 else "a number beyond 64 bits"
 
     def repr_Duration(self, x: Duration, level: int) -> str:  # noqa: ARG002, N802  reprlib calls it so
@@ -55,7 +55,7 @@ class _Short(reprlib.Repr):
         return self.repr_list(list(x), level)
 
     def name(self, key: str) -> str:
-        """``key`` as it is, unless it would break the line or fill the screen."""
+        """Return ``key``, or its repr where it would break the line or fill the screen."""
         return key if key.isprintable() and len(key) <= self.maxstring else self.repr(key)
 
 
@@ -63,7 +63,7 @@ _SHORT = _Short()
 
 
 class SectionError(ValueError):
-    """The mistakes of one section, on their way out of a pydantic validator; keys are relative to the section."""
+    """The mistakes of one section, as a pydantic validator raises them; keys are relative to the section."""
 
     def __init__(self, problems: Iterable[RecipeError]) -> None:
         self.problems = tuple(problems)
@@ -71,7 +71,7 @@ class SectionError(ValueError):
 
 
 def shown(value: object) -> str:
-    """``value`` about as a recipe would write it, cut to a line."""
+    """Return ``value`` about as a recipe would write it, cut to a line."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str) and value.isprintable() and len(value) <= 80:
@@ -79,8 +79,8 @@ def shown(value: object) -> str:
     return _SHORT.repr(value)
 
 
-def report(problems: Sequence[RecipeError], *, where: object) -> RecipeError:
-    """One error that tells them all; ``where`` is the file or the recipe."""
+def combined(problems: Sequence[RecipeError], *, where: object) -> RecipeError:
+    """Return one error for all problems; ``where`` is the file or the recipe."""
     if len(problems) == 1:
         return moved(problems[0], f"{where}: {problems[0].where}" if problems[0].where else where)
     lines = "".join(f"\n  {problem}" for problem in problems)
@@ -88,17 +88,17 @@ def report(problems: Sequence[RecipeError], *, where: object) -> RecipeError:
 
 
 def moved(error: UsageError, where: object, *, got: object = None) -> RecipeError:
-    """The same mistake as a RecipeError that happened at ``where``."""
+    """Return the same mistake as a RecipeError at ``where``."""
     got = error.got if got is None else got
     return RecipeError(error.what, where=where, got=got, expected=error.expected, remedy=error.remedy)
 
 
 def unknown(key: str, settings: Mapping[str, Setting]) -> RecipeError:
-    """There is no setting ``key``; its namesakes in other sections are named, else the nearest of its own."""
+    """Return the error for an unknown setting; it suggests a namesake in another section or the nearest setting."""
     section, _, leaf = key.rpartition(".")
     keys = [*settings, *dict.fromkeys(other.partition(".")[0] for other in settings)]
     siblings = {other.rpartition(".")[2]: other for other in keys if other.rpartition(".")[0] == section}
-    # Nobody looks for the settings of a rewind: they are written for people, not by them.
+    # Settings of a rewind are written by granet, not by users.
     namesakes = [o for o in settings if o.rpartition(".")[2] == leaf and not o.startswith("rewind.")]
     close = nearest(leaf, siblings)
     remedy = None
@@ -112,7 +112,7 @@ def unknown(key: str, settings: Mapping[str, Setting]) -> RecipeError:
 
 
 def from_pydantic(error: ValidationError, settings: Mapping[str, Setting]) -> list[RecipeError]:
-    """The mistakes that pydantic found, in the order of the recipe."""
+    """Return the mistakes that pydantic found, in the order of the recipe."""
     details = error.errors(include_url=False)
     problems: list[RecipeError] = []
     for detail in details[:_MOST]:

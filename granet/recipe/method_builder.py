@@ -1,4 +1,4 @@
-"""Durations against the length of training: what can only be checked once an epoch has a number of steps."""
+"""Build the method of a recipe, and check durations, which needs the number of steps of an epoch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from granet.methods.base import Method
 from granet.methods.registry import method_class
 from granet.methods.settings import settings_of
 from granet.recipe.durations import Duration
-from granet.recipe.error_messages import moved, report
+from granet.recipe.error_messages import combined, moved
 from granet.recipe.overrides import method_uses, misfits, read_settings
 from granet.recipe.recipe import Recipe
 
 
 def build_method(recipe: Recipe, steps_per_epoch: int) -> Method:
-    """The method of ``recipe`` in steps, after everything in the recipe that lasts has been checked.
+    """Return the method of ``recipe`` with durations in steps, after all durations have been checked.
 
     Raises:
         RecipeError: a prune window, milestone or warm-up past the end of training, an interval that yields no
@@ -56,7 +56,7 @@ def build_method(recipe: Recipe, steps_per_epoch: int) -> Method:
         problems += _schedule_problems(recipe, steps_per_epoch, total)
     problems += _saving_problems(recipe, steps_per_epoch)
     if problems:
-        raise report(problems, where=f"recipe {recipe.name}")
+        raise combined(problems, where=f"recipe {recipe.name}")
     return method
 
 

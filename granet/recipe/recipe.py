@@ -1,4 +1,4 @@
-"""The recipe itself: read, written, varied and compared."""
+"""The recipe: load, write, vary and compare it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from granet.errors import RecipeError, UnknownNameError
 from granet.methods.registry import known_methods
 from granet.recipe.durations import Duration
-from granet.recipe.error_messages import from_pydantic, report
+from granet.recipe.error_messages import combined, from_pydantic
 from granet.recipe.overrides import method_uses
 from granet.recipe.sections import (
     DataSection,
@@ -34,19 +34,21 @@ from granet.recipe.sections import (
 from granet.recipe.settings import Setting, describe
 
 MAX_BYTES = 64 * 1024
-MAX_DOTS = 2000
 """The longest recipe that is read; ours have less than 2 KiB."""
+
+MAX_DOTS = 2000
+"""The most dots in a line: the TOML reader takes quadratic time over a long dotted key."""
 
 
 class Recipe(Section):
     """The whole of a run as validated, immutable data.
 
-    Made by ``load``, ``from_toml`` and ``from_dict``, which tell every mistake at once in a RecipeError. Two
+    Made by ``load``, ``from_toml`` and ``from_dict``, which report every mistake at once in a RecipeError. Two
     recipes are equal when all their settings are.
     """
 
     name: Name
-    """What the recipe is called."""
+    """The name of the recipe."""
     description: Line = ""
     """One line for lists."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
@@ -87,7 +89,7 @@ class Recipe(Section):
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """The recipes that come with granet, sorted."""
+        """Return the names of the recipes that come with granet, sorted."""
         return tuple(sorted(path.name.removesuffix(".toml") for path in _catalog()))
 
     @classmethod
@@ -97,7 +99,7 @@ class Recipe(Section):
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Self:
-        """A recipe of the catalog by its name, or one of your own by its path.
+        """Load a recipe of the catalog by its name, or one of your own by its path.
 
         A path is what contains a separator or ends in ".toml"; the working directory never hides the catalog.
 
@@ -115,7 +117,7 @@ class Recipe(Section):
 
     @classmethod
     def from_toml(cls, text: str, *, where: object = "recipe") -> Self:
-        """The recipe that ``text`` writes; ``where`` is what messages call it.
+        """Parse a recipe; ``where`` is what messages call it.
 
         Raises:
             RecipeError: text that is not TOML, or settings that are wrong.
@@ -132,7 +134,7 @@ class Recipe(Section):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, where: object = "recipe") -> Self:
-        """The recipe with these settings, as ``as_dict`` gives them.
+        """Return the recipe with these settings, as ``as_dict`` gives them.
 
         Raises:
             RecipeError: settings that are wrong, all of them.
@@ -140,21 +142,21 @@ class Recipe(Section):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise report(from_pydantic(error, _settings()), where=where) from None
+            raise combined(from_pydantic(error, _settings()), where=where) from None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain, ordered, fit for JSON; settings without a value are left out."""
+        """Return plain, ordered data fit for JSON; settings without a value are left out."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def to_toml(self) -> str:
-        """The recipe as TOML: the same recipe always gives the same text, and ``from_toml`` gives it back."""
+        """Return the recipe as TOML: the same recipe always gives the same text, and ``from_toml`` gives it back."""
         return tomli_w.dumps(self.as_dict())
 
     def override(self, settings: Mapping[str, object]) -> Self:
-        """The recipe with other values, by dotted key.
+        """Return the recipe with other values, by dotted key.
 
-        Text is read as the command line means it: as TOML where that fits the setting, else as it stands. None or
-        an empty text takes a setting away.
+        Text is read as the command line means it: as TOML where that fits the setting, else as text. None or an
+        empty text removes a setting.
 
         Raises:
             RecipeError: unknown keys, or a recipe that is wrong with these values.
@@ -163,7 +165,7 @@ class Recipe(Section):
         known = self.settings()
         for key, value in settings.items():
             section, _, leaf = key.rpartition(".")
-            # An unknown key is put where validation finds it, to be told together with every other mistake.
+            # An unknown key is put where validation finds it, to be reported together with every other mistake.
             target, leaf = (data[section], leaf) if isinstance(data.get(section), dict) else (data, key)
             if key not in known:
                 target[leaf] = value
@@ -174,8 +176,9 @@ class Recipe(Section):
         return self.from_dict(data, where=f"recipe {self.name}")
 
     def stretched(self, epochs: int) -> Self:
-        """The recipe over ``epochs`` epochs, its course in proportion: epochs of the method and of the
-        learning-rate schedule are multiplied; iterations stay, and so do the periods of saving and keeping.
+        """Return the recipe over ``epochs`` epochs, with the durations of method and schedule in proportion.
+
+        Durations in epochs are multiplied; those in iterations stay, and so do the periods of saving and keeping.
 
         Raises:
             RecipeError: an impossible number of epochs, or the recipe of a rewound run.
@@ -194,10 +197,10 @@ class Recipe(Section):
         return longer.override(course)
 
     def with_method(self, name: str, **settings: object) -> tuple[Self, tuple[str, ...]]:
-        """The recipe with another method, and the names of the settings dropped on the way.
+        """Return the recipe with another method, and the names of the settings that were dropped.
 
-        Settings that both methods have are kept, unless the new one refuses them beside the others (a dense start
-        has no use for an allocation). ``settings`` are given to the new method at once, for those it requires.
+        Settings that both methods have are kept, unless the new one refuses them together with the others (a dense
+        start has no use for an allocation). ``settings`` are given to the new method at once, for those it requires.
 
         Raises:
             UnknownNameError: no such method.
@@ -226,7 +229,7 @@ class Recipe(Section):
         return self.training.epochs * steps_per_epoch
 
     def differences(self, other: Recipe) -> list[tuple[str, object, object]]:
-        """What is set differently: dotted key, my value, the other's; None where it is not set."""
+        """Return what is set differently: dotted key, own value, the other's; None where it is not set."""
         mine, theirs = dict(_flat(self.as_dict())), dict(_flat(other.as_dict()))
         keys = dict.fromkeys([*_settings(), *mine, *theirs])
         return [(key, mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)]
@@ -286,7 +289,7 @@ def _described(methods: tuple[str, ...]) -> Mapping[str, Setting]:  # noqa: ARG0
 
 
 def _check_dots(text: str, where: object) -> None:
-    """Refuses lines that only an attack has: the TOML reader takes quadratic time over a long dotted key."""
+    """Refuse lines that only an attack has."""
     for number, line in enumerate(text.splitlines(), 1):
         if line.count(".") > MAX_DOTS:
             raise RecipeError(

@@ -63,29 +63,31 @@ class Section(BaseModel):
         return self
 
     def _problems(self) -> Iterator[RecipeError]:
-        """The mistakes that no field shows by itself, with keys relative to the section."""
+        """Yield the errors of several fields together, with keys relative to the section."""
         yield from ()
 
 
 class Choice(Section):
-    """A section whose ``name`` decides which of its other settings there are; the rest must be left alone."""
+    """A section whose ``name`` decides which of its other settings it has; setting another one is an error."""
 
-    common: ClassVar[frozenset[str]] = frozenset()
-    """Settings that are there whatever the name."""
-
-    def uses(self) -> Uses:
-        """The settings that come with the name."""
-        raise NotImplementedError
+    common: ClassVar[frozenset[str]]
+    """Settings that do not depend on the name."""
+    choices: ClassVar[Mapping[str, Uses]]
+    """The other settings of each name."""
+    name: str
 
     def given(self) -> dict[str, object]:
-        """What was set of that which depends on the name; emptiness sets nothing."""
+        """Return the settings given that depend on the name; an empty value counts as not given."""
         dependent = self.model_fields_set - {"name", *self.common}
         return {key: value for key, value in self if key in dependent and value not in (None, ())}
 
     @model_serializer(mode="wrap")
     def _written(self, written: SerializerFunctionWrapHandler) -> dict[str, object]:
-        there = {"name", *self.common, *self.uses().known}
-        return {key: value for key, value in written(self).items() if key in there}
+        known = {"name", *self.common, *self.choices[self.name].known}
+        return {key: value for key, value in written(self).items() if key in known}
+
+    def _problems(self) -> Iterator[RecipeError]:
+        yield from misfits(self.name, self.choices[self.name], self.given())
 
 
 class ModelSection(Section):
@@ -97,7 +99,7 @@ class ModelSection(Section):
     weights: Annotated[Line, Field(min_length=1, max_length=1000)] | None = None
     """A file of weights to start from, of granet or of another program; initialised by the seed when left out."""
     weights_hash: ContentHash | None = None
-    """SHA-256 of that file; settled when a run begins, so that it never goes on from another one."""
+    """SHA-256 of that file; set when a run begins, so that it never continues from another file."""
 
     def _problems(self) -> Iterator[RecipeError]:
         if self.weights_hash is not None and self.weights is None:
@@ -198,6 +200,7 @@ class OptimizerSection(Choice):
     """How the weights are trained. A setting that the named optimizer does not have is an error."""
 
     common = frozenset({"learning_rate", "weight_decay", "decay_norms_and_biases"})
+    choices = OPTIMIZERS
 
     name: Literal["sgd", "adam", "adamw", "rmsprop"]
     """The optimizer."""
@@ -212,12 +215,8 @@ class OptimizerSection(Choice):
     decay_norms_and_biases: bool = True
     """Whether weight decay also applies to parameters of at most one dimension: norms and biases."""
 
-    def uses(self) -> Uses:
-        """The settings of the optimizer besides the common ones."""
-        return OPTIMIZERS[self.name]
-
     def _problems(self) -> Iterator[RecipeError]:
-        yield from misfits(self.name, self.uses(), self.given())
+        yield from super()._problems()
         if self.nesterov and not self.momentum:
             yield RecipeError("Nesterov needs momentum", where="nesterov", remedy="set optimizer.momentum")
 
@@ -226,6 +225,7 @@ class ScheduleSection(Choice):
     """The learning rate over time. A setting that the named schedule does not have is an error."""
 
     common = frozenset({"warmup"})
+    choices = SCHEDULES
 
     name: Literal["multistep", "cosine", "constant"]
     """The schedule."""
@@ -238,12 +238,8 @@ class ScheduleSection(Choice):
     warmup: WrittenDuration = Duration.parse("0ep")
     """Time over which the learning rate first rises linearly."""
 
-    def uses(self) -> Uses:
-        """The settings of the schedule besides the warm-up."""
-        return SCHEDULES[self.name]
-
     def _problems(self) -> Iterator[RecipeError]:
-        yield from misfits(self.name, self.uses(), self.given())
+        yield from super()._problems()
         for earlier, later in pairwise(self.milestones):
             if earlier.unit == later.unit and earlier.amount >= later.amount:
                 yield RecipeError("milestones must increase", where="milestones", got=f'"{earlier}" before "{later}"')
@@ -252,12 +248,12 @@ class ScheduleSection(Choice):
 class RewindSection(Section):
     """From which checkpoint a run starts instead of from fresh weights; written by ``granet rewind``.
 
-    Everything is settled here: which files, which weights go, where the clock is set and for how long it runs. A
-    recipe with this section trains the same network again wherever these files are.
+    It says which files, which weights are pruned, the step to restart at and the number of steps. A recipe with this
+    section trains the same network again wherever these files are.
     """
 
     mode: Literal["lr", "weights", "finetune"]
-    """What is set back: the clock, the whole state, or nothing."""
+    """What is rewound: the learning-rate schedule, the whole state, or nothing."""
     parent: Location
     """The checkpoint whose weights are pruned."""
     parent_hash: ContentHash
@@ -267,7 +263,7 @@ class RewindSection(Section):
     point_hash: ContentHash | None = None
     """Its content hash."""
     start: int = Field(ge=0, lt=2**53)
-    """The step that the clock is set to."""
+    """The step that training restarts at."""
     steps: int = Field(ge=1, lt=2**53)
     """Optimizer steps from there to the end."""
     densities: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Strict(False)] = Field(
@@ -318,7 +314,7 @@ class TrainingSection(Section):
     """Whether training puts the network through torch.compile, and the optimizer step of masked weights too, except in
     fp16; needs a C++ compiler, on a GPU Triton."""
     deterministic: bool = False
-    """Whether a GPU is held to kernels that repeat bit for bit, which are slower; a CPU always repeats."""
+    """Whether a GPU uses only kernels that repeat bit for bit, which are slower; a CPU always repeats."""
     keep_every: WrittenDuration | None = None
     """Time between two checkpoints that are kept for good, the first at step 0; none are when left out."""
     keep_last: int | None = Field(default=None, ge=1, le=1000)

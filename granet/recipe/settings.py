@@ -1,4 +1,4 @@
-"""Settings described: what each dotted key takes, its default and what it does, read off the sections."""
+"""Describe the settings of a recipe: what each dotted key takes, its default and what it does."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Setting:
     text: bool
 
     def parse(self, text: str) -> object:
-        """The value that a command line means by ``text``: TOML where that fits, else the text itself.
+        """Parse ``text`` from a command line: TOML where that fits, else the text itself.
 
-        Only the kind of value is settled here; whether the value is right is for the recipe to say.
+        Only the type is decided here; the recipe checks the value.
         """
         try:
             parsed = tomllib.loads(f"value = {text}")
@@ -55,7 +55,7 @@ class Setting:
 
 
 def describe(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
-    """The settings of ``model`` and of the sections within it, in order."""
+    """Yield the settings of ``model`` and of the sections within it, in order."""
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
         kind = _bare(field.annotation)
@@ -67,7 +67,7 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
             continue
         yield Setting(
             key=key,
-            expected=_in_words(kind, field.metadata),
+            expected=_expectation(kind, field.metadata),
             required=field.is_required(),
             default=None if field.is_required() else field.default,
             description=" ".join((field.description or "").split()),
@@ -95,7 +95,7 @@ def describe_methods() -> Iterator[Setting]:
 
 
 def _bare(annotation: Any) -> Any:
-    """The type inside ``X | None`` and ``Annotated[X, ...]``."""
+    """Return the type inside ``X | None`` and ``Annotated[X, ...]``."""
     if get_origin(annotation) is Annotated:
         return _bare(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -103,7 +103,7 @@ def _bare(annotation: Any) -> Any:
     return annotation
 
 
-def _in_words(kind: Any, metadata: list[Any]) -> str:
+def _expectation(kind: Any, metadata: list[Any]) -> str:
     if kind is Duration:
         return durations.EXPECTED
     if kind is bool:
