@@ -111,7 +111,7 @@ def test_lightning_resumes_exactly(name: str, tmp_path: Path) -> None:
     assert Outcome.of(module.net, callback.sparsifier) == whole == by_three_lines(name)
 
 
-def test_lightning_goes_on_with_a_longer_fit_when_told_how_long_the_run_was() -> None:
+def test_lightning_continues_with_a_longer_fit_if_total_steps_are_given() -> None:
     callback = with_lightning.SparsifierCallback(method("granet"), module="net", total_steps=TOTAL)
     trainer, module = lightning_trainer(callback, max_epochs=1), Module()
     fit(trainer, module)
@@ -175,7 +175,7 @@ def test_transformers_loads_the_masks_of_the_best_checkpoint(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("library", ["lightning", "transformers", "accelerate"])
-def test_a_library_that_is_not_there_names_the_extra(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_names_the_extra(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == library]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, f"granet.adapters.{library}")
@@ -262,7 +262,7 @@ def test_other_settings_than_those_of_the_run_are_refused(tmp_path: Path) -> Non
         fit(lightning_trainer(other), Module(), ckpt_path=path)
 
 
-def test_a_trainer_that_was_planned_longer_is_refused_unless_told_the_steps_of_the_run(tmp_path: Path) -> None:
+def test_a_trainer_planned_longer_is_refused_unless_total_steps_are_given(tmp_path: Path) -> None:
     path = lightning_checkpoint(tmp_path, with_lightning.SparsifierCallback(method("granet"), total_steps=TOTAL))
     with pytest.raises(UsageError, match="got total_steps 16; expected total_steps 12"):
         fit(
@@ -290,7 +290,7 @@ def resumed(folder: Path, checkpoint: Path, **settings: object) -> Outcome:
     return Outcome.of(trainer.model.net, callback.sparsifier)
 
 
-def test_a_checkpoint_elsewhere_is_found_when_it_is_named(saved: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_elsewhere_is_found_by_resume_from(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no state of a sparsifier.*resume_from=FOLDER"):
         resumed(tmp_path, saved / "checkpoint-5")
     assert resumed(tmp_path, saved / "checkpoint-5", resume_from=saved / "checkpoint-5") == by_three_lines("granet")
@@ -366,7 +366,7 @@ def test_masks_that_do_not_fit_the_weights_are_refused(tmp_path: Path) -> None:
         run.prepared.load_state_dict(state)
 
 
-def test_what_an_update_notes_is_warned_of() -> None:
+def test_notes_of_an_update_become_warnings() -> None:
     run = Accelerated("rigl")
     step = run.optimizer.step
 
@@ -410,7 +410,7 @@ os._exit(0)  # threads of gloo that are left now and then abort an interpreter t
 """
 
 
-def test_ranks_have_the_same_masks_or_stop(tmp_path: Path) -> None:
+def test_ranks_with_different_masks_stop(tmp_path: Path) -> None:
     common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     common |= {"LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(__file__).parents[1])}
     ranks = [

@@ -61,7 +61,7 @@ def test_a_compiled_network_trains_to_the_same_masks(tmp_path: Path) -> None:
     assert stopped.last.read_bytes() == compiled.last.read_bytes()
 
 
-def test_without_a_compiler_nothing_is_begun_and_the_reason_is_told(tmp_path: Path) -> None:
+def test_without_a_compiler_nothing_begins_and_the_reason_is_reported(tmp_path: Path) -> None:
     environment = os.environ | {"CXX": "/nowhere/c++", "PATH": "/nowhere", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     out = tmp_path / "run"
     command = [sys.executable, "-m", "granet_cli", "train", "--set", "training.compile=true", "--out", str(out)]
@@ -75,7 +75,7 @@ def test_without_a_compiler_nothing_is_begun_and_the_reason_is_told(tmp_path: Pa
     assert not out.exists()
 
 
-def test_a_network_that_cannot_be_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_cannot_be_compiled_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo.exc import BackendCompilerFailed
 
     def failing(model: torch.nn.Module) -> object:
@@ -91,13 +91,13 @@ def test_a_network_that_cannot_be_compiled_is_told(monkeypatch: pytest.MonkeyPat
         compiling.compiled(torch.nn.Linear(2, 2))(torch.zeros(1, 2))
 
 
-def test_other_errors_of_a_network_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_of_a_network_are_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda model: model)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         compiling.compiled(torch.nn.Linear(2, 2))(torch.zeros(1, 3))
 
 
-def test_the_compiler_is_asked_before_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiler_is_tried_before_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo.exc import BackendCompilerFailed
 
     def failing(*_: object, **__: object) -> object:

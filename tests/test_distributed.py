@@ -112,7 +112,9 @@ def differences(one: Path, other: Path) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_ranks_match_one_that_has_the_whole_batch(size: int, recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_ranks_match_a_single_process_with_the_whole_batch(
+    size: int, recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
     """With batch norms over all ranks; without them, a single rank that computes the batch in as many parts."""
     settings = {"optimizer.momentum": 0.0, "training.label_smoothing": 0.1}
     synced = {"granet": recipe("granet", **settings, **{"training.sync_batch_norm": True})}
@@ -195,7 +197,7 @@ class Crossed(nn.Module):
         return images
 
 
-def test_a_new_process_rounds_its_first_step_like_any_other() -> None:
+def test_the_first_step_of_a_process_rounds_like_later_ones() -> None:
     """And it would not, without the pass that settles the buckets: on four ranks; on two there is only one order."""
     assert all(all(same) for same in done(at_work(4, first_gradients, True)))
     assert not all(all(same) for same in done(at_work(4, first_gradients, False)))
@@ -248,7 +250,9 @@ def test_shared_batch_norms_stay_shared() -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_ranks_together_see_what_one_sees(streaming: bool, images: Path, recipe: Callable[..., Recipe]) -> None:
+def test_ranks_together_get_the_batches_of_a_single_process(
+    streaming: bool, images: Path, recipe: Callable[..., Recipe]
+) -> None:
     residency = "streaming" if streaming else "resident"
     dataset = open_data(recipe(**{"data.residency": residency, "data.image_size": 8}))
 
@@ -367,7 +371,7 @@ def wrapping(world: World) -> None:
     world.data_parallel(Idle(), lambda: torch.zeros(2, 8), lambda: torch.autocast("cpu", enabled=False), compile=False)
 
 
-def test_a_parameter_that_nothing_depends_on_is_named() -> None:
+def test_a_parameter_that_the_logits_do_not_depend_on_is_named() -> None:
     for failed in at_work(2, wrapping):
         assert isinstance(failed, Failed)
         assert (failed.kind, failed.everywhere) == ("ModelError", True)
@@ -392,9 +396,7 @@ def test_a_batch_that_cannot_be_divided_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_holds_a_run_is_safe_from_ranks_too_but_a_restart_goes_on(
-    recipe: Callable[..., Recipe], tmp_path: Path
-) -> None:
+def test_ranks_do_not_overwrite_a_run_but_a_restart_resumes_it(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     given = recipe()
     train(given, RunFolder(tmp_path), CPU)
     before = contents(tmp_path)
@@ -421,7 +423,9 @@ def dropping(world: World, recipe: Recipe, folder: Path) -> float:
     return float(torch.stack(drawn).sum())
 
 
-def test_ranks_draw_differently_and_the_first_as_a_single_one(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_random_draws_differ_between_ranks_and_rank_zero_draws_like_a_single_process(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
     [alone] = done(at_work(1, dropping, recipe("static"), tmp_path / "alone"))
     first, second = done(at_work(2, dropping, recipe("static"), tmp_path / "two"))
     assert first == alone

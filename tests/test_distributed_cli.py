@@ -56,7 +56,7 @@ def wait_for(file: Path, *, after: int = 0) -> int:
     raise AssertionError(f"{file} was not written")
 
 
-def test_a_run_that_loses_ranks_restarts_by_itself_and_ends_as_if_it_had_not(place: Path) -> None:
+def test_a_run_that_loses_ranks_restarts_and_ends_as_if_undisturbed(place: Path) -> None:
     whole = torchrun(place, "--recipe", "tiny.toml", "--out", "whole")
     out, err = whole.communicate()
     assert whole.returncode == 0, err
@@ -77,7 +77,7 @@ def test_a_run_that_loses_ranks_restarts_by_itself_and_ends_as_if_it_had_not(pla
     assert contents(place / "disturbed") == contents(place / "whole")
 
 
-def test_a_signal_to_one_rank_saves_and_another_number_of_ranks_goes_on(place: Path, granet: Granet) -> None:
+def test_a_signal_to_one_rank_saves_and_another_number_of_ranks_resumes(place: Path, granet: Granet) -> None:
     run = torchrun(place, "--recipe", "tiny.toml", "--out", "stopped")
     last = place / "stopped" / "last.safetensors"
     wait_for(last, after=wait_for(last))
@@ -114,12 +114,12 @@ def failing(world, what: str) -> None:  # type: ignore[no-untyped-def]
     ("what", "message"),
     [("first", "x: no such folder"), ("all", "x: no such folder"), ("one", "rank 1: x: no such folder")],
 )
-def test_what_one_rank_cannot_do_all_ranks_say(what: str, message: str) -> None:
+def test_an_error_of_one_rank_is_reported_by_all(what: str, message: str) -> None:
     for failed in at_work(3, failing, what):
         assert (failed.message, failed.everywhere) == (message, True)
 
 
-def test_mistakes_of_all_ranks_are_told_once(
+def test_an_error_of_all_ranks_is_printed_once(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shared, own = UsageError("no such thing"), UsageError("no such thing")
@@ -153,12 +153,12 @@ def test_only_training_runs_on_several_ranks(granet: Granet, monkeypatch: pytest
         ),
     ],
 )
-def test_an_environment_that_makes_no_sense_is_refused(environment: dict[str, str], message: str) -> None:
+def test_contradicting_variables_of_torchrun_are_refused(environment: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TorchrunRank.of(environment)
 
 
-def test_what_torchrun_says_is_understood() -> None:
+def test_the_rank_is_read_from_the_variables_of_torchrun() -> None:
     assert TorchrunRank.of({}) == TorchrunRank()
     place = TorchrunRank.of(
         {

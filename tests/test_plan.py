@@ -178,7 +178,7 @@ def found(method: Method, total: int = 400, **settings: Any) -> dict[str, Cautio
     return {caution.kind: caution for caution in told}
 
 
-def test_a_sound_run_has_no_cautions() -> None:
+def test_a_sound_run_has_no_warnings() -> None:
     assert found(GMP(density=0.3, interval=10)) == {}
     assert found(RigL(density=0.3, interval=10)) == {}
 
@@ -251,7 +251,7 @@ def test_sizes_are_about_those_of_the_files(make: Make, tmp_path: Path) -> None:
     assert 0.8 * history < planned.trajectory.history_bytes < 2 * history
 
 
-def test_a_trial_measures_steps_and_memory(make: Make) -> None:
+def test_a_timing_measures_steps_and_memory(make: Make) -> None:
     planned = plan(make(), CPU, steps=2)
     trial = planned.trial
     assert trial is not None
@@ -267,7 +267,7 @@ def test_a_trial_measures_steps_and_memory(make: Make) -> None:
     assert planned.seconds == pytest.approx(steps + 3 * trial.evaluation_seconds + updates)
 
 
-def test_without_a_trial_all_the_rest_is_the_same(make: Make) -> None:
+def test_without_a_timing_the_rest_of_the_plan_is_the_same(make: Make) -> None:
     tried, untried = plan(make(), CPU, steps=1), plan(make(), CPU, steps=0)
     assert (untried.trial, untried.seconds) == (None, None)
     assert untried.trajectory == tried.trajectory
@@ -293,7 +293,7 @@ def test_placeholders_have_the_sizes_of_published_datasets() -> None:
         ("cifar10-resnet50-granet", PlaceholderImages(count=1), "too few images"),
     ],
 )
-def test_sizes_that_are_not_known_are_asked_for(recipe: str, images: PlaceholderImages, message: str) -> None:
+def test_unknown_sizes_are_asked_for(recipe: str, images: PlaceholderImages, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         placeholder_dataset(Recipe.load(recipe), images)
 
@@ -327,7 +327,7 @@ def test_the_command_shows_the_plan_and_writes_nothing(tiny: Path, granet: Grane
     assert sorted(path.name for path in tiny.iterdir()) == ["tiny.toml"]
 
 
-def test_json_is_the_plan(tiny: Path, granet: Granet) -> None:
+def test_json_equals_the_plan(tiny: Path, granet: Granet) -> None:
     found = granet("plan", "tiny.toml", "--method", "rigl", "--density", "0.1", "--steps", 0, "--json").json()
     assert found["recipe"]["method"]["name"] == "rigl"
     assert (found["total_steps"], found["steps_per_epoch"]) == (18, 6)

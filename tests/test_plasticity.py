@@ -331,7 +331,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_grid_that_was_stopped_ends_as_if_it_never_had_been(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_stopped_grid_ends_as_if_undisturbed(trained: Callable[..., Path], tmp_path: Path) -> None:
     asked = grid(trained())
     whole = experiment.run(asked, CPU, out=tmp_path / "whole")
     stopped = tmp_path / "stopped"
@@ -361,7 +361,7 @@ def test_a_grid_that_was_stopped_ends_as_if_it_never_had_been(trained: Callable[
     assert report == whole
 
 
-def test_a_killed_grid_goes_on(trained: Callable[..., Path], tmp_path: Path, granet: Granet) -> None:
+def test_a_killed_grid_is_resumed(trained: Callable[..., Path], tmp_path: Path, granet: Granet) -> None:
     options = ["--epochs", "1", "--rates", "0.5,0.9", "--regeneration", "none,swap"]
     run = str(trained())
     command = [sys.executable, "-m", "granet_cli", "plasticity", run, *options, "--out", str(tmp_path / "killed")]
@@ -379,7 +379,7 @@ def test_a_killed_grid_goes_on(trained: Callable[..., Path], tmp_path: Path, gra
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
-def test_a_grid_grows_and_what_is_there_needs_no_data(
+def test_a_larger_grid_measures_only_missing_cells(
     dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = experiment.run(grid(dense), CPU)
@@ -496,7 +496,7 @@ def test_a_dry_run_writes_nothing(dense: Path, granet: Granet) -> None:
     assert not (dense / "plasticity").exists()
 
 
-def test_data_that_moved_are_named(dense: Path, tmp_path: Path, granet: Granet) -> None:
+def test_the_folder_of_moved_data_can_be_given(dense: Path, tmp_path: Path, granet: Granet) -> None:
     images = load(dense / "last.safetensors").recipe.data.directory
     assert images is not None
     moved = shutil.copytree(images, tmp_path / "moved")
@@ -604,7 +604,7 @@ def test_runs_that_are_not_one_training_are_refused(trained: Callable[..., Path]
         (["RUN", "--epochs", 1, "--scope", "local"], 2, "--scope"),
     ],
 )
-def test_what_cannot_be_done_is_told(
+def test_impossible_requests_are_refused(
     trained: Callable[..., Path], granet: Granet, arguments: list[object], code: int, message: str
 ) -> None:
     answer = granet("plasticity", *(trained() if argument == "RUN" else argument for argument in arguments))

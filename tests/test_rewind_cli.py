@@ -98,13 +98,13 @@ def test_a_dry_run_writes_nothing(granet: Granet, place: Path) -> None:
     assert sorted(place.rglob("*")) == before
 
 
-def test_without_out_a_folder_is_made(granet: Granet, place: Path) -> None:
+def test_without_out_a_new_folder_is_made(granet: Granet, place: Path) -> None:
     for name in ("tiny-lr", "tiny-lr-2"):
         answer = granet("rewind", "a/last.safetensors", "--mode", "lr", "--to", "1ep", "--json")
         assert answer.json()["out"] == f"runs/{name}"
 
 
-def test_a_folder_made_for_nothing_goes_away(granet: Granet, place: Path) -> None:
+def test_an_unused_new_folder_is_removed(granet: Granet, place: Path) -> None:
     Path("images").rename("moved")
     try:
         answer = granet("rewind", "a/last.safetensors", "--mode", "lr")
@@ -136,7 +136,7 @@ def test_a_folder_made_for_nothing_goes_away(granet: Granet, place: Path) -> Non
         (("--resume", "a", "--density", "0.1"), "not allowed when a rewind is resumed"),
     ],
 )
-def test_mistakes_are_told(granet: Granet, place: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_mistakes_are_reported(granet: Granet, place: Path, arguments: tuple[str, ...], message: str) -> None:
     before = sorted(place.rglob("*"))
     answer = granet("rewind", *arguments)
     assert answer.code in (1, 2)
@@ -146,7 +146,7 @@ def test_mistakes_are_told(granet: Granet, place: Path, arguments: tuple[str, ..
     assert sorted(place.rglob("*")) == before
 
 
-def test_ctrl_c_says_how_to_go_on(granet: Granet, place: Path) -> None:
+def test_ctrl_c_says_how_to_resume(granet: Granet, place: Path) -> None:
     asked = ["rewind", "a/last.safetensors", "--mode", "lr", "--density", "0.1", "--rounds", "300", "--out", "b"]
     process = subprocess.Popen(
         [sys.executable, "-m", "granet_cli", *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -163,7 +163,7 @@ def test_ctrl_c_says_how_to_go_on(granet: Granet, place: Path) -> None:
     assert len(rows) < 300
 
 
-def test_help_shows_how(granet: Granet) -> None:
+def test_help_has_examples(granet: Granet) -> None:
     answer = granet("rewind", "--help")
     assert answer.code == 0
     assert "granet rewind runs/a/last.safetensors --mode lr" in answer.out

@@ -213,7 +213,7 @@ def test_weights_rewound_without_pruning_retrace_the_run_of_a_fixed_mask(
     assert [entry["epoch"] for entry in theirs.metrics["epochs"]] == [3, 4]
 
 
-def test_a_time_within_an_epoch_is_one_to_go_back_to(trained: Callable[..., RunFolder], tmp_path: Path) -> None:
+def test_a_rewind_point_may_be_within_an_epoch(trained: Callable[..., RunFolder], tmp_path: Path) -> None:
     run = trained()
     folder = retrained(planned(run, "lr", to="7it", density=0.2), tmp_path / "lr")
     epochs = load(folder / "last.safetensors").metrics["epochs"]
@@ -413,7 +413,7 @@ def test_a_parent_that_changed_is_refused(trained: Callable[..., RunFolder], tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_a_rewind_point_that_is_not_there_is_told_with_those_that_are(trained: Callable[..., RunFolder]) -> None:
+def test_a_missing_rewind_point_is_reported_with_those_that_exist(trained: Callable[..., RunFolder]) -> None:
     with pytest.raises(UsageError, match=r"no rewind point .* got step 7 .* 0it \(0ep\), 5it \(1ep\), 10it"):
         planned(trained(), "weights", to="7it")
     with pytest.raises(UsageError, match=r"not said; expected one of 0it \(0ep\), 5it"):
@@ -452,7 +452,9 @@ def test_without_rewind_points_keeping_some_is_advised(trained: Callable[..., Ru
         ({"recipe": Recipe.load("quickstart")}, "a recipe of its own"),
     ],
 )
-def test_what_cannot_be_is_told(trained: Callable[..., RunFolder], asked: dict[str, Any], message: str) -> None:
+def test_impossible_requests_are_refused(
+    trained: Callable[..., RunFolder], asked: dict[str, Any], message: str
+) -> None:
     with pytest.raises((UsageError, RecipeError), match=message):
         planned(trained(), "lr", **asked)
 
@@ -461,7 +463,7 @@ def test_a_share_of_the_training_is_a_time() -> None:
     assert [step_of(to, 200, 10) for to in ("0", "0.25", "3ep", "7it")] == [0, 50, 30, 7]
 
 
-def test_nothing_is_written_over(trained: Callable[..., RunFolder], tmp_path: Path) -> None:
+def test_nothing_is_overwritten(trained: Callable[..., RunFolder], tmp_path: Path) -> None:
     recipe = planned(trained(), "lr", to="3ep", density=0.1)
     rounds = planned(trained(), "lr", to="3ep", density=0.1, rounds=2)
     retrained(recipe, tmp_path / "run")
@@ -510,7 +512,9 @@ def test_a_run_does_not_go_into_a_folder_of_rounds(trained: Callable[..., RunFol
         train(load(trained().last).recipe, RunFolder(folder), CPU)
 
 
-def test_a_round_of_something_else_is_not_taken_for_done(trained: Callable[..., RunFolder], tmp_path: Path) -> None:
+def test_a_run_that_is_not_of_this_rewind_does_not_count_as_a_round(
+    trained: Callable[..., RunFolder], tmp_path: Path
+) -> None:
     folder = retrained(planned(trained(), "lr", to="3ep", density=0.1, rounds=2), tmp_path / "out")
     shutil.rmtree(folder / "round-02")
     shutil.copytree(trained().path, folder / "round-02")
@@ -535,7 +539,7 @@ def test_points_of_other_runs_and_later_ones_are_refused(trained: Callable[..., 
         planned(run, "weights", to="15it", checkpoint=run.kept(5))
 
 
-def test_layers_of_a_pruned_network_cannot_be_set_free(trained: Callable[..., RunFolder]) -> None:
+def test_layers_of_a_pruned_network_cannot_be_made_dense(trained: Callable[..., RunFolder]) -> None:
     with pytest.raises(UsageError, match="settled once a network is pruned"):
         planned(trained(), "lr", settings={"method.dense": '["fc"]'})
 
@@ -557,7 +561,7 @@ def test_another_network_is_refused(trained: Callable[..., RunFolder], tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def test_imported_weights_need_a_recipe_to_go_back_in(trained: Callable[..., RunFolder], tmp_path: Path) -> None:
+def test_imported_weights_need_a_recipe_to_be_rewound(trained: Callable[..., RunFolder], tmp_path: Path) -> None:
     """An imported checkpoint has weights and masks and no past."""
     whole = load(trained().last)
     bare = replace(whole, optimizer={}, progress={}, step=0, metrics={"epochs": [], "updates": [], "imported": {}})
@@ -575,7 +579,7 @@ def test_imported_weights_need_a_recipe_to_go_back_in(trained: Callable[..., Run
 # The preview
 
 
-def test_the_preview_says_what_is_trained(trained: Callable[..., RunFolder], tmp_path: Path) -> None:
+def test_the_preview_equals_what_is_trained(trained: Callable[..., RunFolder], tmp_path: Path) -> None:
     recipe = planned(trained(), "lr", to="2ep", density=0.1, rounds=2)
     run = begin(recipe, open_data(recipe), CPU)
     plans = preview(run.model, capture(run))
@@ -587,6 +591,18 @@ def test_the_preview_says_what_is_trained(trained: Callable[..., RunFolder], tmp
         assert (entry.first_learning_rate, entry.last_learning_rate) == pytest.approx((0.001, 0.0001))
         assert entry.bytes == pytest.approx(2 * row.bytes, rel=0.05)
     assert plans[0].training_flops > plans[1].training_flops > 0
+
+
+def test_the_preview_counts_a_dense_gradient_at_every_step_of_gradient_momentum(
+    trained: Callable[..., RunFolder],
+) -> None:
+    def training_flops(growth: str) -> float:
+        settings = {"method.growth": growth, "method.interval": "1ep"}
+        recipe = planned(trained(), "lr", to="2ep", density=0.1, regrow=True, settings=settings)
+        run = begin(recipe, open_data(recipe), CPU)
+        return preview(run.model, capture(run))[0].training_flops
+
+    assert training_flops("momentum") > training_flops("gradient")
 
 
 def test_uniform_pruning_leaves_no_layer_empty() -> None:

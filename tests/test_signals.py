@@ -19,7 +19,7 @@ numbers = pytest.mark.parametrize("number", ALL, ids=lambda number: number.name)
 
 
 @numbers
-def test_a_signal_is_remembered_once_the_question_was_asked(number: int) -> None:
+def test_a_signal_is_remembered_after_the_first_call_of_stop(number: int) -> None:
     before = signal.getsignal(number)
     with stop_on_signals() as stop:
         assert not stop()
@@ -29,7 +29,7 @@ def test_a_signal_is_remembered_once_the_question_was_asked(number: int) -> None
 
 
 @numbers
-def test_before_that_it_interrupts_at_once(number: int) -> None:
+def test_a_signal_before_the_first_call_of_stop_interrupts_at_once(number: int) -> None:
     with pytest.raises(KeyboardInterrupt), stop_on_signals():
         signal.raise_signal(number)
 
@@ -60,7 +60,7 @@ def command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "granet_cli", "train", "--device", "cpu", *pairs, *more]
 
 
-def test_a_terminal_that_closes_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
+def test_a_closed_terminal_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
     """Its end is a SIGHUP, and whatever is written to it from then on fails."""
     write_image_folder(tmp_path / "images", per_class=10)
     ours, theirs = os.openpty()

@@ -149,7 +149,7 @@ def test_a_classifier_of_other_classes_stays_as_initialised(tmp_path, recipe, ca
         (lambda s: network("resnet20").state_dict(), "and 60 more of these"),
     ],
 )
-def test_weights_that_do_not_fit_are_named(tmp_path, recipe, change, said):
+def test_weights_that_do_not_fit_are_reported_by_name(tmp_path, recipe, change, said):
     path = saved(tmp_path / "w", change(network().state_dict()))
     with pytest.raises(ModelError) as caught:
         train(recipe(path), RunFolder(tmp_path / "run"), CPU)
@@ -158,7 +158,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path, recipe, change, said):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_goes_on_to_the_last_bit_when_the_file_is_gone(tmp_path, recipe):
+def test_a_run_resumes_exactly_when_the_file_is_gone(tmp_path, recipe):
     path = saved(tmp_path / "w", network(classes=10).state_dict())
     train(recipe(path), RunFolder(tmp_path / "whole"), CPU)
     asked = iter(range(100))
@@ -191,7 +191,7 @@ def test_a_rewound_run_starts_from_its_parent_alone(tmp_path, recipe):
     assert run(["rewind", last, "--mode", "lr", "--density", "0.2", "--out", str(tmp_path / "again"), "--json"]) == 0
 
 
-def test_what_cannot_be_read_is_told(tmp_path, recipe):
+def test_unreadable_files_are_reported(tmp_path, recipe):
     (tmp_path / "text").write_text("no weights")
     for name, said in (("none", "cannot be read"), ("text", "neither a safetensors file nor one of torch.save")):
         with pytest.raises(FileError, match=said):

@@ -1,13 +1,15 @@
-"""Half a step can be taken back, and a whole one cannot."""
+"""The training step: its learning rate, and undoing a backward pass that no optimizer step followed."""
 
 from __future__ import annotations
 
 import copy
+from itertools import islice
 
 import pytest
 import torch
 
 from granet.recipe import Recipe
+from granet.recipe.learning_rate import learning_rate
 from granet.training.run import Run, begin, open_data
 from granet.training.step import TrainingStep
 
@@ -16,7 +18,7 @@ BATCH = 16
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A run whose rank is the one that saves when another is lost."""
+    """Return a run on the rank that saves when another is lost."""
     recipe = Recipe.load("quickstart")
     run = begin(recipe, open_data(recipe), torch.device("cpu"))
     monkeypatch.setattr(run.world, "undoes_lost_steps", True)
@@ -24,7 +26,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def changing(run: Run) -> object:
-    """What the first half of a step changes, and the weights, which it does not."""
+    """Return copies of what ``backward`` changes, and of the weights, which it does not change."""
     return copy.deepcopy((dict(run.model.named_buffers()), vars(run.sums), dict(run.model.named_parameters())))
 
 
@@ -38,7 +40,7 @@ def same(a: object, b: object) -> bool:
     return a == b
 
 
-def test_a_first_half_leaves_weights_alone_and_can_be_taken_back(run: Run) -> None:
+def test_backward_leaves_weights_unchanged_and_can_be_undone(run: Run) -> None:
     step, before = TrainingStep(run), changing(run)
     step.backward(*(part[:BATCH] for part in next(iter(run.pipeline.batches(0)))))
     assert run.sums.examples == BATCH
@@ -48,7 +50,7 @@ def test_a_first_half_leaves_weights_alone_and_can_be_taken_back(run: Run) -> No
     assert same(changing(run), before)
 
 
-def test_what_the_optimizer_has_done_is_not_taken_back_in_part(run: Run) -> None:
+def test_a_step_is_not_undone_once_the_optimizer_has_stepped(run: Run) -> None:
     step, before = TrainingStep(run), changing(run)
     step.backward(*(part[:BATCH] for part in next(iter(run.pipeline.batches(0)))))
     step.optimize()
@@ -56,3 +58,13 @@ def test_what_the_optimizer_has_done_is_not_taken_back_in_part(run: Run) -> None
     assert not same(done, before)
     step.undo()
     assert same(changing(run), done)
+
+
+def test_a_step_has_the_learning_rate_of_the_schedule_and_counts(run: Run) -> None:
+    step, seen = TrainingStep(run), []
+    for images, labels in islice(run.pipeline.batches(0), 2):
+        expected = learning_rate(run.recipe, run.step, run.pipeline.steps_per_epoch)
+        step(images[:BATCH], labels[:BATCH], before_topology=lambda: seen.append(run.optimizer.param_groups[0]["lr"]))
+        assert seen[-1] == expected
+    assert run.step == 2
+    assert seen[0] != seen[1]

@@ -39,7 +39,7 @@ READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2
 COPYING = (Tensor.cpu, Tensor.tolist)  # Tensor.numpy refuses what is not on the CPU by itself
 
 
-class Waited(Exception):  # noqa: N818  not an error of anybody's but the test's
+class Waited(Exception):  # noqa: N818  of these tests only
     """Something waited for the device."""
 
 
@@ -147,19 +147,19 @@ def run(given: Recipe, folder: Path, device: str, guard: Guard) -> int:
 
 @guards
 @pytest.mark.parametrize("method", METHODS)
-def test_a_step_between_updates_waits_for_nothing(method: str, device: str, guard: Guard, tmp_path: Path) -> None:
+def test_a_step_between_updates_does_not_synchronise(method: str, device: str, guard: Guard, tmp_path: Path) -> None:
     assert run(recipe(method), tmp_path, device, guard) == INTERVAL - 1
 
 
 @guards
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_nor_do_other_optimizers(optimizer: str, device: str, guard: Guard, tmp_path: Path) -> None:
+def test_other_optimizers_do_not_synchronise(optimizer: str, device: str, guard: Guard, tmp_path: Path) -> None:
     assert run(recipe("granet", optimizer), tmp_path, device, guard) == INTERVAL - 1
 
 
 @guards
 @pytest.mark.parametrize("kind", ["none", "crop", "resized-crop-flip"])
-def test_nor_does_augmentation(kind: str, device: str, guard: Guard, tmp_path: Path) -> None:
+def test_augmentation_does_not_synchronise(kind: str, device: str, guard: Guard, tmp_path: Path) -> None:
     given = recipe("static", **{"data.augment": kind, "training.accumulate": "1"})
     assert run(given, tmp_path, device, guard) == INTERVAL - 1
 
@@ -167,7 +167,9 @@ def test_nor_does_augmentation(kind: str, device: str, guard: Guard, tmp_path: P
 @needs_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
-def test_nor_does_a_stream_of_files_in_any_precision_on_cuda(optimizer: str, precision: str, tmp_path: Path) -> None:
+def test_streaming_does_not_synchronise_in_any_precision_on_cuda(
+    optimizer: str, precision: str, tmp_path: Path
+) -> None:
     if (optimizer, precision) == ("rmsprop", "fp16"):
         pytest.skip("torch's scaler reads its verdict before the step of an optimizer that is not fused")
     images = write_image_folder(tmp_path / "images", per_class=20)
@@ -196,7 +198,7 @@ READS: dict[str, Callable[[Tensor], object]] = {
 
 @guards
 @pytest.mark.parametrize("kind", READS)
-def test_a_step_that_does_wait_is_caught(
+def test_a_step_that_synchronises_is_caught(
     kind: str, device: str, guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tests above are not vacuous."""

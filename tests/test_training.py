@@ -89,7 +89,7 @@ def stopped_at(step: int) -> Callable[[], bool]:
     return lambda: next(asked) >= step
 
 
-def test_a_run_leaves_what_it_says(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_a_run_writes_the_documented_files(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     events: list[told.Event] = []
     runs = RunFolder(tmp_path / "run")
     result = train(recipe(), runs, CPU, watch=events.append)
@@ -270,12 +270,12 @@ def test_other_data_are_refused_on_resume(recipe: Callable[..., Recipe], tmp_pat
     resume(runs, CPU, directory=moved)
 
 
-def test_resuming_nothing_is_a_mistake(tmp_path: Path) -> None:
+def test_resuming_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run to resume"):
         resume(RunFolder(tmp_path), CPU)
 
 
-def test_weights_without_a_past_are_no_run_to_go_on_with(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_an_imported_checkpoint_cannot_be_resumed(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     runs = whole(recipe("static"), tmp_path)
     save(runs.last, replace(load(runs.last), progress={}))
     with pytest.raises(CheckpointError, match="not the state of a run"):
@@ -311,9 +311,7 @@ def test_only_one_process_trains_in_a_folder(recipe: Callable[..., Recipe], tmp_
     train(recipe(), runs, CPU)
 
 
-def test_what_a_kill_left_over_of_the_newest_few_goes_at_the_next_start(
-    recipe: Callable[..., Recipe], tmp_path: Path
-) -> None:
+def test_checkpoints_left_over_by_a_kill_are_removed_on_resume(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     """The end of the process may come after a save is safe and before what it replaces is removed."""
     keeping = recipe(**{"training.keep_last": "1", "training.keep_every": "12it"})
     runs = RunFolder(tmp_path)
@@ -330,7 +328,7 @@ def test_what_a_kill_left_over_of_the_newest_few_goes_at_the_next_start(
     assert runs.kept_steps() == [0, 6, 99]  # a state that is not kept itself replaces none
 
 
-def test_a_stop_that_came_before_the_first_step_is_heard(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_a_stop_before_the_first_step_is_obeyed(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     undisturbed = whole(recipe(), tmp_path / "undisturbed")
     runs = RunFolder(tmp_path / "stopped")
     with pytest.raises(Interrupted, match="step 0 of"):
@@ -350,7 +348,7 @@ def test_a_test_that_was_not_saved_is_not_recorded_twice(recipe: Callable[..., R
     assert events.count("test") == 1
 
 
-def test_workers_that_a_signal_ended_too_do_not_cost_the_state(
+def test_the_state_is_saved_when_a_signal_also_ends_the_workers(
     recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from granet.training import launch
