@@ -52,7 +52,7 @@ class SparsifierCallback(Binding, Callback):  # type: ignore[misc]  # of a libra
                 got=f"{len(trainer.optimizers)} optimizers",
             )
         state = self._loaded
-        if state is None and trainer.global_step > 0 and self._sparsifier is not None:  # fit() goes on
+        if state is None and trainer.global_step > 0 and self._sparsifier is not None:  # fit() is called again
             state = self._pack()
         found = "no sparsifier" if state is None else f"step {state.get('step')}"
         if (0 if state is None else state.get("step")) != trainer.global_step:

@@ -1,7 +1,7 @@
 """One cell: a checkpoint is pruned in one go, perhaps regenerated, and trained on with fixed masks.
 
 Pruning and training are those of a rewind: a cell is the fine-tuning of its checkpoint at the learning rate that the
-schedule has there, so it restores optimizer slots too and goes on with the order of the data. What is regenerated
+schedule has there, so it restores optimizer slots too and continues in the order of the data. What is regenerated
 between the two:
 
 ===========  =========================================================================  =================
@@ -15,7 +15,7 @@ kind         what happens after pruning                                         
 ``pruned`` is the regeneration of "the same number of connections as pruned" of the paper's section 3; ``swap`` is the
 one that its method has, at no cost in weights. In both, positions that were just pruned or dropped may grow again, and
 what pruning took restarts at zero with zero optimizer state, while a weight that ``swap`` drops and grows at once keeps
-both. Gradients are dense, of the unpruned checkpoint, on the batch that training goes on with. Two things differ from
+both. Gradients are dense, of the unpruned checkpoint, on the next batch of the training. Two things differ from
 GraNet's code: counts are exact, and the gradient is always taken in fp32.
 """
 

@@ -242,14 +242,16 @@ def _kept(run: Path) -> list[GridSource]:
     with folder.claimed():  # raises when somebody is at work in it
         pass
     if not folder.last.exists():
-        raise UsageError("the run has no checkpoint yet", where=run, remedy=f"go on by granet train --resume {run}")
+        raise UsageError(
+            "the run has no checkpoint yet", where=run, remedy=f"resume it with granet train --resume {run}"
+        )
     last = load_outline(folder.last)
     if "steps_per_epoch" in last.progress and "test" not in last.metrics:
         raise UsageError(
             "the run is not finished",
             where=run,
             got=f"step {last.step:,} of {last.recipe.total_steps(last.progress['steps_per_epoch']):,}",
-            remedy=f"go on with it by granet train --resume {run}, or name single checkpoints of it",
+            remedy=f"resume it with granet train --resume {run}, or name single checkpoints of it",
         )
     steps = folder.kept_steps()
     if not steps:

@@ -192,7 +192,7 @@ def plan(request: RewindRequest, recipe: Recipe, outline: Checkpoint, dataset: D
             remedy="leave it out, or use --mode finetune",
         )
     planned = _with_rewind(recipe, section)
-    build_method(planned, steps_per_epoch)  # whatever lasts too long is told before anything is written
+    build_method(planned, steps_per_epoch)  # durations that do not fit are reported before anything is written
     return planned
 
 

@@ -6,12 +6,13 @@ uncompiled run only where sums are rounded differently. ``granet.sparsifier.comp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from granet.errors import ModelError, UsageError
+from granet.errors import GranetError, ModelError, UsageError
 
 SETTING = "training.compile"
 
@@ -22,17 +23,10 @@ def check_compiler(device: torch.device) -> None:
     Raises:
         UsageError: it does not, mostly because there is no compiler.
     """
-    from torch._dynamo.exc import TorchDynamoException  # importing it takes a second, which others need not wait
-
-    try:
+    what = f"torch.compile does not work on this {'machine' if device.type == 'cpu' else 'device'}"
+    needs = "it needs a C++ compiler, such as g++, and on a GPU Triton; or "
+    with _compiler_errors(UsageError, what, needs):
         torch.compile(_sum, dynamic=False)(torch.zeros(8, device=device))
-    except TorchDynamoException as error:
-        raise UsageError(
-            f"torch.compile does not work on this {'machine' if device.type == 'cpu' else 'device'}",
-            where=SETTING,
-            got=_reason(error),
-            remedy=f"it needs a C++ compiler, such as g++, and on a GPU Triton; or leave {SETTING} at false",
-        ) from error
 
 
 def _sum(numbers: Tensor) -> Tensor:
@@ -45,26 +39,27 @@ def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
     Raises, when called:
         ModelError: the compiler cannot do this network.
     """
-    from torch._dynamo.exc import TorchDynamoException
-
     forward: Callable[[Tensor], Tensor] = torch.compile(model)
 
     def call(images: Tensor) -> Tensor:
-        try:
+        with _compiler_errors(ModelError, "torch.compile cannot do this network"):
             return forward(images)
-        except TorchDynamoException as error:
-            raise ModelError(
-                "torch.compile cannot do this network",
-                where=SETTING,
-                got=_reason(error),
-                remedy=f"leave {SETTING} at false",
-            ) from error
 
     return call
 
 
-def _reason(error: Exception) -> str:
-    """Return the cause in one line; the compiler wraps it in another error, with advice for its developers."""
-    cause = getattr(error, "inner_exception", error)
-    lines = (line.strip() for line in str(cause).splitlines())
-    return f"{type(cause).__name__}: {next((line for line in lines if line), 'no more is known')}"
+@contextmanager
+def _compiler_errors(error_type: type[GranetError], what: str, needs: str = "") -> Iterator[None]:
+    """Context that turns errors of the compiler into ``error_type``."""
+    from torch._dynamo.exc import TorchDynamoException  # importing it takes a second, so only runs that compile do
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        # Errors of the compiler come wrapped in another, and with advice for its developers.
+        cause = getattr(error, "inner_exception", error)
+        lines = (line.strip() for line in str(cause).splitlines())
+        first = next((line for line in lines if line), "no more is known")
+        raise error_type(
+            what, where=SETTING, got=f"{type(cause).__name__}: {first}", remedy=f"{needs}leave {SETTING} at false"
+        ) from error

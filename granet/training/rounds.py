@@ -53,7 +53,7 @@ def rewind(
         train(recipe, folder, device, dataset=dataset, overwrite=overwrite, watch=watch, stop=stop)
         return [row(folder)]
     folder.check_free(overwrite=overwrite)
-    run = begin(recipe, dataset, device)  # whatever cannot be is told before anything is written
+    run = begin(recipe, dataset, device)  # what does not fit is reported before anything is written
     restore(run, start_state(capture(run)))
     with folder.claimed():
         folder.check_free(overwrite=overwrite)
@@ -77,7 +77,7 @@ def go_on(
     recipe = folder.open()[0]
     if recipe.rewind is None:
         raise UsageError(
-            "this is a run, but not a rewound one", where=path, remedy=f"go on with it by granet train --resume {path}"
+            "this is a run, but not a rewound one", where=path, remedy=f"resume it with granet train --resume {path}"
         )
     resume(folder, device, directory=directory, watch=watch, stop=stop)
     return [row(folder)]

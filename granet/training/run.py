@@ -211,16 +211,12 @@ def build_optimizer(recipe: Recipe, model: nn.Module, device: torch.device) -> O
     """Return the optimizer of a recipe, with two parameter groups if norms and biases do not decay."""
     settings = recipe.optimizer
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": parameters}]
-    if not settings.decay_norms_and_biases:
-        flat = [parameter for parameter in parameters if parameter.dim() <= 1]
-        groups = [
-            {"params": [parameter for parameter in parameters if parameter.dim() > 1]},
-            {"params": flat, "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
+    decayed = [parameter for parameter in parameters if parameter.dim() > 1 or settings.decay_norms_and_biases]
+    flat = [parameter for parameter in parameters if parameter.dim() <= 1 and not settings.decay_norms_and_biases]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": flat, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
     common: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    # Fused SGD leaves momentum that nobody has written where a scaler skips the very first step.
+    # Fused SGD leaves momentum uninitialised if a scaler skips the very first step.
     skips = settings.name == "sgd" and recipe.training.precision == "fp16"
     fused: dict[str, Any] = {"fused": device.type in ("cpu", "cuda") and not skips}
     if settings.name == "sgd":

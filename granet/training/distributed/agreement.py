@@ -32,7 +32,7 @@ _WORD = torch.int32
 _CHECKSUM_BITS = 52
 """A float64 holds them exactly."""
 
-_FROM_CHECKPOINT = "the last checkpoint is intact; go on from it, and if this happens again, look for a faulty machine"
+_FROM_CHECKPOINT = "the last checkpoint is intact; resume from it, and if this happens again, look for a faulty machine"
 _REMEDIES = {
     "recipe": "start every rank by the same command, with the same recipe file",
     "software": "install the same versions on every machine",

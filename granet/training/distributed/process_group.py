@@ -132,7 +132,7 @@ class ProcessGroup(World):
             raise _everywhere(
                 TrainingError(
                     "the masks of the ranks differed for a time",
-                    remedy="the last checkpoint is intact; go on from it, and look for a faulty machine",
+                    remedy="the last checkpoint is intact; resume from it, and look for a faulty machine",
                 )
             )
 
@@ -299,7 +299,7 @@ def _lost_ranks() -> Iterator[None]:
             raise LostRankError(
                 "lost contact with another rank",
                 got=_first_line(error),
-                remedy="see what that rank says; torchrun --max-restarts N goes on from the last checkpoint by itself",
+                remedy="see the messages of that rank; torchrun --max-restarts N resumes from the last checkpoint",
             ) from error
         raise
 
