@@ -367,7 +367,7 @@ def test_verify_fails_when_a_checkpoint_has_other_masks(make: Make, granet: Gran
     assert granet("history", tmp_path).code == 0
 
 
-def test_the_picture_has_four_labelled_parts(finished: Path, granet: Granet, tmp_path: Path) -> None:
+def test_the_chart_has_four_labelled_panels(finished: Path, granet: Granet, tmp_path: Path) -> None:
     assert granet("history", finished, "--plot", tmp_path / "a.svg").code == 0
     svg = (tmp_path / "a.svg").read_text()
     for text in ("active weights, %", "weights, %", "per active weight, %", "still active, %", "epoch"):

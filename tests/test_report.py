@@ -1,4 +1,4 @@
-"""``granet report``: what it tells of runs, what it refuses to tell, and a page that needs and does nothing."""
+"""``granet report``: its data, what it refuses, and a page without scripts or requests."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def runs(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(trained: Path) -> RunsReport:
+def reported(trained: Path) -> RunsReport:
     return report([str(trained)])
 
 
@@ -133,10 +133,10 @@ class Reader(HTMLParser):
 # Data
 
 
-def test_a_run_is_told_whole(told: RunsReport, trained: Path) -> None:
-    a = told.runs[0]
+def test_the_report_of_a_run_agrees_with_its_checkpoint(reported: RunsReport, trained: Path) -> None:
+    a = reported.runs[0]
     last = load(trained / "a" / "last.safetensors")
-    assert (a.outcome.path, a.state, a.begins_at, a.steps_per_epoch) == (trained / "a", "finished", 0, PER_EPOCH)
+    assert (a.summary.path, a.state, a.begins_at, a.steps_per_epoch) == (trained / "a", "finished", 0, PER_EPOCH)
     assert [epoch.step for epoch in a.epochs] == [6, 12, 18]
     assert [epoch.validation_loss for epoch in a.epochs] == [e["validation_loss"] for e in last.metrics["epochs"]]
     assert a.history is not None
@@ -144,7 +144,7 @@ def test_a_run_is_told_whole(told: RunsReport, trained: Path) -> None:
     assert a.active_parameters == sum(int((weight != 0).sum()) for name, weight in last.masks.items()) + sum(
         weight.numel() for name, weight in last.weights.items() if name not in last.masks
     )
-    assert told.as_json() == json.loads(json.dumps(told.as_json()))
+    assert reported.as_json() == json.loads(json.dumps(reported.as_json()))
 
 
 def by_hand(folder: Path, method: str) -> float:
@@ -172,39 +172,39 @@ def by_hand(folder: Path, method: str) -> float:
 
 
 @pytest.mark.parametrize(("number", "name", "method"), [(0, "a", "granet"), (2, "dense", "dense"), (3, "snfs", "snfs")])
-def test_training_flops_are_those_of_the_masks_that_there_were(
-    told: RunsReport, trained: Path, number: int, name: str, method: str
+def test_training_flops_are_those_of_the_masks_of_each_step(
+    reported: RunsReport, trained: Path, number: int, name: str, method: str
 ) -> None:
-    run = told.runs[number]
-    assert run.outcome.path.name == name
+    run = reported.runs[number]
+    assert run.summary.path.name == name
     assert run.training_flops is not None
     assert run.training_flops["active"] == pytest.approx(by_hand(trained / name, method), rel=1e-12)
     assert run.training_flops["dense"] == pytest.approx(by_hand(trained / "dense", "dense"), rel=1e-12)
 
 
-def test_a_run_that_was_stopped_is_told_as_of_its_checkpoint(told: RunsReport) -> None:
-    run = told.runs[4]
-    assert (run.state, run.outcome.step, len(run.epochs)) == ("interrupted", STOPPED, 1)
+def test_a_stopped_run_is_reported_as_of_its_checkpoint(reported: RunsReport) -> None:
+    run = reported.runs[4]
+    assert (run.state, run.summary.step, len(run.epochs)) == ("interrupted", STOPPED, 1)
     assert run.history is not None
     assert run.history.step == STOPPED
     assert run.training_flops is not None
-    assert run.training_flops["dense"] * EPOCHS * PER_EPOCH == told.runs[2].training_flops["dense"] * STOPPED  # type: ignore[index]
+    assert run.training_flops["dense"] * EPOCHS * PER_EPOCH == reported.runs[2].training_flops["dense"] * STOPPED  # type: ignore[index]
     assert run.cautions == ()
-    assert "not finished" in told.remarks[0].message
+    assert "not finished" in reported.remarks[0].message
 
 
 @pytest.mark.parametrize("method", ["granet", "dense"])
-def test_a_run_that_has_only_begun_is_told(images: Path, tmp_path: Path, method: str) -> None:
+def test_a_run_at_step_0_is_reported(images: Path, tmp_path: Path, method: str) -> None:
     with pytest.raises(Interrupted):
         train(recipe(images, method), RunFolder(tmp_path / "run"), CPU, stop=lambda: True)
-    told = report([str(tmp_path / "run")])
-    assert (told.runs[0].outcome.step, told.runs[0].epochs, told.runs[0].seconds) == (0, (), None)
-    assert told.runs[0].training_flops == {"active": 0, "dense": 0}
-    assert "interrupted, at step 0 of 18" in Reader(page(told)).text
-    assert "not measured yet" in Reader(page(told)).text
+    reported = report([str(tmp_path / "run")])
+    assert (reported.runs[0].summary.step, reported.runs[0].epochs, reported.runs[0].seconds) == (0, (), None)
+    assert reported.runs[0].training_flops == {"active": 0, "dense": 0}
+    assert "interrupted, at step 0 of 18" in Reader(page(reported)).text
+    assert "not measured yet" in Reader(page(reported)).text
 
 
-def test_the_time_is_that_of_the_speeds_noted(runs: Path) -> None:
+def test_the_time_is_that_of_the_recorded_speeds(runs: Path) -> None:
     metrics = runs / "a" / "metrics.jsonl"
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     for line in lines:
@@ -245,7 +245,7 @@ def test_a_run_that_changes_while_it_is_read_is_read_again(runs: Path, monkeypat
         return found
 
     monkeypatch.setattr(analysis, "_read", growing)
-    assert analysis.read(runs / "b").outcome.seed == 0  # the run that it has become, and not the one that it was
+    assert analysis.read(runs / "b").summary.seed == 0  # the run that it has become, and not the one that it was
     assert len(reads) == 2
 
     def restless(folder: Path, factory: str | None) -> analysis.RunReport:
@@ -270,7 +270,7 @@ def test_rounds_are_shown_as_their_runs(runs: Path, granet: Granet) -> None:
     assert [Path(run["path"]).name for run in found["runs"]] == ["round-01", "round-02"]
 
 
-def test_where_a_run_was_trained_is_noted_and_told(images: Path, tmp_path: Path, granet: Granet) -> None:
+def test_where_a_run_was_trained_is_recorded_and_shown(images: Path, tmp_path: Path, granet: Granet) -> None:
     (tmp_path / "tiny.toml").write_text(recipe(images).to_toml())
     out = tmp_path / "run"
     assert granet("train", "--recipe", tmp_path / "tiny.toml", "--out", out, "--device", "cpu").code == 0
@@ -287,7 +287,7 @@ def test_where_a_run_was_trained_is_noted_and_told(images: Path, tmp_path: Path,
     assert analysis.read(out).sessions == ()  # that was another run
 
 
-def test_sessions_are_noted_in_their_order(tmp_path: Path) -> None:
+def test_sessions_are_recorded_in_order(tmp_path: Path) -> None:
     started = Started(
         folder=tmp_path,
         device="CPU",
@@ -310,7 +310,7 @@ def test_sessions_are_noted_in_their_order(tmp_path: Path) -> None:
     assert len(seen) == 3
 
 
-# What is not told
+# What is not reported
 
 
 def damage(path: Path, place: float = 0.9) -> None:
@@ -352,7 +352,7 @@ def half_saved(folder: Path) -> None:
         (shutil.rmtree, "nothing of this name is there"),
     ],
 )
-def test_a_run_that_cannot_be_told_whole_is_named_and_not_shown(
+def test_a_damaged_run_is_named_and_not_shown(
     spoil: Any, said: str, runs: Path, granet: Granet, tmp_path: Path
 ) -> None:
     spoil(runs / "a")
@@ -381,7 +381,7 @@ def test_a_run_without_a_history_says_so(runs: Path) -> None:
     assert "Density of each layer" not in text
 
 
-def test_a_mistyped_folder_is_answered_with_the_nearest(runs: Path, granet: Granet) -> None:
+def test_a_mistyped_folder_gets_a_suggestion(runs: Path, granet: Granet) -> None:
     answer = granet("report", runs / "stoped", "--json")
     assert answer.code == 1
     assert f"Did you mean {runs / 'stopped'}?" in answer.err
@@ -391,8 +391,8 @@ def test_a_mistyped_folder_is_answered_with_the_nearest(runs: Path, granet: Gran
 # The page
 
 
-def test_the_page_needs_and_does_nothing(told: RunsReport) -> None:
-    text = page(told)
+def test_the_page_has_no_script_and_fetches_nothing(reported: RunsReport) -> None:
+    text = page(reported)
     read = Reader(text)
     assert not re.search(r"(?i)https?:|url\(|@import|javascript:|data:", text)
     assert not {"script", "link", "img", "iframe", "object", "embed", "base", "form", "image", "use"} & {
@@ -407,8 +407,8 @@ def test_the_page_needs_and_does_nothing(told: RunsReport) -> None:
     assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
-def test_everything_on_the_page_can_be_found_and_read_out(told: RunsReport) -> None:
-    read = Reader(page(told))
+def test_links_lead_somewhere_and_charts_have_descriptions(reported: RunsReport) -> None:
+    read = Reader(page(reported))
     ids = Counter(attributes["id"] for _, attributes in read.elements if "id" in attributes)
     assert max(ids.values()) == 1
     for link in read.every("a"):
@@ -425,7 +425,7 @@ def test_everything_on_the_page_can_be_found_and_read_out(told: RunsReport) -> N
     assert "epoch" in read.text
 
 
-def test_text_and_curves_stand_out_from_the_paper() -> None:
+def test_text_and_curves_have_enough_contrast() -> None:
     def luminance(colour: str) -> float:
         parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
         linear_ = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
@@ -443,7 +443,7 @@ def test_text_and_curves_stand_out_from_the_paper() -> None:
             assert contrast(colours[name], colours["paper"]) >= 3, name
 
 
-def test_text_of_runs_is_shown_and_never_obeyed(images: Path, tmp_path: Path, granet: Granet) -> None:
+def test_text_of_runs_is_escaped(images: Path, tmp_path: Path, granet: Granet) -> None:
     folder = tmp_path / 'runs"><b onload=x>'
     train(recipe(images, name=EVIL, description="</style></svg><svg onload=alert(1)>"), RunFolder(folder), CPU)
     for files in (folder.glob("*.safetensors"),):
@@ -477,20 +477,20 @@ def test_one_run_has_its_curves_in_pairs(trained: Path) -> None:
     read = Reader(page(report([str(trained / "a")])))
     labels = Counter(word for word in read.words if word in ("training", "validation"))
     assert labels == {"training": 2, "validation": 2}
-    assert "What is set differently" not in read.text
+    assert "Settings that differ" not in read.text
 
 
-def test_settings_that_differ_and_seeds_are_told(told: RunsReport) -> None:
-    read = Reader(page(told))
+def test_settings_that_differ_and_means_over_seeds_are_shown(reported: RunsReport) -> None:
+    read = Reader(page(reported))
     assert "method.name" in read.words
     assert "Over seeds: mean ± sample standard deviation, in points" in read.words
-    mean = told.groups[0].test_accuracy
+    mean = reported.groups[0].test_accuracy
     assert mean is not None
     assert f"{100 * mean.mean:.2f}% ± {100 * (mean.deviation or 0):.2f}" in read.words
 
 
-def test_the_size_of_a_page_is_bounded(told: RunsReport) -> None:
-    one = told.runs[0]
+def test_the_size_of_a_page_is_bounded(reported: RunsReport) -> None:
+    one = reported.runs[0]
     epoch = one.epochs[0]
     epochs = tuple(dataclasses.replace(epoch, epoch=n, step=n, loss=float(n % 7)) for n in range(1, 5001))
     history = one.history
@@ -499,11 +499,11 @@ def test_the_size_of_a_page_is_bounded(told: RunsReport) -> None:
     history = dataclasses.replace(history, updates=updates, step=5001)
     run = dataclasses.replace(one, epochs=epochs, history=history)
     many = tuple(
-        dataclasses.replace(run, outcome=dataclasses.replace(run.outcome, path=Path(f"runs/{number}")))
+        dataclasses.replace(run, summary=dataclasses.replace(run.summary, path=Path(f"runs/{number}")))
         for number in range(40)
     )
-    group = dataclasses.replace(told.groups[0], runs=tuple(run.outcome for run in many))
-    text = page(dataclasses.replace(told, runs=many, groups=(group,), remarks=(), problems=()))
+    group = dataclasses.replace(reported.groups[0], runs=tuple(run.summary for run in many))
+    text = page(dataclasses.replace(reported, runs=many, groups=(group,), remarks=(), problems=()))
     assert len(text) < 1_500_000
     words = Reader(text).text
     assert "Curves are those of the first 20 runs" in words
@@ -537,7 +537,7 @@ def test_json_is_the_data_and_nothing_else(trained: Path, granet: Granet, tmp_pa
         (["--json", "--model", "resnet8"], "none of the runs has this network"),
     ],
 )
-def test_what_cannot_be_done_is_refused(
+def test_options_that_cannot_work_are_refused(
     arguments: list[str], said: str, trained: Path, granet: Granet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -581,7 +581,7 @@ def test_axes_hold_all_values() -> None:
     assert share(axis, 0) == 0
 
 
-def test_labels_move_apart_as_little_as_need_be() -> None:
+def test_labels_move_apart_as_little_as_needed() -> None:
     assert apart([10, 50], 100, distance=12) == [10, 50]
     assert apart([50, 50, 52], 100, distance=12) == pytest.approx([38.67, 50.67, 62.67], abs=0.01)
     assert apart([99, 100], 100, distance=12) == [88, 100]

@@ -1,4 +1,4 @@
-"""The page of ``granet report`` in a real browser, where there is one: nothing overlaps, sticks out or is fetched."""
+"""The page of ``granet report`` in Chromium, if installed: nothing overlaps, is cut off or is fetched."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ for (const details of document.querySelectorAll("details")) details.open = true;
 found.page = Math.max(found.page, document.documentElement.scrollWidth);
 for (const one of document.querySelectorAll("body *")) {
   const box = one.getBoundingClientRect();
-  const held = one.parentElement.closest(".scroll, svg");
-  if (box.right > innerWidth + 0.5 && !held) found.wide.push(one.outerHTML.slice(0, 80));
+  const scrolled = one.parentElement.closest(".scroll, svg");
+  if (box.right > innerWidth + 0.5 && !scrolled) found.wide.push(one.outerHTML.slice(0, 80));
 }
 for (const svg of document.querySelectorAll("svg[role=img]")) {
   const view = svg.viewBox.baseVal, frame = svg.getBoundingClientRect(), scale = view.width / frame.width;
@@ -123,7 +123,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [320, 360, 1280])
-def test_nothing_sticks_out_or_overlaps(pages: list[str], width: int, tmp_path: Path) -> None:
+def test_no_text_is_cut_off_or_overlaps(pages: list[str], width: int, tmp_path: Path) -> None:
     for text in pages:
         found = Browser(tmp_path).measured(text, width)
         assert found["screen"] == width
@@ -133,7 +133,7 @@ def test_nothing_sticks_out_or_overlaps(pages: list[str], width: int, tmp_path: 
         assert not found["overlapping"]
 
 
-def test_the_browser_has_nothing_to_complain_of_and_asks_nobody(pages: list[str], tmp_path: Path) -> None:
+def test_the_console_is_empty_and_nothing_is_requested(pages: list[str], tmp_path: Path) -> None:
     file, log = tmp_path / "page.html", tmp_path / "net.json"
     file.write_text(pages[1])
     done = Browser(tmp_path).run(
@@ -154,7 +154,7 @@ def test_the_browser_has_nothing_to_complain_of_and_asks_nobody(pages: list[str]
     assert requests(log) == ["http://127.0.0.1:9/x.png"]
 
 
-def test_scripts_and_images_that_got_in_would_be_refused(pages: list[str], tmp_path: Path) -> None:
+def test_injected_scripts_and_images_are_blocked(pages: list[str], tmp_path: Path) -> None:
     file, log = tmp_path / "page.html", tmp_path / "net.json"
     smuggled = (
         '<script>document.title = "obeyed"</script><img src="http://127.0.0.1:9/x.png" onerror="alert(1)"></body>'

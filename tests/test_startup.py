@@ -12,7 +12,7 @@ from granet_cli import startup
 
 # torch's own optimizers import its compiler front end, torch._dynamo, which brings sympy; that cannot be helped.
 HEAVY = (
-    *("torchvision", "scipy", "pandas", "sklearn", "matplotlib", "tensorboard", "tensorflow"),
+    *("torchvision", "scipy", "pandas", "sklearn", "matplotlib", "vl_convert", "tensorboard", "tensorflow"),
     *("onnx", "onnxruntime", "onnxscript", "exporters", "triton", "torch._inductor.compile_fx"),
 )
 

@@ -54,7 +54,7 @@ def report(names: Iterable[str], *, factory: str | None = None) -> RunsReport:
         factory: confirms the user's own network, ``package.module:factory``; see ``inspect``.
     """
     runs, problems = read_runs(names, partial(read, factory=factory))
-    comparison = compare_summaries([run.outcome for run in runs])
+    comparison = compare_summaries([run.summary for run in runs])
     return RunsReport(
         runs=tuple(runs),
         groups=comparison.groups,

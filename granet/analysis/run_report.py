@@ -1,7 +1,7 @@
-"""Everything that is known of one run, as data.
+"""The report of one run, as data: a snapshot of the whole run at its newest checkpoint.
 
-A run is told whole or not at all. What is told of it is a snapshot at its newest checkpoint: when that one is replaced
-while it is read, it is read again. What past it was done already may be done once more, and is not told.
+If that checkpoint is replaced while the files are read, they are read again. What the run did after it is left out: a
+resumed run does it once more.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from granet.analysis import run_summary as outcome
+from granet.analysis import run_summary
 from granet.analysis.history import HistoryReport
 from granet.analysis.history import tell as tell_history
 from granet.analysis.inspection import Inspection, inspect, rebuild
+from granet.analysis.json_values import json_value
 from granet.analysis.measured_trajectory import measure_trajectory
 from granet.analysis.plan_warnings import Caution, cautions
 from granet.analysis.run_summary import RunCheckpoints, RunSummary
@@ -35,21 +36,21 @@ from granet.runs.folder import RunFolder
 from granet.runs.sessions import RunSession
 
 _TRIES, _PAUSE = 8, 0.25
-"""How often a run that is being written to is read anew, and for how many seconds to wait before."""
+"""Attempts to read a run that is being written to, and seconds between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What a run measured at the end of an epoch. What it did not note, or not as a number, is None."""
+    """What a run measured in one epoch; None where the checkpoint holds no finite number."""
 
     epoch: int
     """From 1."""
     step: int
     """Optimizer steps done by then."""
     loss: float | None
-    """Mean over the training images, as they were augmented, while the weights changed."""
+    """Mean over the augmented training images, while the weights changed."""
     accuracy: float | None
-    """Of the same, 0 to 1."""
+    """Over the same images, 0 to 1."""
     validation_loss: float | None
     validation_accuracy: float | None
     """0 to 1."""
@@ -65,67 +66,59 @@ class Epoch:
 class RunReport:
     """One run."""
 
-    outcome: RunSummary
-    """What it came to, told of the checkpoint that it is judged by."""
+    summary: RunSummary
+    """Its result, of the checkpoint that it is judged by."""
     inspection: Inspection
     """That checkpoint, layer by layer."""
     state: str
     """finished (and tested), running (a process on this machine holds the folder) or interrupted."""
     begins_at: int
-    """The step that it began at: 0, but for a rewound run."""
+    """First step: 0, except for a rewound run."""
     steps_per_epoch: int
     epochs: tuple[Epoch, ...]
     history: HistoryReport | None
-    """What its masks did; None for a run that keeps no history of them."""
+    """Changes of its masks; None for a run without a history."""
     training_flops: Mapping[str, float] | None
-    """``active`` and ``dense``: of all steps done so far, with the masks that there were and without any. None when the
+    """``active`` and ``dense``: over all steps so far, with the masks of each step and without masks. None when the
     network could not be rebuilt, or the history does not begin where the run did."""
     seconds: float | None
-    """What training took, from the speeds noted; without validation, saving and pauses. None when not all are noted."""
+    """Training time from the recorded speeds, without validation, saving and pauses; None when one is missing."""
     cautions: tuple[Caution, ...]
-    """What to think about; for a finished run with a history and costs."""
+    """Warnings; only for a finished run with a history and known FLOPs."""
     ranks: int
-    """Processes that trained together, the last time."""
+    """Processes that trained together in the newest session."""
     sessions: tuple[RunSession, ...]
-    """Where and when it was trained; empty where that was not noted."""
+    """Where and when it was trained; empty if not recorded."""
     begun: str | None
-    """Date of recipe.toml, UTC, ISO 8601: copying the folder may have changed it."""
+    """Modification time of recipe.toml, UTC, ISO 8601; copying the folder may have changed it."""
     saved: str | None
-    """Date of the newest checkpoint, likewise."""
+    """That of the newest checkpoint."""
     notes: tuple[str, ...]
-    """What could not be told, and why."""
+    """What is unknown, and why."""
 
     @property
     def active_parameters(self) -> int:
-        """Active weights, and all parameters that no mask covers."""
-        return self.outcome.total_parameters - self.outcome.parameters + self.outcome.active
+        """Active weights plus all parameters without a mask."""
+        return self.summary.total_parameters - self.summary.parameters + self.summary.active
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain dictionaries, lists and numbers."""
-        return self.outcome.as_json() | {
-            "state": self.state,
-            "begins_at": self.begins_at,
-            "steps_per_epoch": self.steps_per_epoch,
+        """Return plain dictionaries, lists and numbers."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        del own["summary"], own["inspection"], own["history"]
+        document: dict[str, Any] = json_value(own)
+        return self.summary.as_json() | {
+            **document,
             "active_parameters": self.active_parameters,
-            "training_flops": None if self.training_flops is None else dict(self.training_flops),
-            "seconds": self.seconds,
-            "epochs": [asdict(epoch) for epoch in self.epochs],
             "layers": self.inspection.as_json()["layers"],
             "exploration": self.inspection.exploration,
             "history": None if self.history is None else self.history.as_json(),
-            "settings": self.outcome.recipe.as_dict(),
-            "lineage": [dict(note) for note in self.inspection.lineage],
-            "cautions": [{**asdict(caution), "layers": list(caution.layers)} for caution in self.cautions],
-            "ranks": self.ranks,
-            "sessions": [asdict(session) for session in self.sessions],
-            "begun": self.begun,
-            "saved": self.saved,
-            "notes": list(self.notes),
+            "settings": self.summary.recipe.as_dict(),
+            "lineage": json_value(self.inspection.lineage),
         }
 
 
 def read(folder: Path, *, factory: str | None = None) -> RunReport:
-    """All about the run in ``folder``, as of its newest checkpoint.
+    """Return the report of the run in ``folder``, as of its newest checkpoint.
 
     Args:
         folder: of a run.
@@ -142,16 +135,13 @@ def read(folder: Path, *, factory: str | None = None) -> RunReport:
         before = _hash(folder)
         try:
             found = _read(folder, factory)
-        except _HalfSaved as half:
-            if RunFolder(folder).is_claimed():
-                continue  # the other half is on its way
-            raise half.error from None
-        except GranetError:
-            if _hash(folder) == before:
+        except GranetError as error:
+            half_saved = isinstance(error, _HalfSavedError) and RunFolder(folder).is_claimed()  # the other half follows
+            if _hash(folder) == before and not half_saved:
                 raise
-            continue
-        if _hash(folder) == before:
-            return found
+        else:
+            if _hash(folder) == before:
+                return found
     raise CheckpointError(
         "the run is being written to, and its files changed whenever they were read",
         where=folder,
@@ -159,15 +149,12 @@ def read(folder: Path, *, factory: str | None = None) -> RunReport:
     )
 
 
-class _HalfSaved(Exception):  # noqa: N818  not always an error
+class _HalfSavedError(CheckpointError):
     """The best checkpoint is newer than the newest one."""
-
-    def __init__(self, error: CheckpointError) -> None:
-        self.error = error
 
 
 def _hash(folder: Path) -> str | None:
-    """What identifies the newest checkpoint; None when there is none that can be read."""
+    """Return the content hash of the newest checkpoint; None when it cannot be read."""
     with suppress(FileError):
         return content_hash(RunFolder(folder).last)
     return None
@@ -176,71 +163,62 @@ def _hash(folder: Path) -> str | None:
 def _read(folder: Path, factory: str | None) -> RunReport:
     files = RunFolder(folder)
     running = files.is_claimed()
-    state = outcome.open_checkpoints(folder)
-    last = state.last
-    if state.shown.step > last.step:
-        error = CheckpointError(
+    checkpoints = run_summary.open_checkpoints(folder)
+    last = checkpoints.last
+    if checkpoints.shown.step > last.step:
+        raise _HalfSavedError(
             "the checkpoint of the best epoch is newer than the newest state: saving was cut short",
-            where=state.file,
-            got=f"step {state.shown.step}",
+            where=checkpoints.file,
+            got=f"step {checkpoints.shown.step}",
             expected=f"at most step {last.step}",
             remedy=f"go on with the run by granet train --resume {folder}, which trains these steps once more",
         )
-        raise _HalfSaved(error)
-    steps_per_epoch = _steps(last, "steps_per_epoch", folder)
-    told = outcome.summarise(folder, state, inspection := inspect(state.shown, factory=factory))
-    past, notes = _history(folder)
-    speed = metrics.read_speeds(files, step=last.step)
-    trained, unsaid = sessions.read(files, step=last.step)
-    epochs, epoch_notes = _epochs(last, speed.of_epochs)
-    begins_at = 0 if told.recipe.rewind is None else told.recipe.rewind.start
-    course, warned = _course(state, past, begins_at, steps_per_epoch, factory)
-    seconds = _seconds(epochs, begins_at, last.step, told.recipe.training.batch_size)
-    untimed = "the time is unknown: not all steps are in an epoch that noted its speed"
-    slow = [] if seconds is not None or not epochs else [untimed]
+    steps_per_epoch = _count(last, "steps_per_epoch", files)
+    inspection = inspect(checkpoints.shown, factory=factory)
+    summary = run_summary.summarise(folder, checkpoints, inspection)
+    history, history_notes = _history(folder)
+    speeds = metrics.read_speeds(files, step=last.step)
+    trained, session_fault = sessions.read(files, step=last.step)
+    epochs, epoch_notes = _epochs(last, speeds.of_epochs)
+    begins_at = 0 if summary.recipe.rewind is None else summary.recipe.rewind.start
+    trajectory, warnings = _trajectory(checkpoints, history, begins_at, steps_per_epoch, factory)
+    seconds = _seconds(epochs, begins_at, last.step, summary.recipe.training.batch_size)
+    notes = [*summary.notes, *history_notes]
+    if speeds.fault:
+        notes.append(speeds.fault)
+    elif epochs and seconds is None:
+        notes.append("the time is unknown: some steps are in no epoch with a recorded speed")
+    if session_fault:
+        notes.append(session_fault)
+    flops_of = {"active": trajectory.training_flops, "dense": trajectory.dense_training_flops} if trajectory else None
     return RunReport(
-        outcome=told,
+        summary=summary,
         inspection=inspection,
-        state="finished" if told.finished else "running" if running else "interrupted",
+        state="finished" if summary.finished else "running" if running else "interrupted",
         begins_at=begins_at,
         steps_per_epoch=steps_per_epoch,
         epochs=epochs,
-        history=past,
-        training_flops=None
-        if course is None
-        else {"active": course.training_flops, "dense": course.dense_training_flops},
+        history=history,
+        training_flops=flops_of,
         seconds=seconds,
-        cautions=warned,
-        ranks=_ranks(last),
+        cautions=warnings,
+        ranks=_count(last, "ranks", files, default=1),
         sessions=trained,
         begun=_date(files.recipe_file),
         saved=_date(files.last),
-        notes=(
-            *told.notes,
-            *notes,
-            *([speed.fault] if speed.fault else slow),
-            *([unsaid] if unsaid else []),
-            *epoch_notes,
-        ),
+        notes=(*notes, *epoch_notes),
     )
 
 
-def _steps(last: Checkpoint, key: str, folder: Path) -> int:
-    value = last.progress.get(key)
+def _count(last: Checkpoint, key: str, files: RunFolder, *, default: int | None = None) -> int:
+    value = last.progress.get(key, default)
     if type(value) is not int or value < 1:
-        raise CheckpointError("not a number of steps", where=f"{RunFolder(folder).last}: progress.{key}", got=value)
+        raise CheckpointError("not a positive number", where=f"{files.last}: progress.{key}", got=value)
     return value
 
 
-def _ranks(last: Checkpoint) -> int:
-    ranks = last.progress.get("ranks", 1)
-    if type(ranks) is not int or ranks < 1:
-        raise CheckpointError("not a number of ranks", where="progress.ranks", got=ranks)
-    return ranks
-
-
 def _history(folder: Path) -> tuple[HistoryReport | None, list[str]]:
-    """What the masks did, and notes on what is missing of that.
+    """Return the changes of the masks, and notes on what is missing.
 
     Raises:
         CheckpointError: the history is damaged, of a newer version or of another run.
@@ -249,54 +227,57 @@ def _history(folder: Path) -> tuple[HistoryReport | None, list[str]]:
     if not os.path.lexists(path):
         return None, [f"it has no {path.name}, so what its masks did over time is unknown"]
     replay = Replay.open(folder)
-    # That it is not finished is told by its state, and what lies past the checkpoint by the step.
+    # The other notes say that the run is not finished, which its state shows.
     late = [] if replay.whole else [note for note in replay.notes if note.startswith("the history begins")]
     return tell_history(replay), late
 
 
-def _course(
-    state: RunCheckpoints, past: HistoryReport | None, begins_at: int, steps_per_epoch: int, factory: str | None
+def _trajectory(
+    checkpoints: RunCheckpoints,
+    history: HistoryReport | None,
+    begins_at: int,
+    steps_per_epoch: int,
+    factory: str | None,
 ) -> tuple[Trajectory | None, tuple[Caution, ...]]:
-    """The course that the run took, and what to think about; None where the history or the costs are not known."""
-    if past is None or past.begins_at != begins_at:
+    """Return the trajectory of the run and warnings about it; None where the history or the FLOPs are unknown."""
+    if history is None or history.begins_at != begins_at:
         return None, ()
-    made_of, recipe = state.last.network, state.last.recipe
+    last = checkpoints.last
     try:
-        size = made_of.image_size
-        costs = flops.layers(rebuild(state.last, factory), (made_of.in_channels, size, size))
-        method = build_method(recipe, steps_per_epoch)
+        size = last.network.image_size
+        costs = flops.layers(rebuild(last, factory), (last.network.in_channels, size, size))
+        method = build_method(last.recipe, steps_per_epoch)
     except GranetError:
         return None, ()  # the inspection has the reason
-    shapes = mapping.shapes(state.last.masks)
-    course = measure_trajectory(past, shapes, costs, method, batch_size=recipe.training.batch_size)
-    if not state.finished:
-        return course, ()  # a part of a run says little about the whole
-    found = cautions(course, method, costs, steps_per_epoch=steps_per_epoch)
-    explored = f"{course.reach:.0%} of the weights were active at some time: swap more often, or more at once"
-    return course, tuple(replace(one, message=explored) if one.kind == "little-exploration" else one for one in found)
+    shapes = mapping.shapes(last.masks)
+    trajectory = measure_trajectory(history, shapes, costs, method, batch_size=last.recipe.training.batch_size)
+    if not checkpoints.finished:
+        return trajectory, ()  # a part of a run says little about the whole
+    found = cautions(trajectory, method, costs, steps_per_epoch=steps_per_epoch)
+    explored = f"{trajectory.reach:.0%} of the weights were active at some time: swap more often, or more at once"
+    own = [replace(one, message=explored) if one.kind == "little-exploration" else one for one in found]
+    return trajectory, tuple(own)
+
+
+_MEASURED = ("loss", "accuracy", "validation_loss", "validation_accuracy", "density", "learning_rate")
 
 
 def _epochs(last: Checkpoint, speed: Mapping[int, float]) -> tuple[tuple[Epoch, ...], list[str]]:
-    """What was measured at the end of each epoch, and how many notes of that make no sense."""
+    """Return what was measured in each epoch, and a note on entries that are malformed."""
     noted = last.metrics.get("epochs")
     entries = noted if isinstance(noted, list) else []
     found = [
         Epoch(
             epoch=entry["epoch"],
             step=entry["step"],
-            loss=_number(entry, "loss"),
-            accuracy=_number(entry, "accuracy"),
-            validation_loss=_number(entry, "validation_loss"),
-            validation_accuracy=_number(entry, "validation_accuracy"),
-            density=_number(entry, "density"),
-            learning_rate=_number(entry, "learning_rate"),
+            **{key: _number(entry, key) for key in _MEASURED},
             images_per_second=speed.get(entry["epoch"]),
         )
         for entry in entries
         if isinstance(entry, dict) and type(entry.get("epoch")) is int and type(entry.get("step")) is int
     ]
     strange = len(entries) - len(found)
-    return tuple(found), [f"{strange} of the epochs are noted in a way that makes no sense"] if strange else []
+    return tuple(found), [f"{strange} of the epochs are malformed in the checkpoint"] if strange else []
 
 
 def _number(entry: Mapping[str, object], key: str) -> float | None:
@@ -307,7 +288,7 @@ def _number(entry: Mapping[str, object], key: str) -> float | None:
 
 
 def _seconds(epochs: Sequence[Epoch], begins_at: int, step: int, batch_size: int) -> float | None:
-    """Images over images a second, summed over epochs; None when one is not known or a part of the run is in none."""
+    """Return images over images per second, summed over epochs; None when a speed or an epoch is missing."""
     total, done = 0.0, begins_at
     for epoch in epochs:
         if epoch.images_per_second is None:
@@ -318,7 +299,7 @@ def _seconds(epochs: Sequence[Epoch], begins_at: int, step: int, batch_size: int
 
 
 def _date(path: Path) -> str | None:
-    """When a file was last written; None when it is not there."""
+    """Return when a file was last written, UTC, ISO 8601; None when it is missing."""
     with suppress(OSError, OverflowError, ValueError):
         written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
         return written.strftime("%Y-%m-%dT%H:%M:%SZ")

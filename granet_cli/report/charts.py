@@ -168,7 +168,7 @@ def _epoch_axis(runs: Sequence[RunReport]) -> Spec:
     ends = [
         step / run.steps_per_epoch
         for run in runs
-        for step in (run.begins_at, run.outcome.step, *(epoch.step for epoch in run.epochs))
+        for step in (run.begins_at, run.summary.step, *(epoch.step for epoch in run.epochs))
     ]
     return parts.axis("epoch", min(ends), max(*ends, min(ends) + 1e-3))
 
@@ -181,7 +181,7 @@ def _replayed(run: RunReport, share: _Share, runs: int = 1) -> list[Point]:
     """Return a share in per cent from the history of the masks, on to the newest checkpoint."""
     points = [(state.epoch, 100 * share(state)) for state in _states(run)]
     if points:
-        points.append((run.outcome.step / run.steps_per_epoch, points[-1][1]))
+        points.append((run.summary.step / run.steps_per_epoch, points[-1][1]))
     return parts.thinned(points, points_per_curve(runs))
 
 
@@ -200,7 +200,7 @@ def _against_density(runs: Sequence[RunReport]) -> Picture | None:
     """Return test accuracy against density, where there is something to compare."""
     points: dict[str, list[Point]] = {}
     for n, run in enumerate(runs, 1):
-        density, accuracy = 100 * run.outcome.density, run.outcome.test_accuracy
+        density, accuracy = 100 * run.summary.density, run.summary.test_accuracy
         points[f"run {n}"] = [(density, 100 * accuracy)] if accuracy is not None and density > 0 else []
     known = {name: found[0] for name, found in points.items() if found}
     if len(known) < 2:
@@ -247,7 +247,7 @@ def layers_over_time(run: RunReport, name: str, *, cells: int) -> Picture:
     )
     first, last = (pick(history.layers, key=lambda layer: layer.density) for pick in (min, max))
     description = (
-        f"Run {run.outcome.path.name}: {len(rows)} layers, from the input at the top to the output at the bottom. At "
+        f"Run {run.summary.path.name}: {len(rows)} layers, from the input at the top to the output at the bottom. At "
         f"the end {first.name} has the lowest density, {100 * first.density:.3g} %, and {last.name} the highest, "
         f"{100 * last.density:.3g} %. The table below has all."
     )

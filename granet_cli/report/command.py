@@ -1,4 +1,4 @@
-"""``granet report``: runs as one page."""
+"""The command ``granet report``."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def report(
     method: options.ConfirmedMethod = None,
     json: options.Json = False,
 ) -> None:
-    """Write all about runs as one HTML page that needs nothing but itself.
+    """Write a report on runs as one self-contained HTML page.
 
     Accuracies, costs and sizes; curves of loss, accuracy, density and exploration; layers over time; settings, and
-    which of them differ; where rewound runs come from. For a screen, a phone or paper, light or dark, without scripts
+    which of them differ; the lineage of rewound runs. For a screen, a phone or paper, light or dark, without scripts
     and without the network.
 
-    A run is shown whole or not at all: one that is damaged, of a newer granet or not begun is named with its reason. A
-    run that is going on is shown as of its newest checkpoint.
+    A run is shown completely or not at all: one that is damaged, written by a newer granet or not begun is named with
+    its reason. A run that is still training is shown as of its newest checkpoint.
 
     \b
     Examples:
@@ -53,7 +53,7 @@ def report(
     if "" in runs:
         raise UsageError("an empty path; the working directory is written .", where="RUN")
     if out is None and not json:
-        raise UsageError("where the page is to be written is not said", remedy="add -o report.html, or --json")
+        raise UsageError("no output file", remedy="add -o report.html, or --json")
     if out is None and overwrite:
         raise UsageError("there is nothing to overwrite", where="--overwrite", remedy="name the page with -o")
     if out is not None:
@@ -65,7 +65,7 @@ def report(
         say(problem.message)
     if not found.runs:
         raise GranetError("there is nothing to report", where=", ".join(runs), expected="folders of runs")
-    if model is not None and all(run.outcome.model != model for run in found.runs):
+    if model is not None and all(run.summary.model != model for run in found.runs):
         raise UsageError("none of the runs has this network", where="--model", got=model)
     if out is not None:
         written = page(found).encode()
@@ -76,7 +76,7 @@ def report(
 
 
 def _check_page(out: Path, *, overwrite: bool) -> None:
-    """Refuses what cannot be written, before anything else is done."""
+    """Check that the page can be written, before runs are read."""
     from granet.errors import UsageError
     from granet_cli.targets import check_target
 

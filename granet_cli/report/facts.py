@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 def state(run: RunReport) -> str:
     """Return whether a run is finished, and else how far it is."""
-    if run.outcome.finished:
+    if run.summary.finished:
         return "finished"
-    return f"{run.state}, at step {run.outcome.step:,}{_end(run)}"
+    return f"{run.state}, at step {run.summary.step:,}{_end(run)}"
 
 
 def facts(run: RunReport) -> dict[str, str]:
     """Return what a run is and where it stands, by name."""
-    one, history = run.outcome, run.history
+    one, history = run.summary, run.history
     began = f"; it began at step {run.begins_at:,}" if run.begins_at else ""
     found = {
         "state": state(run),
@@ -45,7 +45,7 @@ def facts(run: RunReport) -> dict[str, str]:
 
 def lineage(run: RunReport) -> list[str]:
     """Return the checkpoints that a run comes from, and how it was rewound, oldest first."""
-    rewind = run.outcome.recipe.rewind
+    rewind = run.summary.recipe.rewind
     notes = [_ancestor(note) for note in run.inspection.lineage]
     if rewind is not None:
         modes = {"lr": "learning-rate rewinding", "weights": "weight rewinding", "finetune": "fine-tuning"}
@@ -58,12 +58,12 @@ def lineage(run: RunReport) -> list[str]:
 
 
 def _end(run: RunReport) -> str:
-    return "" if run.outcome.total_steps is None else f" of {run.outcome.total_steps:,}"
+    return "" if run.summary.total_steps is None else f" of {run.summary.total_steps:,}"
 
 
 def _accuracies(run: RunReport) -> str:
-    images = dict(run.outcome.images.examples)
-    measured = (("validation", run.outcome.validation_accuracy), ("test", run.outcome.test_accuracy))
+    images = dict(run.summary.images.examples)
+    measured = (("validation", run.summary.validation_accuracy), ("test", run.summary.test_accuracy))
     known = [
         f"{percent(value)} on {images.get(split, 'the')} {split} images"
         for split, value in measured

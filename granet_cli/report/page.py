@@ -43,7 +43,7 @@ def page(report: RunsReport) -> str:
     alone = len(runs) == 1
     curves_of = runs[:DISTINCT_LINES]
     detailed = runs[: tables.MOST_DETAILED]
-    numbers = {str(run.outcome.path): number for number, run in enumerate(runs, 1)}
+    numbers = {str(run.summary.path): number for number, run in enumerate(runs, 1)}
     folder, names = tables.short_names(runs)
     cells = max(_CELLS * 3 // max(len(detailed), 3), _FEWEST_CELLS)
     table, remark = tables.sessions(runs)
@@ -54,7 +54,7 @@ def page(report: RunsReport) -> str:
         policy=policy(style),
         report=report,
         title=headline(report),
-        subject=str(runs[0].outcome.path) if alone else _states(runs),
+        subject=str(runs[0].summary.path) if alone else _states(runs),
         alone=alone,
         folder=folder,
         results=tables.results(runs, names),
@@ -100,7 +100,7 @@ def _is_coarse(run: RunReport, cells: int) -> bool:
 
 def headline(report: RunsReport) -> str:
     """Return what the runs are, in a line."""
-    runs = [run.outcome for run in report.runs]
+    runs = [run.summary for run in report.runs]
     methods = _few([run.recipe.method.name for run in runs])
     subject = f"{_few([run.model for run in runs])} on {_few([run.recipe.data.name for run in runs])}"
     return f"{methods}, {subject}, seed {runs[0].seed}" if len(runs) == 1 else f"{len(runs)} runs: {methods}; {subject}"

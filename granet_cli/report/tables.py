@@ -47,7 +47,7 @@ class Table:
 
 def short_names(runs: Sequence[RunReport]) -> tuple[str, list[str]]:
     """Return the folder that all runs are in, with its separator, or nothing; and their paths from there on."""
-    paths = [str(run.outcome.path) for run in runs]
+    paths = [str(run.summary.path) for run in runs]
     common = os.path.commonprefix([f"{os.path.dirname(path)}/" for path in paths])  # noqa: PTH120, RUF071
     common = common[: common.rfind("/") + 1]
     if len(paths) == 1 or common.count("/") < 2:
@@ -57,10 +57,10 @@ def short_names(runs: Sequence[RunReport]) -> tuple[str, list[str]]:
 
 def results(runs: Sequence[RunReport], names: Sequence[str]) -> Table:
     """Return accuracies and densities; ``names`` are what the runs are called."""
-    rewound = any(run.outcome.mode for run in runs)
+    rewound = any(run.summary.mode for run in runs)
     rows = []
     for index, (run, name) in enumerate(zip(runs, names, strict=True), 1):
-        one = run.outcome
+        one = run.summary
         rounds = "" if one.round is None else f", round {one.round} of {one.rounds}"
         rows.append(
             {
@@ -84,7 +84,7 @@ def costs(runs: Sequence[RunReport]) -> Table:
     """Return FLOPs, parameters, sizes and times."""
     rows = []
     for index, run in enumerate(runs, 1):
-        one, training, flops = run.outcome, run.training_flops, run.outcome.flops
+        one, training, flops = run.summary, run.training_flops, run.summary.flops
         rows.append(
             {
                 "#": str(index),
@@ -131,7 +131,7 @@ def settings_apart(groups: Sequence[RunGroup], numbers: Mapping[str, int]) -> Ta
         values = {value: ", ".join(map(str, sorted(found))) for value, found in runs.items()}
         rows.append({"setting": key, "values, and the runs that have them": values})
     text = {"setting": "key", "values, and the runs that have them": ""}
-    return Table(caption="Settings that differ", rows=rows, text=text, heading="setting", cards=False)
+    return Table(caption="Values by setting", rows=rows, text=text, heading="setting", cards=False)
 
 
 def layers(run: RunReport) -> Table:
@@ -153,13 +153,13 @@ def layers(run: RunReport) -> Table:
         for index, layer in enumerate(run.inspection.layers, 1)
     ]
     text = {"layer": "path", "0 to 1": "", "shape": "key"}
-    return Table(caption=f"Layers of {run.outcome.checkpoint}", rows=rows, text=text, heading="layer", cards=False)
+    return Table(caption=f"Layers of {run.summary.checkpoint}", rows=rows, text=text, heading="layer", cards=False)
 
 
 def settings(run: RunReport) -> Table:
     """Return all settings of a run."""
     rows = []
-    for key, value in run.outcome.recipe.as_dict().items():
+    for key, value in run.summary.recipe.as_dict().items():
         leaves = {f"{key}.{leaf}": one for leaf, one in value.items()} if isinstance(value, Mapping) else {key: value}
         rows += [{"setting": name, "value": setting(one)} for name, one in leaves.items()]
     text = {"setting": "key", "value": "path"}
@@ -167,7 +167,7 @@ def settings(run: RunReport) -> Table:
 
 
 def sessions(runs: Sequence[RunReport]) -> tuple[Table, str]:
-    """Return where and when runs were trained, as they noted it, and a remark on what is missing."""
+    """Return where and when runs were trained, as recorded by them, and a remark on what is missing."""
     noted = [(number, session) for number, run in enumerate(runs, 1) for session in run.sessions]
     rows = []
     for number, session in noted[:MOST_SESSIONS]:
@@ -180,7 +180,7 @@ def sessions(runs: Sequence[RunReport]) -> tuple[Table, str]:
     remarks = []
     if silent:
         which = f" of {', '.join(silent)}" if len(runs) > 1 else ""
-        remarks.append(f"Where and when training{which} took place was not noted; granet train notes it.")
+        remarks.append(f"Where and when training{which} took place was not recorded; granet train records it.")
     if len(noted) > MOST_SESSIONS:
         remarks.append(f"The first {MOST_SESSIONS} of {len(noted):,} sessions; --json has all.")
     text = dict.fromkeys(("begun, UTC", *_FACTS, "software"), "")
@@ -192,18 +192,18 @@ _FACTS = ("device", "precision", "ranks", "processor", "cores", "system")
 
 
 def files(runs: Sequence[RunReport]) -> Table:
-    """Return what the folders of runs tell: dates, and how the run was to be trained."""
+    """Return the dates of files, and settings of the arithmetic."""
     rows = [
         {
             "#": str(number),
             "recipe.toml written": _when(run.begun),
             "newest checkpoint written": _when(run.saved),
-            "precision asked for": run.outcome.recipe.training.precision,
-            "deterministic kernels": "yes" if run.outcome.recipe.training.deterministic else "no",
+            "precision asked for": run.summary.recipe.training.precision,
+            "deterministic kernels": "yes" if run.summary.recipe.training.deterministic else "no",
         }
         for number, run in enumerate(runs, 1)
     ]
-    return Table(caption="What the folders tell", rows=rows, text=dict.fromkeys(list(rows[0])[1:], ""))
+    return Table(caption="Dates and settings of training", rows=rows, text=dict.fromkeys(list(rows[0])[1:], ""))
 
 
 def _when(time: str | None) -> str:
