@@ -1,7 +1,7 @@
-"""What the history of a run tells: how much moved when, what was explored, and how long weights stay.
+"""Statistics of a run's history: how many weights each update dropped and grew, exploration, and survival.
 
-A weight is *lost* when it is active before an update and not after it, *gained* the other way round. A weight that an
-update prunes and grows again at once is neither: its mask is the same, though its value begins at zero again.
+A weight is *lost* when it is active before an update and not after it, and *gained* when it is the other way round. A
+weight that an update drops and grows again is neither: its mask is the same, though its value starts from zero again.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class UpdateReport:
     lost: int
     gained: int
     regrown: int
-    """How many of those gained had been active before, at some time since the history begins."""
+    """Gained weights that had been active before, at some time since the history begins."""
     churn: float
     """Share of the active weights that were gained in this update."""
     explored: float
-    """Share of the maskable weights that have been active at some time by then: R_s of 2102.02887."""
+    """Share of the maskable weights that have been active at some time by then: R_s of arXiv 2102.02887."""
     initial: float
     """Share of the weights that were active when the history begins which have been active at every update since."""
     layers: Mapping[str, int]
@@ -53,7 +53,7 @@ class LayerHistory:
     first_density: float
     density: float
     lost: int
-    """Over all updates; a weight that goes twice counts twice."""
+    """Over all updates; a weight that is lost twice counts twice."""
     gained: int
     explored: float
     initial: float
@@ -61,18 +61,19 @@ class LayerHistory:
 
 @dataclass(frozen=True, kw_only=True)
 class Survival:
-    """How many gained weights are still there after so many updates."""
+    """A point of the survival curve of gained weights: the Kaplan-Meier estimator."""
 
     updates: int
     share: float
-    """0 to 1, as Kaplan and Meier (1958) estimate it: weights gained too late to tell count as long as they can."""
+    """Share of gained weights still active after so many ``updates``, 0 to 1; weights that are active when the history
+    ends are censored (Kaplan and Meier 1958)."""
     observed: int
-    """Gained weights that this rests on."""
+    """Gained weights at risk: those that could be observed for so many updates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryReport:
-    """All that ``granet history`` shows."""
+    """The content of ``granet history``."""
 
     path: str
     recipe: str
@@ -90,7 +91,7 @@ class HistoryReport:
     bytes: int
     """Size of the file, up to the newest checkpoint."""
     entropy_bytes: float
-    """What the changes cost at the least when nothing but their numbers in each layer is known."""
+    """Entropy of the changes when only their numbers in each layer are known."""
     before: UpdateReport
     """The state that the history begins with."""
     updates: tuple[UpdateReport, ...]
@@ -106,16 +107,11 @@ class HistoryReport:
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain dictionaries, lists and numbers."""
-        return asdict(self) | {
-            "updates": [asdict(update) for update in self.updates],
-            "layers": [asdict(layer) for layer in self.layers],
-            "survival": [asdict(point) for point in self.survival],
-            "notes": list(self.notes),
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def tell(replay: Replay) -> HistoryReport:
-    """What a history tells; it is replayed once, with a few bytes of memory for each weight.
+    """Return the report on a history. Replays it once, with a few bytes of memory for each weight.
 
     Raises:
         CheckpointError: an update in the file is damaged.
@@ -148,10 +144,9 @@ def tell(replay: Replay) -> HistoryReport:
 
 
 class _Tracker:
-    """What has to be remembered of every weight while updates go by.
+    """The state of every weight during a replay.
 
-    ``born`` is the number of the update that a weight has been active since, 0 for the beginning, and -1 for one that
-    is not active now.
+    ``born`` is the number of the update since which a weight has been active: 0 for the beginning, -1 for inactive.
     """
 
     def __init__(self, replay: Replay) -> None:
@@ -168,7 +163,7 @@ class _Tracker:
         self.ended: Counts = np.zeros(len(replay.log.entries) + 1, np.int64)
 
     def follow(self, step: int, before: FlatMasks, after: FlatMasks) -> UpdateReport:
-        """Takes note of an update."""
+        """Return the report on the next update."""
         self.number += 1
         lost, gained, regrown = (dict.fromkeys(after, 0) for _ in range(3))
         for name, new in after.items():
@@ -192,7 +187,7 @@ class _Tracker:
         return self.report(step, lost, gained, sum(regrown.values()))
 
     def report(self, step: int, lost: Mapping[str, int], gained: Mapping[str, int], regrown: int = 0) -> UpdateReport:
-        """How things are now, after an update in which so many were lost and gained."""
+        """Return the report on the present state, after an update with these counts by layer."""
         active, come = sum(self.active.values()), sum(gained.values())
         return UpdateReport(
             step=step,
@@ -209,7 +204,7 @@ class _Tracker:
         )
 
     def layers(self, before: UpdateReport) -> tuple[LayerHistory, ...]:
-        """Each layer, over all updates so far."""
+        """Return the statistics of each layer over all updates so far."""
         return tuple(
             LayerHistory(
                 name=name,
@@ -225,7 +220,7 @@ class _Tracker:
         )
 
     def survival(self) -> tuple[Survival, ...]:
-        """How long gained weights stay, for as many updates as any of them could be watched."""
+        """Return the survival curve, as far as any gained weight was observed."""
         lasting: Counts = np.zeros_like(self.ended)
         for born in self.born.values():
             lasting += np.bincount(self.number - born[born > 0], minlength=lasting.size)

@@ -11,7 +11,7 @@ from typing import Any
 from granet.analysis.inspection import Inspection, inspect, number_at
 from granet.analysis.json_values import json_value
 from granet.checkpoint import Checkpoint, load_outline
-from granet.errors import CheckpointError, UsageError
+from granet.errors import CheckpointError
 from granet.recipe import Recipe
 from granet.runs import lineage
 from granet.runs.folder import RunFolder
@@ -173,15 +173,7 @@ def open_checkpoints(folder: Path) -> RunCheckpoints:
         CheckpointError: a checkpoint is damaged, missing or not of this run.
     """
     files = RunFolder(folder)
-    if not files.holds_run():
-        raise UsageError("no run here", where=folder)
-    if not os.path.lexists(files.last):
-        raise UsageError("the run has no checkpoint yet", where=folder)
-    last = load_outline(files.last)
-    if "steps_per_epoch" not in last.progress:
-        raise CheckpointError(
-            "these are weights, not the state of a run", where=files.last, remedy="see granet inspect"
-        )
+    last = files.newest()
     finished = "test" in last.metrics
     if not finished and not os.path.lexists(files.best):
         return RunCheckpoints(last=last, shown=last, file=files.last)

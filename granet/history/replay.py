@@ -73,8 +73,7 @@ class Replay:
             UsageError: there is no run, no checkpoint of it yet, or no history of it.
             CheckpointError: a file is damaged, of a newer version, or not of this run.
         """
-        last = _newest(folder)
-        path = RunFolder(folder).history
+        last, path = RunFolder(folder).newest(), RunFolder(folder).history
         if not path.exists():
             raise UsageError(
                 "the run has no history",
@@ -269,30 +268,6 @@ def _density(masks: FlatMasks) -> float:
 
 def _first_step(recipe: Recipe) -> int:
     return 0 if recipe.rewind is None else recipe.rewind.start
-
-
-def _newest(folder: Path) -> Checkpoint:
-    if not folder.is_dir():
-        there = folder.exists()
-        raise UsageError(
-            "not a folder" if there else "nothing of this name is there", where=folder, expected="the folder of a run"
-        )
-    files = RunFolder(folder)
-    if not files.holds_run():
-        rounds = files.rewind_file.is_file()
-        raise UsageError(
-            "this is a rewind in several rounds" if rounds else "no run here",
-            where=folder,
-            remedy=f"name one of its rounds, such as {files.round(1).path}" if rounds else None,
-        )
-    if not files.last.exists():
-        raise UsageError(
-            "the run has no checkpoint yet", where=folder, remedy="wait for the first one, or go on with it"
-        )
-    last = load_outline(files.last)
-    if type(last.progress.get("steps_per_epoch")) is not int or type(last.progress.get("total_steps")) is not int:
-        raise CheckpointError("these are weights, not the state of a run", where=files.last)
-    return last
 
 
 def _notes(found: Log, known: Log, last: Checkpoint) -> tuple[str, ...]:

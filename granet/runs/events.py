@@ -1,4 +1,4 @@
-"""What training tells whoever watches: values, in the order in which they happen."""
+"""Events of a run, which are passed to its watchers as they happen."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from granet.topology import TopologyUpdate
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRow:
-    """What one round came to: a row of the table of density against accuracy.
+    """The result of a round: a row of the table of density against accuracy.
 
-    Accuracies are from 0 to 1; that of the validation images is the best epoch's, with which the test images were met.
+    Accuracies are from 0 to 1, of the best epoch, which is the one that was tested.
     """
 
     round: int
@@ -30,7 +30,7 @@ class RoundRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A run begins or goes on."""
+    """A run begins or is resumed."""
 
     folder: Path
     device: str
@@ -45,12 +45,12 @@ class Started:
     examples: dict[str, int]
     ranks: int = 1
     notes: tuple[str, ...] = ()
-    """What there is to tell about weights that it starts from."""
+    """Notes on the weights that it starts from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resized:
-    """A run goes on with another number of ranks than it had. ``changes`` says what that changes, in sentences."""
+    """A run is resumed with another number of ranks. ``changes`` says what that changes, in sentences."""
 
     step: int
     before: int
@@ -60,7 +60,7 @@ class Resized:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundStarted:
-    """A round of pruning and retraining begins or goes on, in a folder of its own."""
+    """A round of pruning and retraining begins or is resumed, in a folder of its own."""
 
     round: int
     rounds: int
@@ -70,7 +70,7 @@ class RoundStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundEnded:
-    """A round is over."""
+    """A round is finished."""
 
     row: RoundRow
     rounds: int
@@ -78,7 +78,7 @@ class RoundEnded:
 
 @dataclass(frozen=True, kw_only=True)
 class Progressed:
-    """Some steps were done. Means are over the epoch so far; seconds left are to the end of the run."""
+    """Progress within an epoch. Means are over the epoch so far; seconds left are to the end of the run."""
 
     step: int
     epoch: int
@@ -92,7 +92,7 @@ class Progressed:
 
 @dataclass(frozen=True, kw_only=True)
 class Updated:
-    """The topology changed."""
+    """The masks changed."""
 
     update: TopologyUpdate
     density: float
@@ -117,7 +117,7 @@ class EpochEnded:
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """A checkpoint is on its way to disk; a save that fails is raised at a later step."""
+    """A checkpoint is being written in the background; if that fails, a later step raises the error."""
 
     path: Path
     step: int
@@ -125,7 +125,7 @@ class Saved:
 
 @dataclass(frozen=True, kw_only=True)
 class Tested:
-    """The best checkpoint met the test set, once, at the end."""
+    """The checkpoint of the best epoch was tested, once, at the end of the run."""
 
     epoch: int
     loss: float
@@ -136,4 +136,4 @@ class Tested:
 Event = RoundStarted | RoundEnded | Resized | Started | Progressed | Updated | EpochEnded | Saved | Tested
 
 Watch = Callable[[Event], None]
-"""Somebody who is told."""
+"""A callback that receives every event."""

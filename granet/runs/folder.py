@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from granet.checkpoint import Checkpoint, load
+from granet.checkpoint import Checkpoint, load, load_outline
 from granet.errors import CheckpointError, FileError, UsageError
 from granet.files import atomic
 from granet.recipe import Recipe
@@ -194,17 +194,42 @@ class RunFolder:
         """
         if self.last.exists():
             checkpoint = load(self.last)
-            if "steps_per_epoch" not in checkpoint.progress:
-                raise CheckpointError(
-                    "this is not the state of a run, but weights without a past",
-                    where=self.last,
-                    got="an imported checkpoint" if "imported" in checkpoint.metrics else "no position in any data",
-                    remedy="inspect, evaluate or export it, or begin a run of its own",
-                )
+            self._check_state(checkpoint)
             return checkpoint.recipe, checkpoint
         if self.recipe_file.exists():
             return Recipe.load(str(self.recipe_file)), None
         raise self._no_run()
+
+    def newest(self) -> Checkpoint:
+        """Return the newest checkpoint of the run here, checked, but without values; see ``load_outline``.
+
+        Raises:
+            UsageError: there is no run here, or no checkpoint of it yet.
+            CheckpointError: the checkpoint is damaged, or not the state of a run.
+        """
+        if not self.path.is_dir():
+            fault = "not a folder" if self.path.exists() else "nothing of this name is there"
+            raise UsageError(fault, where=self.path, expected="the folder of a run")
+        if not self.holds_run():
+            if not self.rewind_file.is_file():
+                raise UsageError("no run here", where=self.path)
+            remedy = f"name one of its rounds, such as {self.round(1).path}"
+            raise UsageError("this is a rewind in several rounds", where=self.path, remedy=remedy)
+        if not os.path.lexists(self.last):
+            remedy = f"wait for the first one, or go on by granet train --resume {self.path}"
+            raise UsageError("the run has no checkpoint yet", where=self.path, remedy=remedy)
+        checkpoint = load_outline(self.last)
+        self._check_state(checkpoint)
+        return checkpoint
+
+    def _check_state(self, checkpoint: Checkpoint) -> None:
+        if not all(type(checkpoint.progress.get(key)) is int for key in ("steps_per_epoch", "total_steps")):
+            raise CheckpointError(
+                "these are weights, not the state of a run",
+                where=self.last,
+                got="an imported checkpoint" if "imported" in checkpoint.metrics else "no position in any data",
+                remedy="inspect, evaluate or export it, or begin a run of its own",
+            )
 
     def check_run(self) -> None:
         """Raise UsageError when there is no run here."""

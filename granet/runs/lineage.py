@@ -1,4 +1,4 @@
-"""Where the weights of a checkpoint come from: what a rewound run notes of the checkpoints before it."""
+"""Lineage: which checkpoints the weights of a rewound run come from, noted in its metrics."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from granet.masks.mapping import density
 from granet.recipe import Recipe
 
 KEY = "lineage"
-"""Where in the metrics of a checkpoint its ancestors are noted."""
+"""Key of the ancestors in the metrics of a checkpoint."""
 
 
 def ancestor(parent: Checkpoint, content_hash: str) -> dict[str, Any]:
-    """What a child notes of its parent: which file it was, how it came to be, and how well it did.
+    """Return what a child notes of its parent: content hash, recipe, method, step, density, ``course`` and accuracies.
 
-    ``course`` is the same for trainings alike but for their seed.
-    ``mode`` and ``round`` are there when the parent was itself rewound, accuracies (0 to 1) when they are known.
+    ``mode`` and ``round`` are present when the parent was itself rewound, accuracies (0 to 1) when they are known.
     """
     noted: dict[str, Any] = {
         "hash": content_hash,
@@ -39,9 +38,9 @@ def ancestor(parent: Checkpoint, content_hash: str) -> dict[str, Any]:
 
 
 def course(recipe: Recipe) -> str:
-    """What two trainings have in common that differ in seed and places only: 64 hexadecimal digits.
+    """Return a hash of how a run was trained, 64 hexadecimal digits, equal for runs that differ only in their seed.
 
-    Hashed are all settings but seed, words and where files lie.
+    It covers all settings except the seed, name, description and paths.
     """
     settings = recipe.as_dict()
     for key in ("seed", "name", "description"):
@@ -56,6 +55,6 @@ def course(recipe: Recipe) -> str:
 
 
 def ancestors(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The ancestors noted in the metrics of a checkpoint, the oldest first. What is no such note is left out."""
+    """Return the ancestors noted in the metrics of a checkpoint, oldest first, and only well-formed notes."""
     noted = metrics.get(KEY)
     return [note for note in noted if isinstance(note, dict)] if isinstance(noted, list) else []

@@ -1,4 +1,4 @@
-"""Which checkpoints a run writes on its way, and which of them it keeps."""
+"""Retention of checkpoints: when a run saves within an epoch, and which saves it keeps."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from granet.recipe.durations import Duration
 
 @dataclass(frozen=True)
 class Retention:
-    """Pure rules of the step.
+    """When to save and what to keep, as functions of the step.
 
     Attributes:
         save_every: steps between saves within an epoch; None saves at the ends of epochs only.
-        keep_every: steps between checkpoints kept for good, as rewind points; None keeps none.
-        keep_last: how many of the newest saves are kept besides; None keeps none.
+        keep_every: steps between checkpoints that are never removed (rewind points); None keeps none.
+        keep_last: how many of the newest saves are also kept; None keeps none.
     """
 
     save_every: int | None
@@ -25,7 +25,7 @@ class Retention:
 
     @classmethod
     def of(cls, recipe: Recipe, steps_per_epoch: int) -> Retention:
-        """The rules of a recipe."""
+        """Return the retention of a recipe."""
 
         def steps(duration: Duration | None) -> int | None:
             return duration.steps(steps_per_epoch) if duration else None
@@ -34,15 +34,15 @@ class Retention:
         return cls(steps(training.save_every), steps(training.keep_every), training.keep_last)
 
     def due(self, step: int) -> bool:
-        """Whether to save at ``step``, were it not the end of an epoch."""
+        """Return whether to save at ``step`` within an epoch."""
         return _multiple(step, self.save_every) or _multiple(step, self.keep_every)
 
     def keeps(self, step: int) -> bool:
-        """Whether the save at ``step`` also becomes a file of its own."""
+        """Return whether the save at ``step`` also becomes a file of its own."""
         return self.keep_last is not None or _multiple(step, self.keep_every)
 
     def obsolete(self, kept: Iterable[int], step: int) -> list[int]:
-        """Which of the ``kept`` steps may go once the save at ``step`` is safe."""
+        """Return which of the ``kept`` steps to remove when the save at ``step`` is on disk."""
         if self.keep_last is None:
             return []
         passing = sorted({old for old in kept if old <= step and not _multiple(old, self.keep_every)} | {step})

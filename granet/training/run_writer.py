@@ -1,4 +1,4 @@
-"""What a run writes into its folder, and reads back. Of several ranks the first one does, and no other touches it."""
+"""Checkpoints, metrics and history of a run in its folder, where only the first of several ranks reads and writes."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from granet.training.checkpoint_thread import Saver
 from granet.training.run import Run
 
 
-class Records:
-    """Checkpoints, metrics and the history of masks of one run; those of a rank that does not write are nothing."""
+class NullWriter:
+    """The writer of every other rank: does nothing."""
 
     def update(self, update: TopologyUpdate) -> None:
-        """Notes a change of the masks."""
+        """Append an update to the history."""
 
     def line(self, line: Mapping[str, object]) -> None:
-        """Adds a line to the metrics."""
+        """Append a line to the metrics."""
 
     def release(self) -> None:
-        """Returns once nothing reads the tensors of a saved state any more; raises the error of a save that failed."""
+        """Wait until the tensors of a saved state may change; raises the error of a save that failed."""
 
     def close(self) -> None:
-        """Returns once all is on disk; raises the error of a save that failed."""
+        """Wait until everything is on disk; raises the error of a save that failed."""
 
     def save(self, state: Checkpoint, *, best: bool = False, keep: bool = True) -> None:
-        """Begins to save ``state`` as the last one: also as the best, and as one to keep where that is wanted."""
+        """Begin to save ``state`` as the newest checkpoint, and as the ``best`` and one to ``keep`` where wanted."""
 
     def best(self) -> Checkpoint | None:
-        """The checkpoint of the best epoch."""
+        """Load the checkpoint of the best epoch."""
         return None
 
     def tested(self, result: Mapping[str, Any]) -> None:
-        """Adds how the test went to the last checkpoint, which is on disk."""
+        """Add the result of the test to the newest checkpoint."""
 
 
-class Written(Records):
-    """Those of the rank that writes."""
+class RunWriter(NullWriter):
+    """The writer of the first rank."""
 
     def __init__(self, folder: RunFolder, run: Run, *, begun: bool) -> None:
         self._folder = folder
@@ -57,38 +57,38 @@ class Written(Records):
             self._history = HistoryRecorder.begin(path, run.step, masks, drawn=run.recipe.rewind is None)
 
     def update(self, update: TopologyUpdate) -> None:
-        """Notes a change of the masks."""
+        """Append an update to the history."""
         self._history.add(update)
 
     def line(self, line: Mapping[str, object]) -> None:
-        """Adds a line to the metrics."""
+        """Append a line to the metrics."""
         json_lines.append(self._folder.metrics_file, line, failed="metrics could not be written")
 
     def release(self) -> None:
-        """See ``Records``."""
+        """See ``NullWriter``."""
         self._saver.release()
 
     def close(self) -> None:
-        """See ``Records``."""
+        """See ``NullWriter``."""
         self._saver.close()
 
     def save(self, state: Checkpoint, *, best: bool = False, keep: bool = True) -> None:
-        """See ``Records``."""
-        self._saver.close()  # before looking at what is there
+        """See ``NullWriter``."""
+        self._saver.close()  # before listing the files
         folder, kept = self._folder, self._folder.kept_steps()
         paths, obsolete = [folder.best] if best else [], []
         if keep and self._retention.keeps(state.step):
             paths.append(folder.kept(state.step))
             obsolete = [folder.kept(old) for old in self._retention.obsolete(kept, state.step)]
-        self._history.sync()  # it never lacks what a checkpoint has seen
+        self._history.sync()  # the history has every update that a checkpoint has seen
         self._saver.submit(state, (*paths, folder.last), obsolete=obsolete)
 
     def best(self) -> Checkpoint:
-        """See ``Records``."""
+        """See ``NullWriter``."""
         return checkpoint.load(self._folder.best)
 
     def tested(self, result: Mapping[str, Any]) -> None:
-        """See ``Records``."""
+        """See ``NullWriter``."""
         last = checkpoint.load(self._folder.last)
         last.metrics["test"] = dict(result)
         checkpoint.save(self._folder.last, last)

@@ -26,7 +26,7 @@ from granet.training.device import reading_waits
 from granet.training.distributed import fingerprints
 from granet.training.evaluate import Evaluation, evaluate
 from granet.training.run import EpochSums, Run, capture
-from granet.training.run_writer import Records, Written
+from granet.training.run_writer import NullWriter, RunWriter
 from granet.training.step import TrainingStep
 from granet.training.throughput import Throughput
 
@@ -57,7 +57,7 @@ class Trainer:
         self._training_step = TrainingStep(run)
         self._saved_at = run.step if saved else None
         self._retention = Retention.of(run.recipe, run.pipeline.steps_per_epoch)
-        self._records = Written(folder, run, begun=saved) if run.world.is_rank_zero else Records()
+        self._records = RunWriter(folder, run, begun=saved) if run.world.is_rank_zero else NullWriter()
         self._throughput = Throughput()
 
     def finish(self) -> Evaluation:
