@@ -29,55 +29,19 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetRequest:
-    """The arguments of :func:`open_dataset`."""
-
-    name: str
-    directory: Path | None
-    validation: float
-    seed: int
-    image_size: int | None
-    download: bool
-    residency: Residency
-
-    def needed_directory(self) -> Path:
-        """Return the directory, for a dataset that needs one.
-
-        Raises:
-            UsageError: none was given.
-        """
-        if self.directory is None:
-            raise UsageError(
-                f"dataset {self.name} needs a data directory", remedy="name the folder that holds it, or is to"
-            )
-        return self.directory
-
-
-@dataclass(frozen=True)
-class DatasetEntry:
-    """A line of the catalog.
+class PublishedSet:
+    """A dataset of a fixed size that is always in memory.
 
     Args:
         name: what recipes call it.
         description: one line for people.
-        open: opens the dataset.
-    """
-
-    name: str
-    description: str
-    open: Callable[[DatasetRequest], Dataset]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedSet:
-    """A dataset of a fixed size that is always in memory; calling it opens it.
-
-    Args:
         classes, image_size, mean, std: as :class:`Dataset` has them.
         read: reads training and test examples from a directory; ``download`` fetches files that are missing.
         embedded: the directory of a set that comes with the package.
     """
 
+    name: str
+    description: str
     classes: tuple[str, ...]
     image_size: int
     mean: tuple[float, ...]
@@ -85,158 +49,188 @@ class PublishedSet:
     read: Callable[..., tuple[Arrays, Arrays]]
     embedded: Path | None = None
 
-    def __call__(self, request: DatasetRequest) -> Dataset:
-        """Read the set, and hold out a validation split."""
-        if request.residency == "streaming":
+    def open(
+        self,
+        directory: Path | None,
+        *,
+        validation: float,
+        seed: int,
+        image_size: int | None,
+        download: bool,
+        residency: Residency,
+    ) -> Dataset:
+        """Read the set, and hold out a validation split; arguments as for :func:`open_dataset`."""
+        if residency == "streaming":
             raise UsageError(
-                f"dataset {request.name} is kept in memory and cannot be streamed", remedy='leave residency at "auto"'
+                f"dataset {self.name} is kept in memory and cannot be streamed", remedy='leave residency at "auto"'
             )
-        if request.image_size not in (None, self.image_size):
+        if image_size not in (None, self.image_size):
             raise UsageError(
-                f"dataset {request.name} has images of one size",
-                got=request.image_size,
+                f"dataset {self.name} has images of one size",
+                got=image_size,
                 expected=self.image_size,
                 remedy="leave image_size out",
             )
-        if self.embedded is not None and request.directory is not None:
+        if self.embedded is not None and directory is not None:
             raise UsageError(
-                f"dataset {request.name} comes with the package and has no data directory",
-                got=request.directory,
+                f"dataset {self.name} comes with the package and has no data directory",
+                got=directory,
                 remedy="leave the directory out, or name another dataset",
             )
-        published, test = self.read(self.embedded or request.needed_directory(), download=request.download)
-        train, validation = hold_out(published, request.validation, classes=self.classes, seed=request.seed)
+        published, test = self.read(self.embedded or _needed(directory, self.name), download=download)
+        train, held_out = hold_out(published, validation, classes=self.classes, seed=seed)
         return Dataset(
-            name=request.name,
+            name=self.name,
             classes=self.classes,
             channels=len(self.mean),
             image_size=self.image_size,
             mean=self.mean,
             std=self.std,
             train=train,
-            validation=validation,
+            validation=held_out,
             test=test,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnImages:
-    """Images that the user brings, in RGB, with ImageNet's mean and standard deviation; calling it opens them.
+    """Images that the user brings, in RGB, with ImageNet's mean and standard deviation.
 
         train and test          validation is held out of train
         train and val           likewise, and val is the test split: ImageNet has no other public labels
         train, val and test     they are the three splits, and nothing is held out
 
     Args:
-        scan: finds the images in a folder: examples by :data:`FOLDER_SPLITS`, and the classes.
+        name: what recipes call it.
+        description: one line for people.
         container: what holds the images, for messages.
+        scan: finds the images in a folder: examples by :data:`FOLDER_SPLITS`, and the classes.
     """
 
-    scan: Callable[[Path], tuple[Mapping[str, Stored], tuple[str, ...]]]
+    name: str
+    description: str
     container: str
+    scan: Callable[[Path], tuple[Mapping[str, Stored], tuple[str, ...]]]
 
-    def __call__(self, request: DatasetRequest) -> Dataset:
-        """Find the images, decode them if they stay in memory, and hold out a validation split if there is none."""
-        if request.download:
+    def open(
+        self,
+        directory: Path | None,
+        *,
+        validation: float,
+        seed: int,
+        image_size: int | None,
+        download: bool,
+        residency: Residency,
+    ) -> Dataset:
+        """Find the images, decode them if they stay in memory, and hold out a validation split if there is none.
+
+        Arguments as for :func:`open_dataset`.
+        """
+        if download:
             raise UsageError(f"{self.container} cannot be downloaded", remedy="leave the download out")
-        directory = request.needed_directory()
+        directory = _needed(directory, self.name)
         if not directory.is_dir():
             raise DataError("no such folder", where=directory, remedy=f"name the folder that is {self.container}")
         stored, classes = self.scan(directory.absolute())
-        side, resident = _size_and_residency(stored, request)
+        # With a given size and thousands of folders' worth of images, there is no need to look into any of them.
+        look = residency != "streaming" or image_size is None
+        own = common_side(chain.from_iterable(part.reader().sizes() for part in stored.values())) if look else None
+        side = image_size or own
+        if side is None:
+            raise DataError(
+                "the images differ in size or are not square, so the size to train at has to be given",
+                where=directory,
+                remedy="set image_size, for instance to 224",
+            )
+        fits = own == side and sum(map(len, stored.values())) * 3 * side * side <= RESIDENT_BYTES
         splits: Mapping[str, Arrays] | Mapping[str, Stored] = stored
-        if resident:
+        if residency == "resident" or (residency == "auto" and fits):
             splits = {split: Arrays(load_all(part.reader(), side), part.labels) for split, part in stored.items()}
         if len(splits) == len(FOLDER_SPLITS):
-            train, validation = splits["train"], splits["val"]
+            train, held_out = splits["train"], splits["val"]
         else:
-            train, validation = hold_out(splits["train"], request.validation, classes=classes, seed=request.seed)
+            train, held_out = hold_out(splits["train"], validation, classes=classes, seed=seed)
         return Dataset(
-            name=request.name,
+            name=self.name,
             classes=classes,
             channels=3,
             image_size=side,
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
             train=train,
-            validation=validation,
+            validation=held_out,
             test=splits["test"] if "test" in splits else splits["val"],
         )
 
 
-def _size_and_residency(stored: Mapping[str, Stored], request: DatasetRequest) -> tuple[int, bool]:
-    """Return the size that networks see, and whether to decode all images now."""
-    size, residency = request.image_size, request.residency
-    # With a given size and thousands of folders' worth of images, there is no need to look into any of them.
-    look = residency != "streaming" or size is None
-    own = common_side(chain.from_iterable(part.reader().sizes() for part in stored.values())) if look else None
-    side = size or own
-    if side is None:
-        raise DataError(
-            "the images differ in size or are not square, so the size to train at has to be given",
-            where=request.directory,
-            remedy="set image_size, for instance to 224",
-        )
-    fits = own == side and sum(map(len, stored.values())) * 3 * side * side <= RESIDENT_BYTES
-    return side, residency == "resident" or (residency == "auto" and fits)
+DatasetEntry = PublishedSet | OwnImages
+"""A line of the catalog."""
 
 
-_ENTRIES = (
-    DatasetEntry(
-        "fashion-mnist-subset",
-        "12,000 of Fashion-MNIST's images, 28 x 28 grey, 10 classes; comes with the package",
-        PublishedSet(
-            classes=CLOTHES,
-            image_size=28,
-            mean=(0.2860,),
-            std=(0.3530,),
-            read=partial(read_idx, EMBEDDED),
-            embedded=EMBEDDED_DIRECTORY,
-        ),
+def _needed(directory: Path | None, name: str) -> Path:
+    if directory is None:
+        raise UsageError(f"dataset {name} needs a data directory", remedy="name the folder that holds it, or is to")
+    return directory
+
+
+_ENTRIES: tuple[DatasetEntry, ...] = (
+    PublishedSet(
+        name="fashion-mnist-subset",
+        description="12,000 of Fashion-MNIST's images, 28 x 28 grey, 10 classes; comes with the package",
+        classes=CLOTHES,
+        image_size=28,
+        mean=(0.2860,),
+        std=(0.3530,),
+        read=partial(read_idx, EMBEDDED),
+        embedded=EMBEDDED_DIRECTORY,
     ),
-    DatasetEntry(
-        "mnist",
-        "70,000 handwritten digits, 28 x 28 grey, 10 classes; idx files, gzipped or not",
-        PublishedSet(classes=DIGITS, image_size=28, mean=(0.1307,), std=(0.3081,), read=partial(read_idx, MNIST)),
+    PublishedSet(
+        name="mnist",
+        description="70,000 handwritten digits, 28 x 28 grey, 10 classes; idx files, gzipped or not",
+        classes=DIGITS,
+        image_size=28,
+        mean=(0.1307,),
+        std=(0.3081,),
+        read=partial(read_idx, MNIST),
     ),
-    DatasetEntry(
-        "fashion-mnist",
-        "70,000 articles of clothing, 28 x 28 grey, 10 classes; idx files, gzipped or not",
-        PublishedSet(
-            classes=CLOTHES, image_size=28, mean=(0.2860,), std=(0.3530,), read=partial(read_idx, FASHION_MNIST)
-        ),
+    PublishedSet(
+        name="fashion-mnist",
+        description="70,000 articles of clothing, 28 x 28 grey, 10 classes; idx files, gzipped or not",
+        classes=CLOTHES,
+        image_size=28,
+        mean=(0.2860,),
+        std=(0.3530,),
+        read=partial(read_idx, FASHION_MNIST),
     ),
-    DatasetEntry(
-        "cifar10",
-        "60,000 photographs, 32 x 32 colour, 10 classes; the binary version, as an archive or unpacked",
-        PublishedSet(
-            classes=CIFAR10.classes,
-            image_size=32,
-            mean=(0.4914, 0.4822, 0.4465),
-            std=(0.2470, 0.2435, 0.2616),
-            read=partial(read_cifar, CIFAR10),
-        ),
+    PublishedSet(
+        name="cifar10",
+        description="60,000 photographs, 32 x 32 colour, 10 classes; the binary version, as an archive or unpacked",
+        classes=CIFAR10.classes,
+        image_size=32,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        read=partial(read_cifar, CIFAR10),
     ),
-    DatasetEntry(
-        "cifar100",
-        "60,000 photographs, 32 x 32 colour, 100 classes; the binary version, as an archive or unpacked",
-        PublishedSet(
-            classes=CIFAR100.classes,
-            image_size=32,
-            mean=(0.5071, 0.4865, 0.4409),
-            std=(0.2673, 0.2564, 0.2762),
-            read=partial(read_cifar, CIFAR100),
-        ),
+    PublishedSet(
+        name="cifar100",
+        description="60,000 photographs, 32 x 32 colour, 100 classes; the binary version, as an archive or unpacked",
+        classes=CIFAR100.classes,
+        image_size=32,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        read=partial(read_cifar, CIFAR100),
     ),
-    DatasetEntry(
-        "image-folder",
-        "your own images, or ImageNet: train/CLASS/* with test/CLASS/*, val/CLASS/* or both",
-        OwnImages(scan=scan_folder, container="an image folder"),
+    OwnImages(
+        name="image-folder",
+        description="your own images, or ImageNet: train/CLASS/* with test/CLASS/*, val/CLASS/* or both",
+        container="an image folder",
+        scan=scan_folder,
     ),
-    DatasetEntry(
-        "tar-shards",
-        "the same as WebDataset shards: train-000000.tar and so on with test-*.tar, val-*.tar or both",
-        OwnImages(scan=scan_shards, container="a folder of tar shards"),
+    OwnImages(
+        name="tar-shards",
+        description="the same as WebDataset shards: train-000000.tar and so on with test-*.tar, val-*.tar or both",
+        container="a folder of tar shards",
+        scan=scan_shards,
     ),
 )
 
@@ -286,13 +280,5 @@ def open_dataset(
     if image_size is not None and image_size < 1:
         raise UsageError("image_size is a number of pixels", got=image_size, expected="at least 1")
     return DATASETS[name].open(
-        DatasetRequest(
-            name=name,
-            directory=directory,
-            validation=validation,
-            seed=seed,
-            image_size=image_size,
-            download=download,
-            residency=residency,
-        )
+        directory, validation=validation, seed=seed, image_size=image_size, download=download, residency=residency
     )

@@ -25,7 +25,6 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -89,26 +88,18 @@ def scan_shards(root: Path) -> tuple[dict[str, ShardImages], tuple[str, ...]]:
     return splits, classes
 
 
-@dataclass(frozen=True)
-class _ShardName:
-    """The parts of a shard's name."""
+class _Named(NamedTuple):
+    """A shard, and the parts of its name: what precedes the number, and how many shards the split has, if it says."""
 
-    path: Path
-    split: str
-    front: str
     number: int
-    width: int
+    front: str
     total: int | None
-
-    def sibling(self, number: int) -> str:
-        """Return the name of the shard of another number."""
-        of = "" if self.total is None else self.path.name[self.path.name.rindex("-of-") : -len(".tar")]
-        return f"{self.front}{number:0{self.width}d}{of}.tar"
+    name: re.Match[str]
 
 
 def _shard_paths(root: Path) -> dict[str, list[Path]]:
     """Return the shards of each split, in order."""
-    shards: dict[str, list[_ShardName]] = {}
+    shards: dict[str, list[_Named]] = {}
     for entry in entries(root, root):
         if not _ARCHIVE.fullmatch(entry.name):
             continue
@@ -123,11 +114,9 @@ def _shard_paths(root: Path) -> dict[str, list[Path]]:
                 expected="train-000000.tar and so on, and the same for val or test",
                 remedy="decompress it; images are compressed already" if compressed else "rename or move it",
             )
-        split = _SPLIT_WORDS[match["split"]]
         total = int(match["total"]) if match["of"] else None
-        number = match["number"]
-        shard = _ShardName(Path(entry.path), split, match["front"], int(number), len(number), total)
-        shards.setdefault(split, []).append(shard)
+        shard = _Named(int(match["number"]), match["front"], total, match)
+        shards.setdefault(_SPLIT_WORDS[match["split"]], []).append(shard)
     if "train" not in shards or len(shards) == 1:
         folders = [split for split in FOLDER_SPLITS if (root / split).is_dir()]
         raise DataError(
@@ -140,7 +129,7 @@ def _shard_paths(root: Path) -> dict[str, list[Path]]:
     return {split: _in_sequence(part, root) for split, part in shards.items()}
 
 
-def _in_sequence(shards: list[_ShardName], root: Path) -> list[Path]:
+def _in_sequence(shards: list[_Named], root: Path) -> list[Path]:
     """Return the paths of a split's shards by number, after checking that none is missing."""
     shards = sorted(shards, key=lambda shard: shard.number)
     first = shards[0]
@@ -149,31 +138,34 @@ def _in_sequence(shards: list[_ShardName], root: Path) -> list[Path]:
             raise DataError(
                 "the shards of a split belong to two sets",
                 where=root,
-                got=f"{first.path.name} and {shard.path.name}",
+                got=f"{first.name.string} and {shard.name.string}",
                 remedy="keep one of them",
             )
     for before, after in pairwise(shards):
         if before.number == after.number:
             raise DataError(
-                "two shards with the same number", where=root, got=f"{before.path.name} and {after.path.name}"
+                "two shards with the same number", where=root, got=f"{before.name.string} and {after.name.string}"
             )
     # Counting from 0 is the convention, from 1 is tolerated: the first number says which, or the last one expected.
     start = int(first.number == 1) if first.total is None else int(shards[-1].number == first.total)
     last = shards[-1].number if first.total is None else first.total - 1 + start
     if shards[-1].number > last:
         raise DataError(
-            "a number beyond the last that the names announce", where=shards[-1].path, expected=f"{first.total} shards"
+            "a number beyond the last that the names announce",
+            where=root / shards[-1].name.string,
+            expected=f"{first.total} shards",
         )
     numbers = [start - 1, *(shard.number for shard in shards), last + 1]
     missing = next((before + 1 for before, after in pairwise(numbers) if after - before > 1), None)
     if missing is not None:
         more = last - start - len(shards)
+        sibling = f"{first.front}{missing:0{len(first.name['number'])}d}{first.name['of'] or ''}.tar"
         raise DataError(
             "a shard is missing" + (f", and {more} more" if more else ""),
-            where=root / first.sibling(missing),
+            where=root / sibling,
             remedy="get it, or number the shards that there are without a gap",
         )
-    return [shard.path for shard in shards]
+    return [root / shard.name.string for shard in shards]
 
 
 class _Scanned(NamedTuple):

@@ -110,7 +110,7 @@ def of_dataset(data: str | None, directory: Path | None, image_size: int | None)
             mean=dataset.mean,
             std=dataset.std,
         )
-    entry = DATASETS[data].open
+    entry = DATASETS[data]
     assert isinstance(entry, PublishedSet)  # noqa: S101  all but image folders are
     return ImportedImages(
         name=data,

@@ -39,7 +39,7 @@ def placeholder_dataset(recipe: Recipe, images: PlaceholderImages) -> Dataset:
         UsageError: a size is not known, or out of range.
     """
     name = recipe.data.name
-    entry = DATASETS[name].open if name in DATASETS else None
+    entry = DATASETS.get(name)
     published = entry if isinstance(entry, PublishedSet) else None
     count = images.count if images.count is not None else TRAINING_IMAGES.get(name)
     classes = images.classes if images.classes is not None else len(published.classes) if published else None

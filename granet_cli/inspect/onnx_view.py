@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from granet.errors import shortened
-from granet_cli.layers import stem, total_title
+from granet_cli.inspect.view import weight_columns
 from granet_cli.render import Screen, size
-from granet_cli.tables import Bar, TableColumn, table
+from granet_cli.tables import TableColumn, table
 
 if TYPE_CHECKING:
     from exporters.onnx_inspection import OnnxInspection, ValueReport, WeightReport
@@ -71,17 +71,10 @@ def _metadata(value: Any) -> str:
 
 
 def _weights(screen: Screen, report: OnnxInspection, layers: Sequence[WeightReport]) -> Text:
-    """Lay out the weights. Counts of a selection are its own."""
-    weights, active = sum(layer.parameters for layer in layers), sum(layer.active for layer in layers)
-    density = active / weights if weights else 1.0
+    stored = size(sum(layer.bytes for layer in layers))
     columns: list[TableColumn[WeightReport]] = [
-        TableColumn("layer", lambda layer: stem(layer.name), total=total_title(layers, report.layers)),
-        TableColumn("shape", lambda layer: "x".join(map(str, layer.shape))),
-        TableColumn("weights", lambda layer: layer.parameters, right=True, total=weights),
-        TableColumn("active", lambda layer: layer.active, right=True, total=active),
-        TableColumn("density", lambda layer: f"{layer.density:.4f}", right=True, total=f"{density:.4f}"),
-        TableColumn("", lambda layer: Bar(layer.density), total=Bar(density)),
+        *weight_columns(layers, report.layers),
         TableColumn("stored", lambda layer: f"{layer.encoding} {layer.type}"),
-        TableColumn("", lambda layer: size(layer.bytes), right=True, total=size(sum(layer.bytes for layer in layers))),
+        TableColumn("", lambda layer: size(layer.bytes), right=True, total=stored),
     ]
     return table(screen, columns, layers)

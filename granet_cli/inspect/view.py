@@ -13,6 +13,7 @@ from granet_cli.render import FAINT, Screen, percent, short, size
 from granet_cli.tables import Bar, TableColumn, table
 
 if TYPE_CHECKING:
+    from exporters.onnx_inspection import WeightReport
     from granet.analysis.inspection import Inspection, LayerReport
 
 
@@ -70,22 +71,30 @@ def _ancestor(note: Mapping[str, Any]) -> str:
 
 
 def _table(screen: Screen, report: Inspection, layers: Sequence[LayerReport]) -> Text:
-    """Lay out the layers. Counts of a selection are its own; the share of FLOPs is of the network."""
-    weights, active = sum(layer.parameters for layer in layers), sum(layer.active for layer in layers)
     shares = [layer.flops_share for layer in layers if layer.flops_share is not None]
+    total = _share(sum(shares) if shares else None)
     columns: list[TableColumn[LayerReport]] = [
-        TableColumn("layer", lambda layer: stem(layer.name), total=total_title(layers, report.layers)),
+        *weight_columns(layers, report.layers),
+        TableColumn("dead in/out", _dead, right=True),
+        TableColumn("FLOPs", lambda layer: _share(layer.flops_share), right=True, total=total),
+    ]
+    return table(screen, columns, layers)
+
+
+def weight_columns(
+    shown: Sequence[LayerReport] | Sequence[WeightReport], layers: Sequence[object]
+) -> list[TableColumn[Any]]:
+    """Return columns of names, shapes and counts, whose totals are over the layers ``shown`` of all ``layers``."""
+    weights, active = sum(layer.parameters for layer in shown), sum(layer.active for layer in shown)
+    density = active / weights if weights else 1.0
+    return [
+        TableColumn("layer", lambda layer: stem(layer.name), total=total_title(shown, layers)),
         TableColumn("shape", lambda layer: "x".join(map(str, layer.shape))),
         TableColumn("weights", lambda layer: layer.parameters, right=True, total=weights),
         TableColumn("active", lambda layer: layer.active, right=True, total=active),
-        TableColumn("density", lambda layer: f"{layer.density:.4f}", right=True, total=f"{active / weights:.4f}"),
-        TableColumn("", lambda layer: Bar(layer.density), total=Bar(active / weights)),
-        TableColumn("dead in/out", _dead, right=True),
-        TableColumn(
-            "FLOPs", lambda layer: _share(layer.flops_share), right=True, total=_share(sum(shares) if shares else None)
-        ),
+        TableColumn("density", lambda layer: f"{layer.density:.4f}", right=True, total=f"{density:.4f}"),
+        TableColumn("", lambda layer: Bar(layer.density), total=Bar(density)),
     ]
-    return table(screen, columns, layers)
 
 
 def _share(share: float | None) -> str | None:
