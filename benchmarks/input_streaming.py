@@ -41,7 +41,7 @@ from PIL import Image
 from benchmarks.measure import Measurement, heading, report, save
 from benchmarks.pictures import dataset_of, files_of, write_jpegs
 from granet.data import Pipeline, make_pipeline
-from granet.data.augment import Augmentation, CropWindow, roll
+from granet.data.augment import Augmentation, CropWindow, draw_one
 from granet.data.images import whole_view
 from granet.randomness import generator
 
@@ -183,7 +183,7 @@ def window_of(work: Work, index: int) -> CropWindow:
             width, height = file.size
     else:
         width = height = work.side
-    return roll(work.augment, generator(0, "augment", 0, index)).window(height, width)
+    return draw_one(work.augment, generator(0, "augment", 0, index)).window(height, width)
 
 
 def _named(workers: int) -> str:

@@ -17,9 +17,9 @@ from granet.data.augment import (
     apply,
     crop_rows,
     crop_views,
-    draw,
-    roll,
-    rolls,
+    draw_batch,
+    draw_each,
+    draw_one,
 )
 from granet.data.images import fill, fill_window, window_view
 from granet.randomness import generator
@@ -45,7 +45,7 @@ def noise(count: int, size: int, seed: int) -> torch.Tensor:
 @given(seed=seeds, size=st.integers(5, 12), augment=st.sampled_from(["crop", "crop-flip"]))
 def test_a_batch_is_cropped_and_flipped_as_pillow_does_it(seed, size, augment):
     images = noise(6, size, seed)
-    windows = draw(augment, generator(seed), 6, size, size)
+    windows = draw_batch(augment, generator(seed), 6, size, size)
     expected = [
         window_view(image, CropWindow(*box.tolist(), bool(flip)), size)
         for image, box, flip in zip(pillow_images(images), windows.boxes, windows.flips, strict=True)
@@ -56,7 +56,7 @@ def test_a_batch_is_cropped_and_flipped_as_pillow_does_it(seed, size, augment):
 @given(seed=seeds, size=st.integers(5, 32))
 def test_a_batch_is_resized_as_pillow_does_it_but_for_rounding(seed, size):
     images = noise(6, size, seed)
-    windows = draw("resized-crop-flip", generator(seed), 6, size, size)
+    windows = draw_batch("resized-crop-flip", generator(seed), 6, size, size)
     expected = [
         window_view(image, CropWindow(*box.tolist(), bool(flip)), size)
         for image, box, flip in zip(pillow_images(images), windows.boxes, windows.flips, strict=True)
@@ -68,7 +68,7 @@ def test_a_batch_is_resized_as_pillow_does_it_but_for_rounding(seed, size):
 @given(seed=seeds, count=st.integers(1, 6), channels=st.sampled_from([1, 3]), size=st.integers(1, 33))
 def test_rows_copied_as_items_make_the_same_crops_as_views(seed, count, channels, size):
     images = torch.randint(0, 256, (count, channels, size, size), generator=generator(seed), dtype=torch.uint8)
-    boxes = draw("crop", generator(seed), count, size, size).boxes
+    boxes = draw_batch("crop", generator(seed), count, size, size).boxes
     expected = crop_views(images, boxes)
     assert torch.equal(crop_rows(images, boxes), expected)
     assert torch.equal(crop_rows(images.contiguous(memory_format=torch.channels_last), boxes), expected)
@@ -76,8 +76,8 @@ def test_rows_copied_as_items_make_the_same_crops_as_views(seed, count, channels
 
 @given(seed=seeds, augment=st.sampled_from(AUGMENTATIONS), height=st.integers(1, 9999), width=st.integers(1, 9999))
 def test_drawing_for_one_image_is_drawing_for_a_batch_of_one(seed, augment, height, width):
-    windows = draw(augment, generator(seed), 1, height, width)
-    window = roll(augment, generator(seed)).window(height, width)
+    windows = draw_batch(augment, generator(seed), 1, height, width)
+    window = draw_one(augment, generator(seed)).window(height, width)
     assert window == (*windows.boxes[0].tolist(), bool(windows.flips[0]))
     assert all(type(number) in (int, bool) for number in window)
 
@@ -85,9 +85,9 @@ def test_drawing_for_one_image_is_drawing_for_a_batch_of_one(seed, augment, heig
 @given(seed=seeds, augment=st.sampled_from(AUGMENTATIONS), count=st.integers(1, 5))
 def test_drawing_for_many_images_is_drawing_for_each(seed, augment, count):
     numbers = range(seed, seed + count)
-    each = [roll(augment, torch.Generator().manual_seed(number)) for number in numbers]
-    assert rolls(augment, numbers) == each
-    assert [type(drawn.flip) for drawn in rolls(augment, numbers)] == [bool] * count
+    each = [draw_one(augment, torch.Generator().manual_seed(number)) for number in numbers]
+    assert draw_each(augment, numbers) == each
+    assert [type(drawn.flip) for drawn in draw_each(augment, numbers)] == [bool] * count
 
 
 @given(seed=seeds, size=st.integers(1, 9), top=st.integers(-4, 4), left=st.integers(-4, 4), flip=st.booleans())
@@ -108,7 +108,7 @@ def test_a_crop_reaches_into_black_padding():
 
 @given(seed=seeds, height=st.integers(1, 300), width=st.integers(1, 300))
 def test_resized_crops_lie_within_the_image(seed, height, width):
-    boxes = draw("resized-crop-flip", generator(seed), 16, height, width).boxes
+    boxes = draw_batch("resized-crop-flip", generator(seed), 16, height, width).boxes
     top, left, tall, wide = boxes.T
     assert (top >= 0).all()
     assert (left >= 0).all()
@@ -119,14 +119,14 @@ def test_resized_crops_lie_within_the_image(seed, height, width):
 
 
 def test_the_area_of_resized_crops_covers_its_range():
-    boxes = draw("resized-crop-flip", generator(0), 4000, 224, 224).boxes
+    boxes = draw_batch("resized-crop-flip", generator(0), 4000, 224, 224).boxes
     share = (boxes[:, 2] * boxes[:, 3]) / (224 * 224)
     assert share.min() == pytest.approx(AREA[0], abs=0.01)
     assert share.max() > 0.9
 
 
 def test_crops_and_flips_are_uniform():
-    windows = draw("crop-flip", generator(0), 9000, 32, 32)
+    windows = draw_batch("crop-flip", generator(0), 9000, 32, 32)
     for starts in windows.boxes[:, :2].T:
         counts = (starts + 4).bincount(minlength=9)
         assert len(counts) == 9

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from granet.data.augment import CropWindow, roll
+from granet.data.augment import CropWindow, draw_one
 from granet.data.images import whole_view, window_view
 from granet.models.torchvision_guard import import_torchvision
 
@@ -41,7 +41,7 @@ def test_a_training_crop_is_resized_as_torchvision_resizes_it(transforms, box, f
 @pytest.mark.parametrize("size", [(1000, 10), (10, 1000)])
 def test_images_too_long_for_any_crop_get_torchvision_s_central_one(transforms, size):
     theirs = transforms.RandomResizedCrop.get_params(noise(*size), (0.08, 1.0), (3 / 4, 4 / 3))
-    window = roll("resized-crop-flip", torch.Generator().manual_seed(0)).window(size[1], size[0])
+    window = draw_one("resized-crop-flip", torch.Generator().manual_seed(0)).window(size[1], size[0])
     assert tuple(window)[:4] == theirs
 
 
@@ -51,7 +51,7 @@ def test_training_crops_are_spread_as_torchvision_s(transforms):
         torch.manual_seed(0)
         theirs = [transforms.RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(count)]
     source = torch.Generator().manual_seed(1)
-    mine = [tuple(roll("resized-crop-flip", source).window(375, 500))[:4] for _ in range(count)]
+    mine = [tuple(draw_one("resized-crop-flip", source).window(375, 500))[:4] for _ in range(count)]
     for quantity in (
         lambda top, left, height, width: height * width / (500 * 375),
         lambda top, left, height, width: np.log(width / height),

@@ -56,7 +56,7 @@ class CropWindow(NamedTuple):
     flip: bool
 
 
-class Roll(NamedTuple):
+class CropDraw(NamedTuple):
     """The draws for a single image whose size is not known yet, as plain numbers.
 
     Args:
@@ -89,7 +89,9 @@ class Roll(NamedTuple):
         return CropWindow((height - tall) // 2, (width - wide) // 2, tall, wide, self.flip)
 
 
-def draw(augmentation: Augmentation, generator: torch.Generator, count: int, height: int, width: int) -> CropWindows:
+def draw_batch(
+    augmentation: Augmentation, generator: torch.Generator, count: int, height: int, width: int
+) -> CropWindows:
     """Draw windows for ``count`` images of ``height`` x ``width`` pixels, on the CPU.
 
     "crop" has the image's own size and starts up to ``PADDING`` pixels before or after the image does, uniformly;
@@ -108,8 +110,8 @@ def draw(augmentation: Augmentation, generator: torch.Generator, count: int, hei
     return CropWindows(boxes, flips)
 
 
-def roll(augmentation: Augmentation, generator: torch.Generator) -> Roll:
-    """Draw for one image. Its ``window`` for a size is that of :func:`draw` for a count of one and that size."""
+def draw_one(augmentation: Augmentation, generator: torch.Generator) -> CropDraw:
+    """Draw for one image. Its ``window`` for a size is that of :func:`draw_batch` for a count of one and that size."""
     shapes: tuple[tuple[float, float], ...] = ()
     if augmentation == "resized-crop-flip":
         areas, aspects = _attempts(generator, 1)
@@ -119,14 +121,14 @@ def roll(augmentation: Augmentation, generator: torch.Generator) -> Roll:
         reach = _reach(augmentation)
         top, left = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
     flip = augmentation.endswith("flip") and bool(torch.randint(0, 2, (1,), generator=generator))
-    return Roll(shapes, (top, left), flip)
+    return CropDraw(shapes, (top, left), flip)
 
 
-def rolls(augmentation: Augmentation, seeds: Sequence[int]) -> list[Roll]:
-    """Return what :func:`roll` draws from a generator of each seed, faster, which matters for small images."""
+def draw_each(augmentation: Augmentation, seeds: Sequence[int]) -> list[CropDraw]:
+    """Return what :func:`draw_one` draws from a generator of each seed, faster, which matters for small images."""
     source = torch.Generator()
     if augmentation == "resized-crop-flip":
-        return [roll(augmentation, source.manual_seed(seed)) for seed in seeds]
+        return [draw_one(augmentation, source.manual_seed(seed)) for seed in seeds]
     reach = _reach(augmentation)
     starts, flips = torch.empty(len(seeds), 2, dtype=torch.int64), torch.zeros(len(seeds), dtype=torch.int64)
     mirrored = augmentation.endswith("flip")
@@ -136,7 +138,7 @@ def rolls(augmentation: Augmentation, seeds: Sequence[int]) -> list[Roll]:
         if mirrored:
             flip.random_(0, 2, generator=source)
     drawn = zip(starts.tolist(), flips.tolist(), strict=True)
-    return [Roll((), (top, left), bool(flip)) for (top, left), flip in drawn]
+    return [CropDraw((), (top, left), bool(flip)) for (top, left), flip in drawn]
 
 
 def _reach(augmentation: Augmentation) -> int:

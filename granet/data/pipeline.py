@@ -128,7 +128,7 @@ def make_pipeline(
         batch_size: examples per training step, of all ranks together.
         device: where the batches are wanted.
         seed: keys order and augmentation.
-        augment: one of ``AUGMENTATIONS``; see :func:`granet.data.augment.draw`.
+        augment: one of ``AUGMENTATIONS``; see :func:`granet.data.augment.draw_batch`.
         workers: processes that decode files, 0 for none but this one. Data in memory needs none and starts none. With
             workers a script must keep its work under ``if __name__ == "__main__":``, as for any multiprocessing.
         ranks: this rank, of how many.

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from granet.data.augment import Augmentation, CropWindows, apply, draw
+from granet.data.augment import Augmentation, CropWindows, apply, draw_batch
 from granet.data.dataset import Arrays, Dataset
 from granet.randomness import generator
 
@@ -42,7 +42,9 @@ class ResidentImages:
         images, size = self._images("train"), self._dataset.image_size
         for step, batch in enumerate(order, start):
             # Drawn for the batch of all ranks together, so that they see what a single process would.
-            draws = draw(self._augment, generator(self._seed, "augment", epoch, step), self._batch_size, size, size)
+            draws = draw_batch(
+                self._augment, generator(self._seed, "augment", epoch, step), self._batch_size, size, size
+            )
             draws = CropWindows(draws.boxes[self._share], draws.flips[self._share])
             yield apply(self._augment, images.index_select(0, batch), draws)
 

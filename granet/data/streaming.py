@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
-from granet.data.augment import Augmentation, rolls
+from granet.data.augment import Augmentation, draw_each
 from granet.data.dataset import Dataset, Stored
 from granet.data.images import ImageReader, fill, fill_window, whole_view, window_view
 from granet.data.shared_batches import PREFETCH, SharedBatches
@@ -90,13 +90,15 @@ class ImageDecoder(TorchDataset["Tensor | DataError"]):
             fill(pixels, (whole_view(image, side) for image in images))
             return
         # All draws come first: between images, with torch's code gone from the caches, they take ten times as long.
-        drawn = rolls(self._augment, [key(self._seed, "augment", request.epoch, index) for index in request.indices])
+        drawn = draw_each(
+            self._augment, [key(self._seed, "augment", request.epoch, index) for index in request.indices]
+        )
         if self._augment == "resized-crop-flip":
             views = zip(images, drawn, strict=True)
-            fill(pixels, (window_view(image, roll.window(image.height, image.width), side) for image, roll in views))
+            fill(pixels, (window_view(image, crop.window(image.height, image.width), side) for image, crop in views))
             return
-        for target, image, roll in zip(pixels, images, drawn, strict=True):
-            fill_window(target, whole_view(image, side), roll.window(side, side))
+        for target, image, crop in zip(pixels, images, drawn, strict=True):
+            fill_window(target, whole_view(image, side), crop.window(side, side))
 
 
 class StreamingImages:
