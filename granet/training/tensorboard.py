@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from granet.errors import UsageError
 from granet.runs.events import EpochEnded, Event, Progressed, Started, Tested, Updated
@@ -42,9 +42,9 @@ def write_tensorboard(folder: RunFolder) -> Iterator[Callable[[Event], None]]:
         step = getattr(event, "step", step)
         if isinstance(event, Updated):
             step = event.update.step
-        for name, value in _scalars(event).items():
-            if writer is not None and value is not None:
-                writer.add_scalar(name, value, step)
+        for name, attribute in _SCALARS.get(type(event), {}).items():
+            if writer is not None:
+                writer.add_scalar(name, getattr(event, attribute), step)
 
     try:
         yield watch
@@ -53,26 +53,16 @@ def write_tensorboard(folder: RunFolder) -> Iterator[Callable[[Event], None]]:
             writer.close()
 
 
-def _scalars(event: Event) -> dict[str, Any]:
-    match event:
-        case Progressed():
-            return {
-                "progress/loss": event.loss,
-                "progress/accuracy": event.accuracy,
-                "progress/learning_rate": event.learning_rate,
-                "progress/images_per_second": event.images_per_second,
-            }
-        case EpochEnded():
-            return {
-                "train/loss": event.loss,
-                "train/accuracy": event.accuracy,
-                "validation/loss": event.validation_loss,
-                "validation/accuracy": event.validation_accuracy,
-                "density": event.density,
-            }
-        case Updated():
-            return {"density": event.density, "exploration_rate": event.exploration_rate}
-        case Tested():
-            return {"test/loss": event.loss, "test/accuracy": event.accuracy}
-        case _:
-            return {}
+_SCALARS: dict[type, dict[str, str]] = {
+    Progressed: {f"progress/{name}": name for name in ("loss", "accuracy", "learning_rate", "images_per_second")},
+    EpochEnded: {
+        "train/loss": "loss",
+        "train/accuracy": "accuracy",
+        "validation/loss": "validation_loss",
+        "validation/accuracy": "validation_accuracy",
+        "density": "density",
+    },
+    Updated: {"density": "density", "exploration_rate": "exploration_rate"},
+    Tested: {"test/loss": "loss", "test/accuracy": "accuracy"},
+}
+"""The name of each scalar and the attribute of the event that it is, by type of event."""
