@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from granet.analysis.json_values import json_value
 from granet.data import Dataset
 from granet.importing import starting
 from granet.recipe import Recipe
@@ -46,14 +47,7 @@ def start(recipe: Recipe, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
         image_size=dataset.image_size,
         expected_hash=recipe.model.weights_hash,
     )
-    return {
-        "start": {
-            "file": begun.file,
-            "hash": begun.hash,
-            "initialised": list(begun.initialised),
-            "remarks": list(begun.remarks),
-        }
-    }
+    return {"start": json_value(begun)}
 
 
 def notes(metrics: dict[str, Any]) -> tuple[str, ...]:
