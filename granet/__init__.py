@@ -1,10 +1,7 @@
 """Sparse training of convolutional networks: GraNet and its kin, from a recipe or in your own loop.
 
-The doors: ``Sparsifier`` with a method of ``methods`` for a loop of your own; ``load_checkpoint`` and
-``load_weights`` for what ``granet train`` wrote. ``allocation``, ``schedules`` and ``topology`` are the parts.
-
-Each door is opened when somebody first asks for it: a loop of one's own needs torch and nothing else, and loads neither
-recipes nor checkpoints nor the libraries behind them.
+Public API, imported lazily: ``Sparsifier`` with a method of ``methods`` for a loop of your own; ``load_checkpoint`` and
+``load_weights`` for what ``granet train`` wrote; ``allocation``, ``schedules`` and ``topology``, the parts of methods.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ __all__ = [
     "topology",
 ]
 
-_DOORS = {
+_ATTRIBUTES = {
     "Checkpoint": ("granet.checkpoint", "Checkpoint"),
     "Sparsifier": ("granet.sparsifier", "Sparsifier"),
     "load_checkpoint": ("granet.checkpoint", "load"),
@@ -38,8 +35,8 @@ _DOORS = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _DOORS:
-        module, attribute = _DOORS[name]
+    if name in _ATTRIBUTES:
+        module, attribute = _ATTRIBUTES[name]
         return getattr(import_module(module), attribute)
     if name in __all__:
         return import_module(f"granet.{name}")

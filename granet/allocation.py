@@ -1,8 +1,8 @@
 """Allocation: how a network's budget of active weights is shared among its layers.
 
-Every function takes shapes, parameter name to shape (output channels, input channels, then the kernel), and a
-density in (0, 1]. The ``*_densities`` functions answer in real numbers, the plain ones in integer budgets that
-add up to ``round(density * weights)`` exactly, with at least one active weight in every layer.
+Functions take shapes, parameter name to shape (output channels, input channels, then the kernel), and a density in
+(0, 1]. The ``*_densities`` functions return real numbers, the others integer budgets that add up to
+``round(density * weights)`` exactly, with at least one active weight in every layer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Scope = Literal["network", "layer"]
 
 
 def total_budget(shapes: Shapes, density: float) -> int:
-    """``round(density * weights)``, the active weights of the whole network at ``density``.
+    """Return ``round(density * weights)``, the active weights of the whole network at ``density``.
 
     Raises:
         UsageError: a density outside (0, 1], or one that leaves fewer active weights than there are layers.
@@ -39,7 +39,7 @@ def total_budget(shapes: Shapes, density: float) -> int:
 
 
 def sizes(shapes: Shapes) -> dict[str, int]:
-    """The number of weights of each layer."""
+    """Return the number of weights of each layer."""
     return {name: math.prod(shape) for name, shape in shapes.items()}
 
 
@@ -51,7 +51,7 @@ def scoped_budget(
 
 
 def uniform(shapes: Shapes, density: float) -> dict[str, int]:
-    """Budgets with the same density in every layer.
+    """Return budgets with the same density in every layer.
 
     RigL's "uniform" also keeps the first layer dense; here that is a layer which is not masked at all
     (``dense=("conv1",)`` of the sparsifier).
@@ -61,7 +61,7 @@ def uniform(shapes: Shapes, density: float) -> dict[str, int]:
 
 
 def er_densities(shapes: Shapes, density: float) -> dict[str, float]:
-    """Erdős-Rényi densities: proportional to (n_in + n_out) / (n_in * n_out), kernels left out.
+    """Return Erdős-Rényi densities: proportional to (n_in + n_out) / (n_in * n_out), kernels left out.
 
     Mocanu et al. 2018 (arXiv 1707.04780), equation 3. Layers that would pass 1 are dense and the rest is solved
     again, so that the whole network has ``density``.
@@ -70,12 +70,12 @@ def er_densities(shapes: Shapes, density: float) -> dict[str, float]:
 
 
 def er(shapes: Shapes, density: float) -> dict[str, int]:
-    """Integer budgets of ``er_densities``."""
+    """Return integer budgets at ``er_densities``."""
     return _budgets(shapes, density, er_densities)
 
 
 def erk_densities(shapes: Shapes, density: float) -> dict[str, float]:
-    """Erdős-Rényi-Kernel densities: proportional to sum(shape) / prod(shape).
+    """Return Erdős-Rényi-Kernel densities: proportional to sum(shape) / prod(shape).
 
     Evci et al. 2020 (arXiv 1911.11134), section 3. Layers that would pass 1 are dense and the rest is solved
     again, so that the whole network has ``density``.
@@ -94,7 +94,7 @@ def erk_densities(shapes: Shapes, density: float) -> dict[str, float]:
 
 
 def erk(shapes: Shapes, density: float) -> dict[str, int]:
-    """Integer budgets of ``erk_densities``."""
+    """Return integer budgets at ``erk_densities``."""
     return _budgets(shapes, density, erk_densities)
 
 
@@ -112,7 +112,7 @@ def apportion(
     upper: Mapping[str, int],
     lower: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """Integers near ``ideal`` that add up to ``total`` exactly, each within its bounds.
+    """Return integers near ``ideal`` that add up to ``total`` exactly, each within its bounds.
 
     Where bounds bind, the other layers share the difference in proportion to their ideals; what is left after
     rounding down goes to the largest remainders, the earlier layer winning ties.
@@ -150,7 +150,7 @@ def apportion(
 def _waterfill(
     ideal: Mapping[str, float], total: int, lower: Mapping[str, int], upper: Mapping[str, int]
 ) -> dict[str, float]:
-    """Shares ``clamp(scale * ideal)`` with the one scale at which they add up to ``total``."""
+    """Return ``clamp(scale * ideal)`` at the scale where the shares add up to ``total``."""
 
     def shares(scale: float) -> dict[str, float]:
         return {name: min(max(scale * value, lower[name]), upper[name]) for name, value in ideal.items()}

@@ -1,7 +1,6 @@
-"""Schedules: pure functions of the step.
+"""Schedules: pure functions of the number of optimizer steps done.
 
-``step`` is the number of optimizer steps done. Nothing here counts by itself, so that resuming needs nothing but
-the step. Before its first step a schedule has its initial value, after its last one its final value.
+Before its first step a schedule has its initial value, after its last one its final value.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from granet.errors import UsageError
 
 
 def cubic_density(step: float, start: float, end: float, initial: float, final: float) -> float:
-    """Density of gradual pruning at ``step``, falling fast at first and slowly at the end.
+    """Return the density of gradual pruning at ``step``, falling fast at first and slowly at the end.
 
         d(t) = final + (initial - final) * (1 - (t - start) / (end - start)) ** 3
 
@@ -34,7 +33,7 @@ def cubic_density(step: float, start: float, end: float, initial: float, final: 
 
 
 def cosine(step: float, total: float, initial: float, final: float = 0.0) -> float:
-    """Half a cosine from ``initial`` at step 0 to ``final`` at ``total`` and after.
+    """Return half a cosine from ``initial`` at step 0 to ``final`` at ``total`` and after.
 
         final + (initial - final) * (1 + cos(pi * step / total)) / 2
 
@@ -47,13 +46,13 @@ def cosine(step: float, total: float, initial: float, final: float = 0.0) -> flo
 
 
 def linear(step: float, total: float, initial: float, final: float = 0.0) -> float:
-    """A straight line from ``initial`` at step 0 to ``final`` at ``total`` and after."""
+    """Return a straight line from ``initial`` at step 0 to ``final`` at ``total`` and after."""
     progress = _progress(step, total)
     return final if progress == 1.0 else initial + (final - initial) * progress
 
 
 def constant(step: float, total: float, initial: float) -> float:
-    """``initial`` at every step."""
+    """Return ``initial`` at every step."""
     _progress(step, total)
     return initial
 

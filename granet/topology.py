@@ -1,8 +1,8 @@
 """Changing which weights are active: prune, drop, grow, swap.
 
-Pure functions from weights, scores and masks to new masks; nothing is modified. Tensors are keyed by parameter
-name, and layers are taken in the order of ``masks``. Selection is exact: see ``granet.masks.selection``.
-Packed masks give packed masks, any others a dict of bool tensors in the memory formats of theirs.
+Pure functions from weights, scores and masks to new masks. Tensors are keyed by parameter name; layers are taken in the
+order of ``masks``. Selection is exact: see ``granet.masks.selection``. Packed masks give packed masks, others a dict of
+bool tensors in their memory formats.
 """
 
 from __future__ import annotations
@@ -91,17 +91,17 @@ def swap(weights: Tensors, gradients: Tensors, masks: Masks, counts: Counts) -> 
 
 
 def _like(masks: Masks, result: PackedMasks) -> Masks:
-    """``result``, packed if ``masks`` are and else as a dict of tensors."""
+    """Return ``result``, as a dict of tensors unless ``masks`` are packed."""
     return result if isinstance(masks, PackedMasks) else dict(result)
 
 
 @dataclass(frozen=True, eq=False)
 class TopologyUpdate:
-    """One change of topology, from ``before`` through ``pruned`` to ``masks``.
+    """A change of topology, from ``before`` through ``pruned`` to ``masks``.
 
     Attributes:
         step: the optimizer step after which it happened.
-        before: masks before the update. These three are kept packed: what is looked up is a new bool tensor.
+        before: masks before the update. All three are packed: looking one up makes a new bool tensor.
         pruned: masks after pruning; ``before`` itself when nothing was pruned.
         masks: masks after the update.
         note: why a part of the update was left out, or empty.
@@ -114,7 +114,7 @@ class TopologyUpdate:
     note: str = ""
 
     def __post_init__(self) -> None:
-        # Packed, an update weighs little, and stays as it was whatever becomes of the masks that it was made of.
+        # Packed, an update is small, and independent of later changes to the masks it was made of.
         before = PackedMasks.of(self.before)
         object.__setattr__(self, "before", before)
         for name in ("pruned", "masks"):
@@ -122,18 +122,16 @@ class TopologyUpdate:
 
     @property
     def survivors(self) -> Masks:
-        """What was active all the way: these weights keep their values and optimizer state, all others are 0.
+        """Weights active throughout, which keep their values and optimizer state; all others become 0. Not cached.
 
-        Made anew each time, so that nobody keeps them who does not want them.
-
-        A weight pruned and grown again in the same update restarts at zero; one dropped and grown again has
-        never left ``pruned`` and keeps everything.
+        A weight pruned and grown again in the same update restarts at zero; one dropped and grown again was in
+        ``pruned`` all the time and keeps everything.
         """
         return PackedMasks.of(self.pruned).intersection(PackedMasks.of(self.masks))
 
     @property
     def density(self) -> float:
-        """Density after the update."""
+        """Density after the update, in (0, 1]."""
         return density(self.masks)
 
     @cached_property

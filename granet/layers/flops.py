@@ -1,4 +1,4 @@
-"""What a masked network costs: floating-point operations of its convolutions and linear layers.
+"""Floating-point operations of the convolutions and linear layers of a masked network.
 
 Two operations, a multiplication and an addition, for every active weight and every position it is applied to.
 Normalisation, activations, pooling, biases and the masks themselves are not counted, as in the sparse-training
@@ -23,7 +23,7 @@ from granet.layers.maskable import MASKABLE
 
 
 def inference(model: nn.Module, input_shape: Sequence[int], densities: Mapping[str, float] | None = None) -> float:
-    """FLOPs of one forward pass on one example, each layer's weighted by its density: f_S, or f_D without any.
+    """Return the FLOPs of one forward pass on one example, each layer's times its density: f_S, or f_D without any.
 
     Args:
         model: the network itself, not a compiled or distributed wrapper of it. It is left exactly as it was.
@@ -48,14 +48,14 @@ def inference(model: nn.Module, input_shape: Sequence[int], densities: Mapping[s
 
 
 def layers(model: nn.Module, input_shape: Sequence[int]) -> dict[str, float]:
-    """Dense FLOPs of one forward pass on one example by the name of the weight, in the order of first use.
+    """Return the dense FLOPs of one forward pass on one example by name of the weight, in the order of first use.
 
     A layer that runs several times counts every time, and layers that share a weight count together, under the name
     that ``model.named_parameters()`` gives it. Layers that evaluation mode does not run are absent.
 
-    The pass runs on a copy of the network without any data (torch's meta device), in evaluation mode: it takes
-    no memory to speak of and no random numbers, and the network does not notice. ResNet-50 takes 0.05 s; the first
-    pass of a process waits about a second longer, while torch loads its rules for shapes.
+    The pass runs on a copy of the network without data (torch's meta device), in evaluation mode: it needs hardly any
+    memory, no random numbers, and changes nothing. ResNet-50 takes 0.05 s; the first pass of a process about a second
+    more, while torch loads its rules for shapes.
 
     Raises:
         UsageError: the shape is not positive.
@@ -86,7 +86,7 @@ def layers(model: nn.Module, input_shape: Sequence[int]) -> dict[str, float]:
 
 
 def training_step(active: float, dense: float, *, dense_gradient: bool = False) -> float:
-    """FLOPs of one optimizer step per example: forward, gradients of activations, gradients of weights.
+    """Return the FLOPs of one optimizer step per example: forward, gradients of activations, gradients of weights.
 
     3 f_S for a sparse network; with ``dense_gradient``, as a topology update by gradient needs it, 2 f_S + f_D. Over
     dT plain steps and one with a dense gradient the mean is RigL's (3 f_S dT + 2 f_S + f_D) / (dT + 1)
@@ -101,14 +101,14 @@ def training_step(active: float, dense: float, *, dense_gradient: bool = False) 
 
 
 class _Counter:
-    """A forward hook that adds a layer's multiply-accumulates, twice, to its weight's account."""
+    """Forward hook that adds the operations of a layer to the ``costs`` of its weight."""
 
     def __init__(self, weight: str, costs: dict[str, float]) -> None:
         self.weight, self.costs = weight, costs
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        # A convolution and a linear layer read all weights of one output for each output value; a transposed
-        # convolution spreads each input value by all weights of that input.
+        # A convolution or linear layer uses all weights of an output for each output value, a transposed convolution
+        # all weights of an input for each input value.
         values = (*args, *kwargs.values())[0] if WeightAxes.of(module).transposed else output
         weight: Tensor = module.weight  # type: ignore[assignment]
         macs = values.numel() * weight[0].numel()
@@ -116,13 +116,13 @@ class _Counter:
 
 
 def _without_data(model: nn.Module) -> nn.Module:
-    """A copy of the network in evaluation mode, all of whose tensors have a shape and no storage."""
-    stand_ins: dict[int, Any] = {}
+    """Return a copy of the network in evaluation mode whose tensors have no storage (meta device)."""
+    placeholders: dict[int, Any] = {}
     for module in model.modules():
         tensors = [value for value in vars(module).values() if isinstance(value, Tensor)]
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False), *tensors):
             empty = torch.empty_like(tensor, device="meta")
             is_parameter = isinstance(tensor, nn.Parameter)
-            stand_ins[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
-    # deepcopy takes what its memo holds for a copy that is already made, so that no data is copied.
-    return copy.deepcopy(model, stand_ins).eval()
+            placeholders[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+    # deepcopy uses what its memo holds as copies, so that no data is copied.
+    return copy.deepcopy(model, placeholders).eval()

@@ -19,11 +19,11 @@ MASKABLE = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
-"""The modules, subclasses included, whose ``weight`` can be masked."""
+"""Modules, subclasses included, whose ``weight`` can be masked."""
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own model inside DistributedDataParallel, DataParallel and ``torch.compile`` wrappers."""
+    """Return the model inside DistributedDataParallel, DataParallel and ``torch.compile`` wrappers."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
@@ -34,7 +34,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def maskable(model: nn.Module, dense: Sequence[str] = ()) -> dict[str, nn.Parameter]:
-    """The parameters to mask, by name, in the order of the model's modules.
+    """Return the parameters to mask, by name, in the order of the model's modules.
 
     A parameter that several layers share appears once, under the name that ``named_parameters`` gives it, and is
     kept dense when any of its names is.

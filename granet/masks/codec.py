@@ -34,16 +34,16 @@ Positions = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
 _BLOCK = 2**16
-"""Elements, or codes, that are worked on at a time: what they need fits the second-level cache."""
+"""Elements, or codes, processed at a time: they fit the second-level cache."""
 
 
 def encode(mask: Mask) -> tuple[str, Bytes]:
-    """The name and the bytes of the smallest encoding; of equally small ones, the first in ``ENCODINGS``.
+    """Return name and bytes of the smallest encoding; of equally small ones, the first in ``ENCODINGS``.
 
     Args:
         mask: bool [size], contiguous.
     """
-    # Gaps take half a byte for each active element and more. So most explored sets are packed without looking further.
+    # Gaps take at least half a byte for each active element.
     if 4 * np.count_nonzero(mask) >= mask.size:
         return "bitmask", np.packbits(mask, bitorder="little")
     found = list(_scan(mask))
@@ -53,7 +53,7 @@ def encode(mask: Mask) -> tuple[str, Bytes]:
 
 
 def decode(encoding: str, data: Bytes, size: int) -> Mask:
-    """The mask, bool [size], that ``data`` spells in the named encoding.
+    """Return the mask, bool [size], that ``data`` encodes.
 
     Raises:
         ValueError: as :func:`count`.
@@ -63,7 +63,7 @@ def decode(encoding: str, data: Bytes, size: int) -> Mask:
 
 
 def positions(encoding: str, data: Bytes, size: int) -> Iterator[Positions]:
-    """The flat indices of the active elements, int64, increasing, in blocks of any length.
+    """Yield the flat indices of the active elements, int64, increasing, in blocks of any length.
 
     Raises:
         ValueError: as :func:`count`, before the first block.
@@ -73,7 +73,7 @@ def positions(encoding: str, data: Bytes, size: int) -> Iterator[Positions]:
 
 
 def count(encoding: str, data: Bytes, size: int) -> int:
-    """How many elements are active. Allocates at most a fixed multiple of ``data``, whatever ``size`` claims.
+    """Return how many elements are active. Allocates at most a fixed multiple of ``data``, whatever ``size`` claims.
 
     Raises:
         ValueError: an encoding that is not in ``ENCODINGS``, or bytes that it would not have written for any mask
@@ -85,34 +85,34 @@ def count(encoding: str, data: Bytes, size: int) -> int:
 
 
 class Encoding(Protocol):
-    """A pair of inverse functions between positions and bytes. Only ``count`` takes bytes that nobody has checked."""
+    """A pair of inverse functions between positions and bytes. Only ``count`` takes unchecked bytes."""
 
     def encode(self, positions: Iterable[Positions], size: int) -> Bytes:
-        """The spelling of strictly increasing positions in [0, size), given in blocks that are not empty."""
+        """Return the bytes for strictly increasing positions in [0, size), given in blocks that are not empty."""
 
     def count(self, data: Bytes, size: int) -> int:
-        """The number of active elements; ValueError when this is the spelling of no mask over ``size`` elements."""
+        """Return the number of active elements; ValueError for bytes that encode no mask over ``size`` elements."""
 
     def positions(self, data: Bytes, size: int) -> Iterator[Positions]:
-        """The indices of active elements in blocks."""
+        """Yield the indices of active elements in blocks."""
 
     def decode(self, data: Bytes, size: int) -> Mask:
-        """The mask."""
+        """Return the mask, bool [size]."""
 
 
 @dataclass(frozen=True)
 class Bitmask:
-    """A bit for each element."""
+    """One bit for each element."""
 
     def encode(self, positions: Iterable[Positions], size: int) -> Bytes:
-        """The spelling of strictly increasing positions in [0, size), given in blocks that are not empty."""
+        """Return the bytes for strictly increasing positions in [0, size), given in blocks that are not empty."""
         mask = np.zeros(size, np.bool_)
         for block in positions:
             mask[block] = True
         return np.packbits(mask, bitorder="little")
 
     def count(self, data: Bytes, size: int) -> int:
-        """The number of active elements; ValueError when this is the spelling of no mask over ``size`` elements."""
+        """Return the number of active elements; ValueError for bytes that encode no mask over ``size`` elements."""
         if data.size != -(-size // 8):
             raise ValueError(f"a bitmask of {data.size} bytes; expected {-(-size // 8)} for {size} elements")
         if size % 8 and data[-1] >> (size % 8):
@@ -120,29 +120,29 @@ class Bitmask:
         return int(np.bitwise_count(data).sum(dtype=np.int64))
 
     def positions(self, data: Bytes, size: int) -> Iterator[Positions]:
-        """The indices of active elements in blocks."""
+        """Yield the indices of active elements in blocks."""
         for start in range(0, size, _BLOCK):
             block = data[start // 8 : (start + _BLOCK) // 8]
             yield from _scan(np.unpackbits(block, bitorder="little").view(np.bool_), start)
 
     def decode(self, data: Bytes, size: int) -> Mask:
-        """The mask."""
+        """Return the mask, bool [size]."""
         return np.unpackbits(data, count=size, bitorder="little").view(np.bool_)
 
 
 @dataclass(frozen=True)
 class Gaps:
-    """Codes of 8 or 4 ``bits`` that say how many elements lie between two active ones."""
+    """Codes of 8 or 4 ``bits``: the number of elements between two active ones."""
 
     bits: int
 
     @property
     def filler(self) -> int:
-        """The code that skips as many elements and names none: the largest."""
+        """The largest code, which skips as many elements and names none."""
         return (1 << self.bits) - 1
 
     def encode(self, positions: Iterable[Positions], size: int) -> Bytes:
-        """The spelling of strictly increasing positions in [0, size), given in blocks that are not empty."""
+        """Return the bytes for strictly increasing positions in [0, size), given in blocks that are not empty."""
         codes, cursor = [], 0
         for block in positions:
             codes.append(self.codes(block, cursor))
@@ -151,7 +151,7 @@ class Gaps:
         return self.pack(np.concatenate(codes))
 
     def count(self, data: Bytes, size: int) -> int:
-        """The number of active elements; ValueError when this is the spelling of no mask over ``size`` elements."""
+        """Return the number of active elements; ValueError for bytes that encode no mask over ``size`` elements."""
         cursor = active = 0
         for codes in self._unpacked(data):
             cursor += int(self.steps(codes).sum(dtype=np.int64))
@@ -168,21 +168,21 @@ class Gaps:
         return active
 
     def positions(self, data: Bytes, size: int) -> Iterator[Positions]:  # noqa: ARG002  the codes say it all
-        """The indices of active elements in blocks."""
+        """Yield the indices of active elements in blocks."""
         cursor = 0
         for codes in self._unpacked(data):
             block, cursor = self.named(codes, cursor)
             yield block
 
     def decode(self, data: Bytes, size: int) -> Mask:
-        """The mask."""
+        """Return the mask, bool [size]."""
         mask = np.zeros(size, np.bool_)
         for block in self.positions(data, size):
             mask[block] = True
         return mask
 
     def codes(self, positions: Positions, cursor: int) -> Bytes:
-        """The codes, one a byte, that take the cursor from ``cursor`` to behind the last of ``positions``.
+        """Return the codes, one a byte, that move the cursor from ``cursor`` past the last of ``positions``.
 
         Args:
             positions: int64 [n], n > 0, strictly increasing, none below ``cursor``.
@@ -198,14 +198,14 @@ class Gaps:
         return codes
 
     def named(self, codes: Bytes, cursor: int) -> tuple[Positions, int]:
-        """What ``codes``, one a byte, name when the cursor starts at ``cursor``, and where they leave it."""
+        """Return the positions that ``codes``, one a byte, name from ``cursor`` on, and the cursor after them."""
         behind = np.cumsum(self.steps(codes), dtype=np.int64)
         behind += cursor
         # By index: choosing by a bool array takes several times as long.
         return behind[np.flatnonzero(codes != self.filler)] - 1, int(behind[-1]) if behind.size else cursor
 
     def steps(self, codes: Bytes) -> Bytes:
-        """How far each code moves the cursor, uint8.
+        """Return how far each code moves the cursor, uint8.
 
         Their running sum, less one, is an index for every code: a code that names an index lands on it, a filler
         lands on one that nothing names. So an operator that scatters values there, with zeros for the fillers,
@@ -214,7 +214,7 @@ class Gaps:
         return np.minimum(codes, self.filler - 1) + np.uint8(1)
 
     def pack(self, codes: Bytes) -> Bytes:
-        """Codes, one a byte, as they are stored."""
+        """Return codes, one a byte, as they are stored."""
         if self.bits == 8:
             return codes
         if codes.size % 2:
@@ -222,7 +222,7 @@ class Gaps:
         return codes[0::2] | (codes[1::2] << np.uint8(4))
 
     def unpack(self, data: Bytes) -> Bytes:
-        """Stored codes, one a byte; of four bits, the one that pads among them."""
+        """Return stored codes, one a byte; with four bits, including the one that pads."""
         if self.bits == 8:
             return data
         codes = np.empty(2 * data.size, np.uint8)
@@ -237,7 +237,7 @@ class Gaps:
 
 
 def _scan(mask: Mask, first: int = 0) -> Iterator[Positions]:
-    """The indices of what is active, in blocks that are not empty, when the index of the first element is ``first``."""
+    """Yield the indices of active elements in blocks that are not empty; the first element has index ``first``."""
     for start in range(0, mask.size, _BLOCK):
         found = np.flatnonzero(mask[start : start + _BLOCK])
         if found.size:
