@@ -113,7 +113,7 @@ class LostRankError(TrainingError):
 
 
 class BenchmarkError(GranetError):
-    """A measurement that cannot be made, such as on a provider that is not there, or that nobody should believe."""
+    """A measurement that cannot be made, such as on a provider that is not there, or that is not to be believed."""
 
 
 class Interrupted(GranetError):  # noqa: N818  it is not an error of anybody's

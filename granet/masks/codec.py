@@ -10,7 +10,7 @@ A mask over ``size`` elements, True = active, is written as the flat indices of 
 Gaps are read with a cursor that starts at index 0. A code below the filler skips that many indices, names the next
 one and leaves the cursor behind it; the filler skips as many indices as its value and names none. Fillers go on behind
 the last active index until fewer indices are left than a filler skips. That is why the half byte which pads gaps4 can
-be told from a code: where it stands there is no room for a filler.
+be distinguished from a code: no filler fits there.
 
 All are one-to-one: a mask has exactly one spelling in each encoding, and every other string of bytes is refused. The
 number of bytes bounds ``size`` (8 elements a byte for bitmask, 30 for gaps4, 255 for gaps8, and at most 254 more), so

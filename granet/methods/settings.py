@@ -57,6 +57,15 @@ def fixed(value: Any) -> Any:
     return field(default=value, init=False, repr=False)
 
 
+def number_in_words(limits: Mapping[str, float], *, whole: bool) -> str:
+    """Return what numbers within ``limits`` are called, such as "a number from 0 to below 1"."""
+    closed = "at_least" in limits and len(limits) > 1  # written as a range
+    words = {"at_least": "from" if closed else "of at least", "above": "above"}
+    words |= {"at_most": "to" if closed else "at most", "below": "to below" if closed else "below"}
+    rules = (f"{words[name]} {limits[name]}" for name in words if name in limits)
+    return " ".join(["a whole number" if whole else "a number", (" " if closed else " and ").join(rules)]).strip()
+
+
 @dataclass(frozen=True)
 class MethodSetting:
     """One setting of a method, read from its field.
@@ -91,15 +100,9 @@ class MethodSetting:
             return f"one of {', '.join(self.choices)}"
         if self.kind in (bool, str):
             return "true or false" if self.kind is bool else "text"
-        limits = self.limits
         if self.kind is Steps:
-            return f"a whole number of steps, {limits.get('at_least', 0)} or more"
-        closed = "at_least" in limits and len(limits) > 1  # written as a range: from 0 to below 1
-        words = {"at_least": "from" if closed else "of at least", "above": "above"}
-        words |= {"at_most": "to" if closed else "at most", "below": "to below" if closed else "below"}
-        rules = (f"{words[name]} {limits[name]:g}" for name in words if name in limits)
-        number = "a whole number" if self.kind is int else "a number"
-        return " ".join([number, (" " if closed else " and ").join(rules)]).strip()
+            return f"a whole number of steps, {self.limits.get('at_least', 0)} or more"
+        return number_in_words(self.limits, whole=self.kind is int)
 
     def takes(self, value: object) -> bool:
         """Whether ``value`` is of the kind that this setting takes, in its range or not."""

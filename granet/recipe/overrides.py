@@ -21,7 +21,7 @@ from granet.user_code import parse
 
 @dataclass(frozen=True)
 class Uses:
-    """The settings that one choice requires, and those that it has besides."""
+    """The required and the optional settings of a method, optimizer or schedule."""
 
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ OPTIMIZERS: Mapping[str, Uses] = {
     "adamw": Uses(),
     "rmsprop": Uses(optional=("momentum",)),
 }
-"""What an optimizer has besides the settings common to all."""
+"""Settings of each optimizer in addition to those common to all."""
 
 _REMOVE = "remove it; on the command line an empty value does, as in --set KEY="
 
@@ -47,7 +47,7 @@ SCHEDULES: Mapping[str, Uses] = {
     "cosine": Uses(optional=("final_learning_rate",)),
     "constant": Uses(),
 }
-"""What a learning-rate schedule has besides the warm-up."""
+"""Settings of each learning-rate schedule in addition to the warm-up."""
 
 
 def method_uses(name: str) -> Uses:

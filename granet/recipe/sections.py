@@ -172,7 +172,7 @@ class MethodSection(Section):
         raise AttributeError(f"a method has no setting {name!r}")
 
     def given(self) -> dict[str, object]:
-        """What was set besides the name; emptiness sets nothing."""
+        """Return what was set in addition to the name; None and empty lists set nothing."""
         return {**self.settings, **({"dense": self.dense} if self.dense else {})}
 
     def _problems(self) -> Iterator[RecipeError]:

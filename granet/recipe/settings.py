@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from granet.methods.registry import known_methods
-from granet.methods.settings import MethodSetting, Steps, settings_of
+from granet.methods.settings import MethodSetting, Steps, number_in_words, settings_of
 from granet.recipe import durations
 from granet.recipe.durations import Duration
 
-_LIMITS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
+_LIMITS = {"gt": "above", "ge": "at_least", "lt": "below", "le": "at_most"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Setting:
 
     Attributes:
         key: its dotted name, such as "method.density".
-        expected: what it takes, in words, such as "a number above 0 and at most 1".
+        expected: the values it takes, such as "a number above 0 and at most 1".
         required: whether every recipe has to give it.
         default: its value when it is not given; None where that is up to the chosen method or optimizer.
         description: what it does.
@@ -115,12 +115,5 @@ def _expectation(kind: Any, metadata: list[Any]) -> str:
     if get_origin(kind) is tuple:
         items = {Duration: 'durations, such as ["80ep", "120ep"]', float: "numbers"}
         return f"a list of {items.get(_bare(get_args(kind)[0]), 'texts')}"
-    return " ".join(["a whole number" if kind is int else "a number", *_range(metadata)])
-
-
-def _range(metadata: list[Any]) -> Iterator[str]:
-    limits = {name: getattr(rule, name) for rule in metadata for name in _LIMITS if hasattr(rule, name)}
-    if {"ge", "le"} <= limits.keys():
-        yield f"from {limits['ge']} to {limits['le']}"
-    elif limits:
-        yield " and ".join(f"{words} {limits[name]}" for name, words in _LIMITS.items() if name in limits)
+    limits = {_LIMITS[name]: getattr(rule, name) for rule in metadata for name in _LIMITS if hasattr(rule, name)}
+    return number_in_words(limits, whole=kind is int)

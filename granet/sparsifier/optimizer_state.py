@@ -32,11 +32,11 @@ def shaped_state(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[Tens
                 yield value
 
 
-def check_held(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+def check_in_optimizer(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
     """Raise UsageError if one of ``parameters`` is not in a group of the optimizer."""
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in parameters.items():
-        if id(parameter) not in held:
+        if id(parameter) not in known:
             raise UsageError(
                 "the optimizer does not hold this parameter",
                 where=name,

@@ -35,7 +35,7 @@ from granet.methods.update import check_method, draw_masks, update_topology
 from granet.sparsifier.compiled_step import CompiledStep
 from granet.sparsifier.gradient_masking import GradientMasks, zero_outside
 from granet.sparsifier.gradient_momentum import GradientSums
-from granet.sparsifier.optimizer_state import check_held, is_elementwise, shaped_state
+from granet.sparsifier.optimizer_state import check_in_optimizer, is_elementwise, shaped_state
 from granet.topology import TopologyUpdate
 
 
@@ -82,7 +82,7 @@ class Sparsifier:
         self.method, self.total_steps, self.seed = method, total_steps, _whole(seed, "seed")
         self._optimizer = optimizer
         self._parameters = maskable(model, dense)
-        check_held(optimizer, self._parameters)
+        check_in_optimizer(optimizer, self._parameters)
         if not isinstance(method, Method):
             raise UsageError("not a method", got=repr(method), expected="one of granet.methods, with its settings")
         shapes = {name: parameter.shape for name, parameter in self._parameters.items()}
