@@ -50,13 +50,7 @@ def density(masks: Masks) -> float:
     return sum(active(masks).values()) / total if total else 1.0
 
 
-def random(
-    shapes: Mapping[str, Sequence[int]],
-    budgets: Mapping[str, int],
-    *,
-    seed: int,
-    device: torch.device | str = "cpu",
-) -> dict[str, Tensor]:
+def random(shapes: Mapping[str, Sequence[int]], budgets: Mapping[str, int], *, seed: int) -> dict[str, Tensor]:
     """Draw masks with exactly ``budgets[name]`` active weights at uniformly random positions.
 
     Drawn on the CPU and keyed by (seed, layer): the same on every rank and device, and independent of which
@@ -71,10 +65,10 @@ def random(
         if not 0 <= budgets[name] <= weights:
             raise UsageError("budget out of range", where=name, got=budgets[name], expected=f"0 to {weights}")
         if budgets[name] == weights:
-            masks[name] = torch.ones(*shape, dtype=torch.bool, device=device)
+            masks[name] = torch.ones(*shape, dtype=torch.bool)
         else:
             scores = torch.rand(weights, generator=generator(seed, "mask", name))
-            masks[name] = top_k(scores, budgets[name]).view(*shape).to(device)
+            masks[name] = top_k(scores, budgets[name]).view(*shape)
     return masks
 
 
