@@ -83,14 +83,14 @@ def pair(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[E
 # What comes out
 
 
-def test_the_file_computes_what_torch_does(small: Checkpoint, pair: tuple[ExportReport, Path, Path]) -> None:
+def test_the_file_computes_what_torch_computes(small: Checkpoint, pair: tuple[ExportReport, Path, Path]) -> None:
     for count in (1, 2, 17):
         expected = in_torch(small, images(count))[0]
         for level in LEVELS:
             np.testing.assert_allclose(run(pair[1], images(count), level=level)[0], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_file_gives_the_bits_of_its_dense_twin(pair: tuple[ExportReport, Path, Path]) -> None:
+def test_the_file_and_its_dense_twin_return_the_same_bits(pair: tuple[ExportReport, Path, Path]) -> None:
     _, sparse, twin = pair
     for level in LEVELS:
         ours, theirs = run(sparse, images(9), level=level)[0], run(twin, images(9), level=level)[0]
@@ -132,7 +132,7 @@ def test_the_report_says_what_is_in_the_file(small: Checkpoint, pair: tuple[Expo
     assert 0 < report.proof.max_rel_error <= report.proof.tolerance
 
 
-def test_the_metadata_tell_where_it_is_from_and_how_it_was_proved(pair: tuple[ExportReport, Path, Path]) -> None:
+def test_the_metadata_have_the_origin_and_the_proof(pair: tuple[ExportReport, Path, Path]) -> None:
     entries = {entry.key: json.loads(entry.value) for entry in onnx_files.read(pair[1]).metadata_props}
     assert entries.keys() == {"granet.checkpoint", "granet.weights", "granet.proof"}
     assert entries["granet.checkpoint"]["content_hash"] == "0" * 64
@@ -170,7 +170,7 @@ def test_every_encoding_decodes_to_the_same_weights(small: Checkpoint, tmp_path:
     ("precision", "compute", "error"),
     [("fp16", "fp32", 0.01), ("int8", "fp32", 0.1), ("fp16", "fp16", 0.02), ("int8", "fp16", 0.1)],
 )
-def test_coarser_values_cost_what_they_should(
+def test_errors_of_coarser_values_are_in_the_expected_range(
     small: Checkpoint, pair: tuple[ExportReport, Path, Path], tmp_path: Path, precision: str, compute: str, error: float
 ) -> None:
     output = tmp_path / "m.onnx"
@@ -190,7 +190,7 @@ def test_the_opset_is_the_one_asked_for(small: Checkpoint, tmp_path: Path) -> No
     assert (report.opset, versions[""]) == (18, 18)
 
 
-def test_data_beyond_what_a_file_holds_lie_beside_it(
+def test_a_large_model_has_its_data_in_a_second_file(
     small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: tuple[ExportReport, Path, Path]
 ) -> None:
     monkeypatch.setattr(onnx_files.StagingFolder.write, "__kwdefaults__", {"inline": 4000})
@@ -227,7 +227,7 @@ def test_tied_and_transposed_weights_are_found(tmp_path: Path) -> None:
     )
 
 
-def test_what_only_training_uses_is_left_out_and_said(tmp_path: Path) -> None:
+def test_parameters_that_only_training_uses_are_left_out_with_a_remark(tmp_path: Path) -> None:
     report = exported(networks.checkpoint(networks.with_head), tmp_path / "m.onnx")
     assert "body.hidden.weight" in report.encodings
     assert not any(name.startswith("head") for name in report.encodings)
@@ -240,7 +240,7 @@ def test_scales_stay_fp32_in_a_graph_in_fp16(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(tmp_path / "m.onnx", images(5))[0], in_torch(value, images(5))[0], atol=0.01)
 
 
-def test_active_weights_of_zero_are_said(small: Checkpoint, tmp_path: Path) -> None:
+def test_active_weights_that_are_zero_are_counted_in_a_remark(small: Checkpoint, tmp_path: Path) -> None:
     weights = {name: weight.clone() for name, weight in small.weights.items()}
     grown = small.masks["hidden.weight"].nonzero()[:4]
     weights["hidden.weight"][grown[:, 0], grown[:, 1]] = 0
@@ -250,7 +250,7 @@ def test_active_weights_of_zero_are_said(small: Checkpoint, tmp_path: Path) -> N
     assert any("not stored: 4" in remark for remark in report.remarks)
 
 
-def test_channels_that_cannot_matter_are_removed(small: Checkpoint, tmp_path: Path) -> None:
+def test_compact_removes_channels_without_effect(small: Checkpoint, tmp_path: Path) -> None:
     weights = {name: weight.clone() for name, weight in small.weights.items()}
     masks = {name: mask.clone() for name, mask in small.masks.items()}
     for values in (weights, masks):
@@ -269,7 +269,7 @@ def test_channels_that_cannot_matter_are_removed(small: Checkpoint, tmp_path: Pa
 # Tools of others
 
 
-def test_onnxslim_takes_it(pair: tuple[ExportReport, Path, Path], tmp_path: Path) -> None:
+def test_onnxslim_simplifies_the_file(pair: tuple[ExportReport, Path, Path], tmp_path: Path) -> None:
     import onnxslim
 
     slim = onnxslim.slim(str(pair[1]))
@@ -279,7 +279,7 @@ def test_onnxslim_takes_it(pair: tuple[ExportReport, Path, Path], tmp_path: Path
     )
 
 
-def test_onnxsim_takes_it(pair: tuple[ExportReport, Path, Path], tmp_path: Path) -> None:
+def test_onnxsim_simplifies_the_file(pair: tuple[ExportReport, Path, Path], tmp_path: Path) -> None:
     import onnxsim
 
     simple, sound = onnxsim.simplify(str(pair[1]))
@@ -319,7 +319,7 @@ def _negate_bias(model: onnx.ModelProto) -> None:
         (metadata, "write_", "fp32", "the finished file gives other results than the one that was proved"),
     ],
 )
-def test_a_wrong_value_is_noticed(
+def test_a_wrong_value_stops_the_export(
     small: Checkpoint,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -334,7 +334,7 @@ def test_a_wrong_value_is_noticed(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_not_its_twin_is_noticed(
+def test_a_difference_between_file_and_twin_stops_the_export(
     small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _wrong(monkeypatch, onnx_export, "inflate", _negate_bias)
@@ -343,7 +343,7 @@ def test_a_file_that_is_not_its_twin_is_noticed(
         exported(small, tmp_path / "m.onnx")
 
 
-def test_decoders_that_are_not_folded_are_noticed(
+def test_decoders_that_are_not_folded_stop_the_export(
     small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proof, "LEVELS", ("disabled",))
@@ -351,7 +351,7 @@ def test_decoders_that_are_not_folded_are_noticed(
         exported(small, tmp_path / "m.onnx")
 
 
-def test_a_graph_that_does_not_conform_is_noticed(
+def test_a_graph_that_does_not_conform_stops_the_export(
     small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def claim(model: onnx.ModelProto) -> None:
@@ -374,7 +374,7 @@ def test_a_graph_that_does_not_conform_is_noticed(
         (networks.doubling, r"fc.weight: a masked weight is not in the exported graph"),
     ],
 )
-def test_a_network_that_cannot_be_exported(
+def test_a_network_that_cannot_be_exported_leaves_the_old_file(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], factory: Callable[[], nn.Module], message: str
 ) -> None:
     output = tmp_path / "m.onnx"
@@ -394,26 +394,28 @@ def test_a_weight_beyond_fp16_is_named(tmp_path: Path, compute: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_values_on_the_way_beyond_fp16_are_no_export(tmp_path: Path) -> None:
+def test_intermediate_values_beyond_fp16_stop_the_export(tmp_path: Path) -> None:
     value = networks.checkpoint(networks.small, scale=3e3)
     with pytest.raises(ModelError, match="an intermediate value of the network is beyond the range of fp16"):
         exported(value, tmp_path / "m.onnx", precision="fp16", compute="fp16")
 
 
-def test_an_opset_that_was_not_honoured(small: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_opset_that_torch_does_not_honour_is_an_error(
+    small: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UsageError, match="got 18 instead of 17; expected 18 or newer"):
         exported(small, tmp_path / "m.onnx", opset=17)
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_outside_their_mask_are_no_export(small: Checkpoint, tmp_path: Path) -> None:
+def test_weights_outside_their_mask_stop_the_export(small: Checkpoint, tmp_path: Path) -> None:
     weights = {**small.weights, "hidden.weight": torch.ones(32, 16)}
     with pytest.raises(CheckpointError, match=r"hidden.weight: .*outside"):
         exported(dataclasses.replace(small, weights=weights), tmp_path / "m.onnx")
 
 
-def test_weights_that_are_not_numbers_prove_nothing(small: Checkpoint, tmp_path: Path) -> None:
+def test_outputs_that_are_not_finite_stop_the_export(small: Checkpoint, tmp_path: Path) -> None:
     weights = {**small.weights, "classifier.bias": torch.full((3,), torch.nan)}
     with pytest.raises(ModelError, match="not finite"):
         exported(dataclasses.replace(small, weights=weights), tmp_path / "m.onnx")
@@ -428,12 +430,14 @@ def test_weights_that_are_not_numbers_prove_nothing(small: Checkpoint, tmp_path:
         ("tests.export_networks:picture_and_word", "cannot take inputs of"),
     ],
 )
-def test_examples_that_are_none(small: Checkpoint, tmp_path: Path, example: str, message: str) -> None:
+def test_an_example_factory_has_to_return_tensors_that_fit(
+    small: Checkpoint, tmp_path: Path, example: str, message: str
+) -> None:
     with pytest.raises((UsageError, ModelError), match=message):
         exported(small, tmp_path / "m.onnx", example=example)
 
 
-def test_settings_that_cannot_be() -> None:
+def test_unknown_or_contradictory_settings_are_errors() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'gaps8'"):
         ExportSettings(encoding="gap8")
     with pytest.raises(UnknownNameError, match="--precision"):

@@ -83,7 +83,7 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("file", ["sparse.onnx", "sparse.dense.onnx"])
-def test_the_file_answers_as_the_checkpoint_image_for_image(here: Path, file: str) -> None:
+def test_file_and_checkpoint_agree_on_every_image(here: Path, file: str) -> None:
     checkpoint = load("run/best.safetensors")
     model = from_checkpoint(checkpoint, factory=NETWORK).eval()
     dataset = open_dataset("fashion-mnist-subset")
@@ -104,7 +104,7 @@ def test_the_file_answers_as_the_checkpoint_image_for_image(here: Path, file: st
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
-def test_eval_of_the_file_is_eval_of_the_checkpoint(granet: Granet, here: Path, split: str) -> None:
+def test_eval_reports_the_same_for_file_and_checkpoint(granet: Granet, here: Path, split: str) -> None:
     of_file = granet("eval", "sparse.onnx", "--split", split, "--json")
     of_checkpoint = granet("eval", BEST, "--split", split, "--device", "cpu", "--model", NETWORK, "--json")
     assert (of_file.code, of_file.err) == (0, "")
@@ -149,7 +149,7 @@ def test_the_report_for_people(granet: Granet, here: Path) -> None:
     assert answer.out.isascii()
 
 
-def test_an_export_says_nothing_but_its_result(here: Path) -> None:
+def test_an_export_prints_only_its_result(here: Path) -> None:
     networks.save_catalogued(Path("lenet.safetensors"), "lenet-300-100")
     line = "-m granet_cli export --onnx lenet.safetensors -o lenet.onnx --json"
     done = subprocess.run([sys.executable, *line.split()], capture_output=True, text=True)
@@ -161,7 +161,7 @@ def test_an_export_says_nothing_but_its_result(here: Path) -> None:
 # Networks of one's own
 
 
-def test_a_network_of_ones_own_needs_its_name_and_takes_its_images(granet: Granet, here: Path) -> None:
+def test_a_network_of_the_user_needs_model_and_is_compared_on_its_images(granet: Granet, here: Path) -> None:
     network = "tests.export_networks:small"
     answer = granet("export", "--onnx", "small.safetensors", "-o", "small.onnx")
     assert answer.code == 1
@@ -176,7 +176,7 @@ def test_a_network_of_ones_own_needs_its_name_and_takes_its_images(granet: Grane
     assert real.json()["examples"]["source"] == "image-folder, validation split"
 
 
-def test_inputs_and_outputs_of_ones_own(granet: Granet, here: Path) -> None:
+def test_example_allows_other_inputs_and_outputs(granet: Granet, here: Path) -> None:
     module = "tests.export_networks"
     answer = granet(
         *("export", "--onnx", "two_inputs.safetensors", "-o", "two.onnx"),
@@ -245,7 +245,7 @@ def _broken_files(folder: Path) -> None:
     onnx_files.write("broken.onnx", broken)
 
 
-def test_a_module_that_is_gone_is_told(granet: Granet, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_module_is_reported(granet: Granet, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tests.export_networks", None)
     network = "tests.export_networks:small"
     answer = granet("export", "--onnx", "small.safetensors", "-o", "x.onnx", "--model", network)

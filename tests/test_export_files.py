@@ -64,7 +64,7 @@ def test_a_model_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert names(tmp_path) == ["m.onnx"]
 
 
-def test_a_large_model_has_its_data_beside_it(split: Path) -> None:
+def test_a_large_model_has_its_data_in_a_second_file(split: Path) -> None:
     _, data = names(split.parent)
     assert data.startswith("m.onnx.")
     assert split.stat().st_size < 1000
@@ -107,7 +107,7 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path) -> None:
     assert names(tmp_path) == ["m.onnx"]
 
 
-def test_what_a_crash_left_is_cleared_away(tmp_path: Path) -> None:
+def test_files_that_a_crash_left_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".m.onnx.tmp").mkdir()
     (tmp_path / ".m.onnx.tmp" / "half").write_text("half")
     onnx_files.write(tmp_path / "m.onnx", model())
@@ -115,7 +115,7 @@ def test_what_a_crash_left_is_cleared_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["nowhere/m.onnx", "file/m.onnx", "folder"])
-def test_where_nothing_can_be_written_is_told_at_once(tmp_path: Path, target: str) -> None:
+def test_a_target_that_cannot_be_written_is_an_error_at_once(tmp_path: Path, target: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     with pytest.raises(FileError, match=target), onnx_files.staging(tmp_path / target):
@@ -126,7 +126,7 @@ def test_where_nothing_can_be_written_is_told_at_once(tmp_path: Path, target: st
     "content",
     [b"", b"hello", b"\x08\x0a", model().SerializeToString()[:-500], bytes(1000), b"# README\n\nwords, many words\n"],
 )
-def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_files_of_other_formats_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
     with pytest.raises(ModelError, match="not an ONNX model"):
@@ -162,7 +162,7 @@ def test_data_outside_the_folder_are_not_touched(split: Path, location: str) -> 
         {"offset": "0", "length": "12096"},  # what another tensor has already
     ],
 )
-def test_data_that_are_not_there_are_refused(split: Path, entries: dict[str, str]) -> None:
+def test_external_data_outside_the_file_are_refused(split: Path, entries: dict[str, str]) -> None:
     with pytest.raises(ModelError, match="data"):
         onnx_files.read(rewritten(split, **entries))
 
@@ -173,7 +173,7 @@ def test_the_optimised_graph_can_be_read_without_its_tensors(tmp_path: Path) -> 
     assert onnx_files.read(tmp_path / "o.onnx", external=False).graph.node[0].op_type == "Gemm"
 
 
-def test_what_is_computed_anew_in_every_run_is_found() -> None:
+def test_constants_that_are_computed_in_every_run_are_found() -> None:
     graph = model().graph
     assert runtime.unfolded(graph) == []
     constant = helper.make_node("Neg", ["b"], ["negated"], name="minus")
@@ -182,7 +182,7 @@ def test_what_is_computed_anew_in_every_run_is_found() -> None:
     assert runtime.unfolded(graph) == ["Neg minus"]
 
 
-def test_sessions_tell_their_mistakes(tmp_path: Path) -> None:
+def test_session_errors_are_model_and_device_errors(tmp_path: Path) -> None:
     onnx_files.write(tmp_path / "m.onnx", model())
     session = runtime.open_session(tmp_path / "m.onnx", level="basic")
     assert (session.inputs, session.shapes, session.outputs) == (("x",), (("batch", 2),), ("y",))

@@ -138,7 +138,7 @@ def test_a_norm_that_cannot_be_folded_stays(nodes: list[onnx.NodeProto]) -> None
     assert folded(model) == (0, model)
 
 
-def test_only_the_weights_named_lose_their_negative_zeros() -> None:
+def test_only_named_weights_lose_their_negative_zeros() -> None:
     zeros = np.array([[-0.0, 1.0], [0.0, -2.0]], np.float32)
     model = graph([helper.make_node("Gemm", ["x", "w", "b"], ["y"])], {"w": zeros, "b": -zeros[0]}, ["n", 2])
     traced = ir.from_proto(model)
@@ -150,7 +150,7 @@ def test_only_the_weights_named_lose_their_negative_zeros() -> None:
     assert np.signbit(bias[1])
 
 
-def test_nothing_of_the_machine_stays_in_the_graph() -> None:
+def test_serialized_graphs_have_no_paths_of_the_machine() -> None:
     model = graph([helper.make_node("Relu", ["x"], ["y"], doc_string="/home/me/net.py")], {"w": rand(2)}, ["n", 2])
     for item in (model, model.graph, model.graph.node[0], model.graph.input[0], model.graph.initializer[0]):
         item.metadata_props.add(key="stack_trace", value="/home/me/net.py")
@@ -184,7 +184,7 @@ def test_a_graph_in_fp16_takes_and_gives_fp32(tmp_path: Path) -> None:
     assert 0 < np.abs(after - before).max() < 0.01 * np.abs(before).max()
 
 
-def test_what_is_fp32_by_default_becomes_fp16_too(tmp_path: Path) -> None:
+def test_operators_that_return_fp32_by_default_return_fp16(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Shape", ["x"], ["shape"]),
         helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
@@ -214,7 +214,7 @@ def test_a_value_beyond_fp16_is_named() -> None:
         float16.halve(ir.from_proto(model))
 
 
-def test_branches_in_the_graph_have_no_fp16_form() -> None:
+def test_graphs_with_branches_cannot_be_converted_to_fp16() -> None:
     branch = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["z"])], "b", [], [helper.make_empty_tensor_value_info("z")]
     )
@@ -223,7 +223,7 @@ def test_branches_in_the_graph_have_no_fp16_form() -> None:
         float16.halve(ir.from_proto(graph(nodes, {"flag": np.array(True)}, ["n", 4])))
 
 
-def test_what_does_not_conform_is_told(tmp_path: Path) -> None:
+def test_a_model_that_does_not_conform_is_an_error(tmp_path: Path) -> None:
     model = graph([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": rand(5, 4)}, ["n", 4])
     onnx_files.write(tmp_path / "m.onnx", model)
     with pytest.raises(ModelError, match="does not conform to ONNX"):
@@ -248,7 +248,7 @@ def test_a_weight_with_more_than_its_active_values_is_named() -> None:
         weight_matching.match(ir.from_proto(made.graph), model, masks, ())
 
 
-def test_a_weight_that_vanished_is_named() -> None:
+def test_a_missing_weight_is_named() -> None:
     model = Small()
     masks = {"hidden.weight": torch.ones(32, 16, dtype=torch.bool)}
     values = {name: value for name, value in weights_of(model).items() if name != "hidden.weight"}
@@ -279,7 +279,7 @@ def test_a_transposed_weight_without_a_name_is_found() -> None:
         ("int8", 1.0 + 1 / 50, "originals within the precision of int8"),
     ],
 )
-def test_stored_values_are_held_to_their_precision(precision: str, change: float, expected: str | None) -> None:
+def test_stored_values_are_compared_within_their_precision(precision: str, change: float, expected: str | None) -> None:
     exact = graph([], {"w": rand(6, 4)}, ["n"]).graph
     stored = graph([], {"w": (rand(6, 4) * change).astype(np.float32)}, ["n"]).graph
     if expected is None:

@@ -68,7 +68,7 @@ def sparse(values: list[float], indices: Any, shape: list[int], name: str = "w")
 
 @pytest.mark.parametrize("opset", [20, 21])
 @pytest.mark.parametrize("encoding", ["auto", "gaps8", "gaps4", "bitmask", "coo"])
-def test_the_model_is_what_it_was_before_it_was_encoded(encoding: str, opset: int) -> None:
+def test_inflating_restores_the_model_before_encoding(encoding: str, opset: int) -> None:
     plain = conv(random((64, 32, 3, 3)), opset=opset)
     plain.doc_string, plain.producer_name = "a network", "somebody"
     plain.metadata_props.add(key="key", value="value")
@@ -92,7 +92,7 @@ def test_inflating_twice_changes_nothing_more() -> None:
     assert inflate(once) == once
 
 
-def test_positions_of_others_may_be_flat_or_by_axis_and_constants_may_be_sparse() -> None:
+def test_sparse_indices_may_be_flat_or_by_axis_and_constants_may_be_sparse() -> None:
     expected = np.zeros((2, 3), np.float32)
     expected[0, 1], expected[1, 2] = 5, 7
     constant = helper.make_node("Constant", [], ["c"], sparse_value=sparse([5, 7], [1, 5], [2, 3], "c"))
@@ -107,7 +107,7 @@ def test_positions_of_others_may_be_flat_or_by_axis_and_constants_may_be_sparse(
     assert np.frombuffer(run(plain.model)[0][0], np.float32).tolist() == (3 * expected).ravel().tolist()
 
 
-def test_branches_and_functions_are_looked_into() -> None:
+def test_branches_and_functions_are_inflated_too() -> None:
     made = encoded()
     branch = helper.make_graph(
         [*made.graph.node, helper.make_node("Constant", [], ["c"], sparse_value=sparse([5], [0], [1], "c"))],
@@ -132,7 +132,7 @@ def test_branches_and_functions_are_looked_into() -> None:
     assert {item.name for item in then.initializer} == {"w", "rows"}
 
 
-def test_what_others_read_too_stays() -> None:
+def test_inputs_of_decoders_with_other_readers_stay() -> None:
     shared = encoded()
     shared.graph.node.append(helper.make_node("Identity", ["w/values"], ["also"]))
     assert {item.name for item in inflate(shared).graph.initializer} == {"w", "rows", "w/values"}
@@ -154,7 +154,7 @@ def test_tools_may_turn_initializers_into_constants() -> None:
     assert [node.op_type for node in inflate(moved).graph.node] == ["Reshape", "MatMul"]
 
 
-def test_notes_and_spellings_of_other_tools_do_not_make_a_decoder_unknown() -> None:
+def test_annotations_of_other_tools_do_not_make_a_decoder_unknown() -> None:
     noted = encoded("bitmask")
     function = noted.functions[0]
     function.doc_string = ""
@@ -346,7 +346,7 @@ def test_the_same_bytes_cannot_be_claimed_without_end() -> None:
         (sparse([1], [[0, 3]], [3, 3]), "outside"),
     ],
 )
-def test_sparse_tensors_that_are_none_are_refused(tensor: onnx.SparseTensorProto, message: str) -> None:
+def test_malformed_sparse_tensors_are_refused(tensor: onnx.SparseTensorProto, message: str) -> None:
     graph = model([helper.make_node("Identity", ["w"], ["y"])], {}, {"x": [1]})
     graph.graph.sparse_initializer.append(tensor)
     with pytest.raises(ModelError, match=f"^w: a sparse tensor that is damaged; got .*{message}"):
@@ -433,7 +433,7 @@ def test_the_command_prints_json_and_nothing_else(place: Path, capsys: pytest.Ca
         ([".", "-o", "x.onnx"], 1, "a folder"),
     ],
 )
-def test_what_cannot_be_is_explained_and_nothing_is_left(
+def test_errors_are_explained_and_leave_no_file(
     place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
 ) -> None:
     content = Path("sparse.onnx").read_bytes()
@@ -467,7 +467,7 @@ def external(folder: Path, location: str, **entries: int) -> Path:
     return path
 
 
-def test_data_beside_the_model_are_read(tmp_path: Path) -> None:
+def test_external_data_in_the_folder_are_read(tmp_path: Path) -> None:
     path = external(tmp_path / "here", "data.bin", offset=0, length=6400)
     assert initializer(inflate(onnx_files.read(path)), "w").tobytes() == random((40, 40)).tobytes()
 
@@ -475,7 +475,7 @@ def test_data_beside_the_model_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "location", ["../data.bin", "../here/../data.bin", "ABSOLUTE", "link.bin", "linked/data.bin", "", "."]
 )
-def test_data_outside_the_models_folder_are_not(tmp_path: Path, location: str) -> None:
+def test_external_data_outside_the_folder_are_refused(tmp_path: Path, location: str) -> None:
     secret = tmp_path / "data.bin"
     secret.write_bytes(bytes(6400))
     path = external(tmp_path / "here", location.replace("ABSOLUTE", str(secret)))
@@ -489,7 +489,7 @@ def test_data_outside_the_models_folder_are_not(tmp_path: Path, location: str) -
     "entries",
     [{"offset": 1, "length": 6400}, {"offset": 0, "length": 2**62}, {"offset": 6401}, {"length": -1}, {"offset": "x"}],
 )
-def test_data_that_are_not_there_are_refused(tmp_path: Path, entries: dict[str, Any]) -> None:
+def test_external_data_outside_the_file_are_refused(tmp_path: Path, entries: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="data of 'w'"):
         onnx_files.read(external(tmp_path / "here", "data.bin", **entries))
 

@@ -125,7 +125,7 @@ EDGES = {
 
 @pytest.mark.parametrize(("layout", "opset"), [*((x, y) for x, y in LAYOUTS if y > 13), ("coo", 20)])
 @pytest.mark.parametrize("case", EDGES)
-def test_at_the_edges(case: str, layout: str, opset: int) -> None:
+def test_edge_cases_of_every_layout(case: str, layout: str, opset: int) -> None:
     values = EDGES[case]
     plain, encoded = laid_out(values, layout, opset)
     assert [function.name for function in encoded.model.functions] == ([layout] if layout != "coo" else [])
@@ -181,7 +181,7 @@ def test_a_weight_may_be_used_twice_and_inside_a_branch() -> None:
 # What values become
 
 
-def test_fp16_rounds_to_the_nearest_and_tells_what_vanishes() -> None:
+def test_fp16_rounds_to_the_nearest_and_counts_weights_that_vanish() -> None:
     values = np.array([[1 + 2**-12, 1e-9, -1e-9, 65519.0]], np.float32)
     _, encoded = only(values, "gaps8", "fp16")
     assert initializer(inflate(encoded.model), "w").tolist() == [[1.0, 0.0, 0.0, 65504.0]]
@@ -191,7 +191,7 @@ def test_fp16_rounds_to_the_nearest_and_tells_what_vanishes() -> None:
 
 
 @pytest.mark.parametrize("value", [65520.0, -1e30])
-def test_what_fp16_cannot_say_is_an_error_that_names_it(value: float) -> None:
+def test_a_value_beyond_fp16_is_an_error_that_names_the_weight(value: float) -> None:
     with pytest.raises(ModelError, match=rf"^w: .*beyond the range of fp16; got {value:g}".replace("+", r"\+")):
         only(np.array([[1.0, value, 0.0]], np.float32), "auto", "fp16")
 
@@ -235,7 +235,7 @@ def test_int8_survives_channels_too_small_for_a_scale() -> None:
     assert initializer(inflate(encoded.model), "w").tolist() == [[0.0, 0.0, 0.0]]
 
 
-def test_int8_has_no_place_for_what_is_not_finite() -> None:
+def test_int8_refuses_weights_that_are_not_finite() -> None:
     with pytest.raises(ModelError, match="w: a weight that is not finite"):
         only(np.array([[1.0, np.nan]], np.float32), "gaps8", "int8")
 
@@ -281,14 +281,14 @@ def test_sizes_of_tensors_and_decoders_add_up_to_the_file() -> None:
             assert abs(encoded.model.ByteSize() - bare.ByteSize() - stored) <= 4  # the graph's own length
 
 
-def test_auto_leaves_what_would_not_shrink() -> None:
+def test_auto_leaves_tensors_that_would_not_shrink() -> None:
     for values in (random((8, 8), 1.0), random((8, 8), 0.5), random((20,), 0.1)):
         plain, encoded = only(values, "auto")
         assert encoded.encodings == {"w": "dense"}
         assert encoded.model == plain
 
 
-def test_decoders_are_shared_and_only_those_in_use_are_there() -> None:
+def test_decoders_are_shared_and_unused_ones_are_not_stored() -> None:
     small = {f"w{index}": random((8, 8, 3, 3), 0.1, seed=index) for index in range(30)}
     nodes = [helper.make_node("Sum", list(small), ["y"])]
     alone = encode(model(nodes, small, {"x": [1]}), encoding="auto", precision="fp32", scope=["w0"])
@@ -351,7 +351,7 @@ def test_the_model_that_was_given_is_not_changed() -> None:
     assert plain.SerializeToString(deterministic=True) == before
 
 
-def test_tensors_that_nothing_can_stand_in_for_stay_and_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_that_cannot_be_encoded_stay_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encodable, "LARGEST", 100)
     values = {
         "input": random((4, 4), 0.1),
@@ -404,7 +404,7 @@ def test_names_that_are_taken_are_avoided() -> None:
     assert {name.name for name in encoded.model.graph.initializer} == {"w/steps_", "w/values_", "w/values"}
 
 
-def test_what_was_encoded_before_stays_when_more_is() -> None:
+def test_a_model_with_encoded_weights_can_be_encoded_further() -> None:
     plain = model(
         [helper.make_node("Sum", ["v", "w"], ["y"])],
         {"v": random((30, 30), 0.1), "w": random((30, 30), 0.1, seed=1)},
@@ -421,13 +421,13 @@ def test_what_was_encoded_before_stays_when_more_is() -> None:
 # Versions
 
 
-def test_elements_of_four_bits_wait_for_the_versions_that_know_them() -> None:
+def test_elements_of_four_bits_need_opset_21_and_ir_10() -> None:
     for opset, ir, expected in ((20, 10, "Gaps4Packed"), (21, 9, "Gaps4Packed"), (21, 10, "Gaps4")):
         _, encoded = only(random((30, 30), 0.1), "gaps4", opset=opset, ir=ir)
         assert [function.name for function in encoded.model.functions] == [expected]
 
 
-def test_functions_need_a_version_of_the_format_that_has_them() -> None:
+def test_functions_raise_the_ir_version_to_8() -> None:
     _, encoded = only(random((30, 30), 0.1), "gaps8", opset=13, ir=7)
     assert encoded.model.ir_version == 8
 
@@ -446,7 +446,7 @@ def test_operators_that_are_too_old_are_an_error() -> None:
         ({"scope": ["v"]}, "v: there is no initializer of that name"),
     ],
 )
-def test_what_is_not_there_cannot_be_asked_for(arguments: dict[str, Any], message: str) -> None:
+def test_unknown_encodings_precisions_and_names_are_errors(arguments: dict[str, Any], message: str) -> None:
     asked: dict[str, Any] = {"encoding": "auto", "precision": "fp32", "scope": ["w"], **arguments}
     with pytest.raises((UnknownNameError, ModelError), match=message):
         encode(product(random((3, 3), 0.5)), **asked)
@@ -455,7 +455,7 @@ def test_what_is_not_there_cannot_be_asked_for(arguments: dict[str, Any], messag
 # Other tools
 
 
-def test_the_standard_knows_coo_in_part_and_the_user_is_told() -> None:
+def test_coo_passes_the_checker_and_comes_with_a_caveat() -> None:
     _, encoded = only(random((30, 30), 0.1), "coo")
     onnx.checker.check_model(encoded.model)
     assert encoded.model.graph.sparse_initializer[0].indices.data_type == TensorProto.INT64
@@ -465,7 +465,7 @@ def test_the_standard_knows_coo_in_part_and_the_user_is_told() -> None:
 
 @pytest.mark.parametrize("opset", [20, 21])
 @pytest.mark.parametrize("encoding", DECODED)
-def test_simplifiers_take_encoded_models(encoding: str, opset: int) -> None:
+def test_simplifiers_keep_the_outputs_of_encoded_models(encoding: str, opset: int) -> None:
     encoded = encode(conv(random((16, 8, 3, 3), 0.1), opset=opset), encoding=encoding, precision="fp16", scope=["w"])
     expected = run(encoded.model)
     simplified, same = onnxsim.simplify(encoded.model)

@@ -54,7 +54,7 @@ def test_encoded_weights_are_counted_as_the_plain_ones(encoding: str, precision:
     assert report.opsets == {"ai.onnx": opset} | ({"ai.granet": 1} if encoded.model.functions else {})
 
 
-def test_weights_are_told_from_other_parameters() -> None:
+def test_weights_are_distinguished_from_other_parameters() -> None:
     nodes = [
         helper.make_node("Conv", ["x", "kernel", "bias"], ["a"]),
         helper.make_node("Add", ["a", "position"], ["b"]),
@@ -103,7 +103,7 @@ def test_constants_of_all_kinds_are_read() -> None:
     ]
 
 
-def test_integers_are_zero_where_they_stand_for_zero() -> None:
+def test_integers_equal_to_the_zero_point_count_as_zero() -> None:
     values = {
         "w": np.array([[3, 3], [3, 9]], np.uint8),
         "v": np.array([[0, 1], [0, 0]], np.int8),
@@ -144,7 +144,7 @@ def test_recurrent_layers_and_branches_have_weights_too() -> None:
     assert report.nodes == 5
 
 
-def test_weights_that_the_graph_computes_are_told_of() -> None:
+def test_weights_that_the_graph_computes_are_noted() -> None:
     nodes = [
         helper.make_node("Mul", ["w", "mask"], ["masked"]),
         helper.make_node("Gemm", ["x", "masked"], ["q"]),
@@ -156,7 +156,7 @@ def test_weights_that_the_graph_computes_are_told_of() -> None:
     assert report.notes == ("1 layers multiply by what the graph computes; that is not counted",)
 
 
-def test_it_says_what_goes_in_and_out_and_who_wrote_it() -> None:
+def test_inputs_outputs_and_producer_are_reported() -> None:
     graph = product(with_zeros(3, 4, active=2))
     graph.producer_name, graph.producer_version = "a program", "7"
     graph.graph.input.append(helper.make_tensor_value_info("flag", TensorProto.BOOL, ["batch", None, 3]))
@@ -197,7 +197,7 @@ def test_damaged_tensors_are_named(dims: list[int]) -> None:
         inspect(graph)
 
 
-def test_operators_that_go_round_in_circles_end() -> None:
+def test_cyclic_graphs_terminate() -> None:
     nodes = [
         helper.make_node("Identity", ["b"], ["a"]),
         helper.make_node("Identity", ["a"], ["b"]),
@@ -301,7 +301,7 @@ def test_the_table_fits_the_terminal(place: Path, monkeypatch: pytest.MonkeyPatc
     assert max(map(len, rows[first:])) <= max(width, 72)
 
 
-def test_the_content_decides_what_a_file_is(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_content_decides_the_type_of_a_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("named.safetensors").write_bytes(Path("net.onnx").read_bytes())
     save("saved.onnx", checkpoint())
     assert command(["inspect", "named.safetensors", "--json"]) == 0
