@@ -1,6 +1,6 @@
-"""Files taken apart, changed, and put together again with every hash right: what damage never makes, but a liar can.
+"""Forge checkpoints: take a file apart, change it, and put it together again with valid hashes.
 
-Written from ``docs/format.md`` alone, without the code that it is turned against.
+Written from ``docs/format.md`` alone, without the code under test.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ class Tensor:
 
 @dataclass
 class Parts:
-    """What a file is made of, all of it open to change: ``fields`` are those of the header of the format."""
+    """The parts of a file, to be changed in place; ``fields`` are those of the header."""
 
     tensors: dict[str, Tensor]
     fields: dict[str, Any]
 
 
 def split(data: bytes) -> tuple[dict[str, Any], bytes]:
-    """The safetensors header of a sound file, as an object, and what lies behind it."""
+    """Return the safetensors header of a sound file, as an object, and the bytes after it."""
     length = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + length]), data[8 + length :]
 
 
 def joined(header: object, body: bytes = b"") -> bytes:
-    """A file with this safetensors header, an object or its text, and this behind it."""
+    """Return a file with this safetensors header, an object or its text, and ``body`` after it."""
     text = header if isinstance(header, bytes) else json.dumps(header, separators=(",", ":")).encode()
     return len(text).to_bytes(8, "little") + text + body
 
 
 def take_apart(data: bytes) -> Parts:
-    """The parts of a sound file; the table of hashes is none of them."""
+    """Return the parts of a sound file, without its table of hashes."""
     header, body = split(data)
     fields = json.loads(header.pop("__metadata__")["granet"])
     return Parts(
@@ -56,7 +56,7 @@ def take_apart(data: bytes) -> Parts:
 
 
 def put_together(parts: Parts) -> bytes:
-    """The file with these parts, in the order of ``tensors``, its hashes right."""
+    """Return the file with these parts, in the order of ``tensors``, and valid hashes."""
     table = b"".join(hashlib.sha256(tensor.data).digest() for tensor in parts.tensors.values())
     fields = json.dumps(parts.fields, sort_keys=True, separators=(",", ":"))
     header: dict[str, Any] = {"__metadata__": {"content_hash": "0" * 64, "granet": fields}}
@@ -71,7 +71,7 @@ def put_together(parts: Parts) -> bytes:
 
 
 def edited(data: bytes, change: Callable[[Parts], object]) -> bytes:
-    """The file after ``change`` went over its parts."""
+    """Return the file with ``change`` applied to its parts, and valid hashes."""
     parts = take_apart(data)
     change(parts)
     return put_together(parts)

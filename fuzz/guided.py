@@ -1,10 +1,10 @@
-"""The same search, led by coverage: atheris keeps the files that reach new code and goes on from them.
+"""Fuzz checkpoints guided by coverage: atheris keeps files that reach new code and mutates them further.
 
     pip install -c constraints.txt atheris
     python -m fuzz.guided [-max_total_time=600] [CORPUS_FOLDER]
 
 All options are libFuzzer's. Without a folder the corpus is a temporary copy of the golden checkpoints. Inputs that
-are whole files are mutated as in ``fuzz.mutations``, damaged or forged; the rest is libFuzzer's own business.
+are whole files are mutated as in ``fuzz.mutations``, damaged or forged; the rest by libFuzzer.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ FOLDER = Path(tempfile.mkdtemp(prefix="granet-guided-"))
 
 
 def one_input(data: bytes) -> None:
-    """Judges a file; whatever it raises is a finding. A file with hashes that are right counts as forged."""
+    """Judge a file; whatever it raises is a finding."""
     path = FOLDER / "input.safetensors"
     path.write_bytes(data)
     judge(path, SOUND, forged=True)
 
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-    """A file broken in one of our ways where it is sound enough for that, else in one of libFuzzer's."""
+    """Return a file broken by ``fuzz.mutations`` where it is sound enough for that, else by libFuzzer."""
     rng = random.Random(seed)  # noqa: S311  repeatable, not secret
     donor = rng.choice(SOUND)
     try:
@@ -46,7 +46,7 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
 
 
 def main() -> None:
-    """Runs until libFuzzer is told to stop, or something is found."""
+    """Run until libFuzzer is stopped or finds something."""
     arguments = sys.argv
     if not any(not argument.startswith("-") for argument in arguments[1:]):
         corpus = FOLDER / "corpus"

@@ -1,4 +1,4 @@
-"""What a file may do: be refused with the checkpoint error, or open as something that is sound through and through."""
+"""Judge a broken file: it must be refused with CheckpointError, or open as a sound checkpoint."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Finding(AssertionError):  # noqa: N818  it is what a fuzzer finds
-    """A file that did what no file may."""
+    """A file that was neither refused nor opened as a sound checkpoint."""
 
 
 def judge(path: Path, sound: Collection[bytes], *, forged: bool) -> str:
-    """What became of the broken file at ``path``: refused, unchanged (one of the ``sound`` files), or sound.
+    """Return what became of the broken file at ``path``: refused, unchanged (one of the ``sound`` files), or sound.
 
     A damaged file must be refused, unless nothing changed. A forged one may open; then its parts must agree with one
     another and survive being saved. ``verify`` must find fault with whatever ``load`` refuses, and raise nothing.
 
     Raises:
-        Finding: it did something else.
-        Exception: so did the code.
+        Finding: any other result.
+        Exception: any other error of the code.
     """
     verification = verify(path)
     try:

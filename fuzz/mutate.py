@@ -1,10 +1,10 @@
-"""Breaks real checkpoints at random and asks of each whether it is refused, or sound.
+"""Break real checkpoints at random, and check that each is refused or sound.
 
     python -m fuzz.mutate [--count 100000] [--seed 0] [--jobs 1]
 
-Half of the files are damaged, with their hashes as they were, and half forged, with hashes that are right. Nothing
-but the checkpoint error or a sound checkpoint may come of it, within ten seconds a file. Ends with 1 when something
-else did; the file is then kept, and named.
+Half of the files are damaged, with their hashes as they were, and half forged, with valid hashes. Each
+must end in CheckpointError or a sound checkpoint, within ten seconds. Exits with 1 when one does not; the file is then
+kept, and named.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from fuzz.mutations import damage, forge
 
 CORPUS = Path(__file__).parents[1] / "tests" / "golden_checkpoints"
 SOUND = [path.read_bytes() for path in sorted(CORPUS.glob("*.safetensors"))]
-"""The files that are broken, and that are the only ones to come out whole."""
+"""The files to break, and the only ones that may come out unchanged."""
 
 SECONDS = 10
-"""The most that a file may take."""
+"""Time limit for a file."""
 
 
 def run(seed: int, count: int, folder: Path) -> tuple[Counter[tuple[str, str]], float, list[str]]:
-    """Breaks ``count`` files. Returns how often which way had which end, the longest time, and what was found."""
+    """Break ``count`` files; return counts by mutation and result, the longest time in seconds, and the findings."""
     torch.set_num_threads(1)
     rng = random.Random(seed)  # noqa: S311  repeatable, not secret
     path = folder / f"{seed}.safetensors"
@@ -63,7 +63,7 @@ def run(seed: int, count: int, folder: Path) -> tuple[Counter[tuple[str, str]], 
 
 
 def main() -> None:
-    """Breaks, judges, counts and prints."""
+    """Break files, judge them and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,6 +1,6 @@
-"""Ways to break a file. Damage leaves the hashes as they were; forgery puts them right again.
+"""Mutations of a file. Damage leaves the hashes as they were; forgery makes them valid again.
 
-Each is a function of a random generator and of two files, the one that is broken and one to take parts from.
+Each is a function of a random generator and of two files, the one to break and one to take parts from.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I8", "U64",
 
 
 def damage(rng: random.Random, data: bytes, donor: bytes) -> tuple[str, bytes]:
-    """The name of a way to damage ``data``, and what is left of it; up to three times over."""
+    """Damage ``data`` one to three times; return the name of the first mutation and the result."""
     names = rng.choices(list(DAMAGES), k=rng.choice((1, 1, 1, 2, 3)))
     for name in names:
         data = DAMAGES[name](rng, data, donor)
@@ -29,7 +29,7 @@ def damage(rng: random.Random, data: bytes, donor: bytes) -> tuple[str, bytes]:
 
 
 def forge(rng: random.Random, data: bytes, donor: bytes) -> tuple[str, bytes]:
-    """The name of a way to change a sound file, and the changed one with its hashes right."""
+    """Change a sound file one to three times; return the name of the first mutation and a file with valid hashes."""
     parts, other = take_apart(data), take_apart(donor)
     names = rng.choices(list(FORGERIES), k=rng.choice((1, 1, 1, 2, 3)))
     for name in names:
@@ -38,7 +38,7 @@ def forge(rng: random.Random, data: bytes, donor: bytes) -> tuple[str, bytes]:
 
 
 def flip_bits(rng: random.Random, data: bytes, _: bytes) -> bytes:
-    """A bit or a few."""
+    """Flip one bit or a few."""
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 8))):
         if changed:
@@ -47,37 +47,37 @@ def flip_bits(rng: random.Random, data: bytes, _: bytes) -> bytes:
 
 
 def overwrite(rng: random.Random, data: bytes, _: bytes) -> bytes:
-    """A stretch of other bytes."""
+    """Overwrite a range with other bytes."""
     begin, end = _stretch(rng, data)
     return data[:begin] + rng.choice((rng.randbytes(end - begin), bytes(end - begin))) + data[end:]
 
 
 def truncate(rng: random.Random, data: bytes, _: bytes) -> bytes:
-    """The end is missing."""
+    """Cut off the end."""
     return data[: rng.randrange(len(data) + 1)]
 
 
 def remove(rng: random.Random, data: bytes, _: bytes) -> bytes:
-    """A stretch is missing."""
+    """Remove a range."""
     begin, end = _stretch(rng, data)
     return data[:begin] + data[end:]
 
 
 def repeat(rng: random.Random, data: bytes, _: bytes) -> bytes:
-    """A stretch is there twice, the second time somewhere else."""
+    """Insert a copy of a range somewhere else."""
     begin, end = _stretch(rng, data)
     at = rng.randrange(len(data) + 1)
     return data[:at] + data[begin:end] + data[at:]
 
 
 def splice(rng: random.Random, data: bytes, donor: bytes) -> bytes:
-    """The beginning of one file and the end of another, or a stretch of it in between."""
+    """Replace the end, or a range, by that of another file."""
     begin, end = _stretch(rng, data)
     return data[:begin] + donor[begin : rng.choice((end, len(donor)))] + data[rng.choice((end, len(data))) :]
 
 
 def edit_header(rng: random.Random, data: bytes, _: bytes) -> bytes:
-    """A value in the safetensors header, whose length is right again."""
+    """Change a value in the safetensors header, and correct the header's length."""
     try:
         header, body = split(data)
         return joined(_changed(rng, header), body)
@@ -86,19 +86,19 @@ def edit_header(rng: random.Random, data: bytes, _: bytes) -> bytes:
 
 
 def edit_length(rng: random.Random, data: bytes, _: bytes) -> bytes:
-    """The length of the header."""
+    """Change the length of the header."""
     length = int.from_bytes(data[:8], "little") + rng.choice((-8, -1, 1, 8, 2**31, 2**63, -len(data), len(data)))
     return (length % 2**64).to_bytes(8, "little") + data[8:]
 
 
 def edit_fields(rng: random.Random, parts: Parts, _: Parts) -> None:
-    """A value among the fields."""
+    """Change a field of the header."""
     changed = _changed(rng, parts.fields)
     parts.fields = changed if isinstance(changed, dict) else {"format": changed}
 
 
 def edit_counts(rng: random.Random, parts: Parts, _: Parts) -> None:
-    """The shape, count or encoding of a mask or an explored set."""
+    """Change the shape, count or encoding of a mask or an explored set."""
     kind = rng.choice(("masks", "explored"))
     if isinstance(parts.fields.get(kind), dict) and parts.fields[kind]:
         name = rng.choice(list(parts.fields[kind]))
@@ -106,13 +106,13 @@ def edit_counts(rng: random.Random, parts: Parts, _: Parts) -> None:
 
 
 def edit_tensor(rng: random.Random, parts: Parts, _: Parts) -> None:
-    """The bytes of a tensor."""
+    """Change the bytes of a tensor."""
     tensor = _any(rng, parts)
     tensor.data = rng.choice((flip_bits, overwrite, truncate, remove, repeat))(rng, tensor.data, b"")
 
 
 def edit_kind(rng: random.Random, parts: Parts, _: Parts) -> None:
-    """The dtype or the shape of a tensor."""
+    """Change the dtype or the shape of a tensor."""
     tensor = _any(rng, parts)
     if rng.random() < 0.5:
         tensor.dtype = rng.choice(DTYPES)
@@ -121,7 +121,7 @@ def edit_kind(rng: random.Random, parts: Parts, _: Parts) -> None:
 
 
 def rename(rng: random.Random, parts: Parts, _: Parts) -> None:
-    """A tensor goes by another name, or two change names."""
+    """Rename a tensor, or swap the names of two."""
     names = list(parts.tensors)
     one = rng.choice(names)
     other = rng.choice([*names, one + "x", one[1:], "", "hashes/x"])
@@ -130,13 +130,13 @@ def rename(rng: random.Random, parts: Parts, _: Parts) -> None:
 
 
 def leave_out(rng: random.Random, parts: Parts, _: Parts) -> None:
-    """A tensor is missing."""
+    """Remove a tensor."""
     if len(parts.tensors) > 1:
         del parts.tensors[rng.choice(list(parts.tensors))]
 
 
 def transplant(rng: random.Random, parts: Parts, donor: Parts) -> None:
-    """A tensor of the other file, under its own name or in the place of one that is there."""
+    """Take a tensor of the other file, under its own name or in place of another."""
     name = rng.choice(list(donor.tensors))
     target = rng.choice((name, rng.choice(list(parts.tensors))))
     tensor = donor.tensors[name]
@@ -144,7 +144,7 @@ def transplant(rng: random.Random, parts: Parts, donor: Parts) -> None:
 
 
 def reorder(rng: random.Random, parts: Parts, _: Parts) -> None:
-    """The tensors lie in another order."""
+    """Shuffle the tensors."""
     names = rng.sample(list(parts.tensors), len(parts.tensors))
     parts.tensors = {name: parts.tensors[name] for name in names}
 
@@ -152,13 +152,13 @@ def reorder(rng: random.Random, parts: Parts, _: Parts) -> None:
 DAMAGES: Mapping[str, Callable[[random.Random, bytes, bytes], bytes]] = {
     way.__name__: way for way in (flip_bits, overwrite, truncate, remove, repeat, splice, edit_header, edit_length)
 }
-"""Every way to damage a file."""
+"""All damages, by name."""
 
 FORGERIES: Mapping[str, Callable[[random.Random, Parts, Parts], None]] = {
     way.__name__: way
     for way in (edit_fields, edit_counts, edit_tensor, edit_kind, rename, leave_out, transplant, reorder)
 }
-"""Every way to forge one."""
+"""All forgeries, by name."""
 
 
 def _any(rng: random.Random, parts: Parts) -> Tensor:
@@ -171,7 +171,7 @@ def _stretch(rng: random.Random, data: bytes) -> tuple[int, int]:
 
 
 def _changed(rng: random.Random, value: Any) -> Any:
-    """A copy of a JSON value with one thing in it changed."""
+    """Return a copy of a JSON value with one thing in it changed."""
     here = rng.random() < 0.2
     if isinstance(value, dict) and value and not here:
         key = rng.choice(list(value))

@@ -201,7 +201,7 @@ def test_saving_what_was_loaded_gives_the_same_file(tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
-def test_nothing_of_where_and_when_is_inside(tmp_path: Path) -> None:
+def test_a_file_names_neither_time_nor_place_nor_user(tmp_path: Path) -> None:
     save(tmp_path / "a.safetensors", checkpoint())
     data = (tmp_path / "a.safetensors").read_bytes()
     assert str(tmp_path).encode() not in data
@@ -244,7 +244,7 @@ def test_a_value_outside_the_mask_is_an_error_not_a_loss(tmp_path: Path, part: s
         ({"network": dataclasses.replace(NETWORK, mean=(0.5, 0.5))}, r"\['mean'\].*a list of 1 floats"),
     ],
 )
-def test_what_has_no_place_in_the_format_is_refused(tmp_path: Path, parts: dict[str, Any], message: str) -> None:
+def test_values_that_the_format_cannot_store_are_refused(tmp_path: Path, parts: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         save(tmp_path / "a.safetensors", checkpoint(**parts))
 

@@ -41,7 +41,7 @@ def test_a_beginning_with_anything_behind_it_is_refused(tmp_path: Path, data: by
     assert judge(path, SOUND, forged=False) == "refused"
 
 
-def test_the_judge_notices_what_should_not_be(tmp_path: Path) -> None:
+def test_the_fuzz_judge_finds_unsound_results(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     path.write_bytes(SOUND[1])
     with pytest.raises(Finding, match="a damaged file was accepted"):

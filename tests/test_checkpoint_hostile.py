@@ -239,7 +239,7 @@ def test_a_flipped_bit_anywhere_is_noticed_and_placed(tmp_path: Path, sound: byt
     assert "hostile.safetensors, tensor 'masks/conv.weight': the tensor is damaged" in message
 
 
-def test_every_door_checks_hashes(tmp_path: Path, sound: bytes) -> None:
+def test_every_way_of_loading_checks_hashes(tmp_path: Path, sound: bytes) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     for door in (load, load_weights, load_outline):
@@ -260,7 +260,7 @@ def test_every_door_checks_hashes(tmp_path: Path, sound: bytes) -> None:
         (lambda data: data.replace(b'"granet":', b'"granit":'), "not a granet checkpoint"),
     ],
 )
-def test_hashes_that_are_not_there(
+def test_missing_hashes_are_refused(
     tmp_path: Path, sound: bytes, change: Callable[[bytes], bytes], message: str
 ) -> None:
     assert message in refused(change(sound), tmp_path)

@@ -70,7 +70,7 @@ def test_loading_takes_what_is_loaded_and_a_copy_of_the_largest_tensor(
         door(path)
 
 
-def test_looking_takes_only_masks(tmp_path: Path, state: Checkpoint) -> None:
+def test_an_outline_takes_the_memory_of_its_masks(tmp_path: Path, state: Checkpoint) -> None:
     path = tmp_path / "a.safetensors"
     save(path, state)
     mask = LARGEST // 4  # a byte for each element

@@ -81,7 +81,7 @@ def test_every_damaged_tensor_is_named(tmp_path: Path) -> None:
     assert not found.ok
 
 
-def test_a_damaged_header_is_all_there_is_to_say(tmp_path: Path) -> None:
+def test_a_damaged_header_is_the_only_failure_reported(tmp_path: Path) -> None:
     found = verified(encoded(checkpoint()).replace(b"coat", b"goat"), tmp_path)
     assert [failure.part for failure in found.failures] == ["header"]
     assert (found.content_hash, found.step, found.tensors) == (None, None, 0)
@@ -154,7 +154,7 @@ def test_the_budget_is_that_of_the_recipe(tmp_path: Path, active: int, step: int
         (checkpoint(masks={}, explored={}, accumulators={}), "there are no masks"),
     ],
 )
-def test_what_cannot_be_checked_is_said(tmp_path: Path, value: Checkpoint, note: str) -> None:
+def test_verification_notes_what_could_not_be_checked(tmp_path: Path, value: Checkpoint, note: str) -> None:
     found = verified(encoded(value), tmp_path)
     assert found.ok
     assert note in found.notes[0]

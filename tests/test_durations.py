@@ -46,7 +46,7 @@ def test_anything_else_is_refused(text):
         Duration.parse(text)
 
 
-def test_a_number_without_a_unit_is_told_what_is_missing():
+def test_the_error_for_a_number_without_a_unit_names_the_units():
     with pytest.raises(
         UsageError, match=r"not a duration; got '80'; expected a duration such as \"80ep\" or \"1000it\""
     ):

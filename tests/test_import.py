@@ -128,7 +128,7 @@ def test_a_dense_export_comes_back(tmp_path: Path) -> None:
     assert all(torch.equal(second.masks[name], mask) for name, mask in first.masks.items())
 
 
-def test_what_was_left_out_or_renamed_is_said(tmp_path: Path) -> None:
+def test_remarks_name_what_was_left_out_or_renamed(tmp_path: Path) -> None:
     state = renamed(dict(network().state_dict()), "module.{}".format)
     checkpoint = import_weights(
         written(tmp_path / "a.pth", {"state_dict": {**state, "version": 3}, "optimizer": {}, "epoch": 9}), **SIZES
@@ -143,7 +143,7 @@ def test_what_was_left_out_or_renamed_is_said(tmp_path: Path) -> None:
 # The checkpoint
 
 
-def test_it_is_a_checkpoint_like_any_other(tmp_path: Path) -> None:
+def test_an_imported_checkpoint_works_like_any_other(tmp_path: Path) -> None:
     original = import_weights(written(tmp_path / "a.pth", network().state_dict()), **SIZES)
     save(tmp_path / "a.safetensors", original)
     stored = load(tmp_path / "a.safetensors")
@@ -160,7 +160,7 @@ def test_it_is_a_checkpoint_like_any_other(tmp_path: Path) -> None:
     assert torch.equal(again(images), network().eval()(images))
 
 
-def test_its_masks_are_those_that_training_goes_on_with(tmp_path: Path) -> None:
+def test_training_continues_with_the_imported_masks(tmp_path: Path) -> None:
     path = written(tmp_path / "a.pth", sparse(dict(network().state_dict())))
     checkpoint = import_weights(path, **SIZES, infer_masks=True)
     model = models.from_checkpoint(checkpoint)
@@ -194,7 +194,7 @@ def test_a_dataset_says_what_the_images_are_like(tmp_path: Path) -> None:
     assert (checkpoint.network.image_size, checkpoint.network.mean) == (32, (0.4914, 0.4822, 0.4465))
 
 
-def test_so_does_a_folder_of_images(tmp_path: Path) -> None:
+def test_an_image_folder_gives_classes_and_image_size(tmp_path: Path) -> None:
     folder = write_image_folder(tmp_path / "images", classes=4)
     path = written(tmp_path / "a.pth", network().state_dict())
     checkpoint = import_weights(path, model="resnet8", directory=folder)
@@ -233,7 +233,7 @@ def test_classes_can_be_named_and_images_normalised(tmp_path: Path) -> None:
         ({"classes": "abcd"}, ModelError, r"expected \[1, 64\]"),
     ],
 )
-def test_what_cannot_be_known_or_contradicts_is_said(
+def test_unknown_and_contradictory_arguments_are_errors(
     tmp_path: Path, options: dict[str, Any], kind: type[GranetError], message: str
 ) -> None:
     path = written(tmp_path / "a.pth", network().state_dict())
@@ -273,7 +273,7 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("factories")
-def test_a_network_of_ones_own_that_has_one_size_needs_to_be_told_it(tmp_path: Path) -> None:
+def test_a_factory_of_fixed_size_needs_the_sizes_given(tmp_path: Path) -> None:
     path = written(tmp_path / "a.pth", nn.Sequential(nn.Flatten(), nn.Linear(48, 4)).state_dict())
     with pytest.raises(UsageError, match=r"cannot be told from the weights\. Add --in-channels"):
         import_weights(path, model="own_imported:fixed", image_size=4)
@@ -419,7 +419,7 @@ def test_a_mask_of_a_buffer_is_refused(tmp_path: Path) -> None:
         import_weights(written(tmp_path / "a.pth", network().state_dict()), **SIZES, mask_file=masks)
 
 
-def test_masks_come_from_one_place(tmp_path: Path) -> None:
+def test_masks_from_two_sources_are_refused(tmp_path: Path) -> None:
     pruned = written(tmp_path / "a.pth", _pruned().state_dict())
     masks = written(tmp_path / "masks.pt", {"conv1": torch.ones(16, 3, 3, 3)})
     with pytest.raises(UsageError, match="masks of its own"):
@@ -553,7 +553,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, archive: bool) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_whole_model_is_no_state_dict(tmp_path: Path) -> None:
+def test_a_pickled_model_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "a.pth", network())
     with pytest.raises(CheckpointError, match=r"code to run, granet.models.*save its state dict alone"):
         import_weights(path, **SIZES)

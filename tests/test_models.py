@@ -239,7 +239,7 @@ def test_a_factory_starts_from_the_seed(own: str) -> None:
         ("stubborn", r"does not give one logit for each class; got \(1, 2\); expected \(1, 3\)"),
     ],
 )
-def test_a_factory_that_does_not_work_is_told_why(own: str, factory: str, message: str) -> None:
+def test_the_error_for_a_broken_factory_says_why(own: str, factory: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         build(f"{own}:{factory}", in_channels=1, classes=3, image_size=8)
 
@@ -249,7 +249,7 @@ def test_a_module_that_is_not_there_is_named() -> None:
         build("no_such_package.networks:net", in_channels=1, classes=3, image_size=8)
 
 
-def test_a_module_that_fails_to_import_is_told_from_one_that_is_missing(own: str) -> None:
+def test_a_module_that_fails_to_import_is_distinguished_from_a_missing_one(own: str) -> None:
     Path("faulty.py").write_text("import no_such_dependency")
     with pytest.raises(ModelError, match=r"importing 'faulty' failed; got ModuleNotFoundError.*no_such_dependency"):
         build("faulty:net", in_channels=1, classes=3, image_size=8)

@@ -175,7 +175,7 @@ def test_the_longest_recipe_can_still_be_read_back():
     assert Recipe.from_toml(longest.to_toml()) == longest
 
 
-def test_a_resolved_recipe_shows_defaults_but_nothing_its_choices_lack():
+def test_a_resolved_recipe_lists_defaults_of_the_settings_it_has():
     schedule = QUICKSTART.as_dict()["schedule"]
     assert schedule == {"name": "cosine", "final_learning_rate": 0.0, "warmup": "0.5ep"}
 
@@ -191,13 +191,13 @@ def test_an_unknown_recipe_is_answered_with_the_nearest():
         Recipe.load("quikstart")
 
 
-def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path):
+def test_a_byte_order_mark_is_ignored(tmp_path):
     file = tmp_path / "windows.toml"
     file.write_text(QUICKSTART.to_toml(), encoding="utf-8-sig")
     assert Recipe.load(file) == QUICKSTART
 
 
-def test_files_that_are_no_recipes_are_refused(tmp_path):
+def test_files_that_are_not_recipes_are_refused(tmp_path):
     large, binary, broken = tmp_path / "large.toml", tmp_path / "binary.toml", tmp_path / "broken.toml"
     large.write_text("#" * (64 * 1024 + 1))
     binary.write_bytes(b"name = '\xff'")
@@ -222,7 +222,7 @@ def test_files_that_are_no_recipes_are_refused(tmp_path):
         "[[model]]\n[[model]]",
     ],
 )
-def test_hostile_text_is_refused_in_few_words(text):
+def test_hostile_text_gets_a_short_error(text):
     assert len(refusal(lambda: Recipe.from_toml(text))) < 5_000
 
 
@@ -234,7 +234,7 @@ def test_hostile_data_are_refused(data):
 # --- mistakes ---------------------------------------------------------------------------------------------------
 
 
-def test_a_mistake_is_told_with_file_key_value_and_rule(tmp_path):
+def test_an_error_names_file_key_value_and_rule(tmp_path):
     mine = tmp_path / "mine.toml"
     mine.write_text(QUICKSTART.to_toml().replace("epochs = 6", 'epochs = "6"'))
     assert refusal(lambda: Recipe.load(mine)) == (
@@ -242,7 +242,7 @@ def test_a_mistake_is_told_with_file_key_value_and_rule(tmp_path):
     )
 
 
-def test_every_mistake_is_told():
+def test_every_mistake_is_reported():
     said = refused(training__epochs=0, method__densty=0.1, schedule__name="cosin", sead=1, data__validation=1)
     assert said.splitlines() == [
         "recipe quickstart: several settings are wrong:",
@@ -363,7 +363,7 @@ def test_durations_become_steps():
     assert QUICKSTART.total_steps(100) == 600
 
 
-def test_what_is_left_out_is_up_to_the_method():
+def test_settings_left_out_take_the_defaults_of_the_method():
     plain = QUICKSTART.override({"method.interval": None, "method.drop_fraction": "", "method.end": None})
     assert build_method(plain, steps_per_epoch=1000) == METHODS["granet"](density=0.1)
 
@@ -402,12 +402,12 @@ def test_overriding_leaves_the_original_alone():
     assert QUICKSTART.override({}) == QUICKSTART
 
 
-def test_another_optimizer_needs_the_settings_of_the_first_taken_away():
+def test_changing_the_optimizer_requires_removing_settings_it_does_not_have():
     settings = {"optimizer.name": "adam", "optimizer.momentum": "", "optimizer.nesterov": ""}
     assert QUICKSTART.override(settings).as_dict()["optimizer"]["name"] == "adam"
 
 
-def test_another_method_writes_down_nothing_that_was_left_out():
+def test_changing_the_method_writes_no_setting_that_was_not_given():
     """What was not written need not be taken away either when the optimizer changes too."""
     changed, _ = QUICKSTART.override({"optimizer.nesterov": ""}).with_method("rigl")
     settings = {"optimizer.name": "adam", "optimizer.momentum": ""}
@@ -435,7 +435,7 @@ def test_every_method_can_follow_every_other(first, second):
     assert type(build_method(other, steps_per_epoch=1000)) is METHODS[second]
 
 
-def test_another_method_keeps_what_both_have_and_tells_what_it_dropped():
+def test_changing_the_method_keeps_shared_settings_and_reports_dropped_ones():
     recipe = Recipe.load("cifar10-resnet50-granet-s2s")
     changed, dropped = recipe.with_method("rigl")
     assert dropped == ("initial_density", "start", "end")
@@ -444,13 +444,13 @@ def test_another_method_keeps_what_both_have_and_tells_what_it_dropped():
     assert recipe.with_method("granet") == (recipe, ())
 
 
-def test_another_method_drops_what_it_refuses_beside_the_rest():
+def test_changing_the_method_drops_a_setting_that_the_new_one_refuses():
     changed, dropped = Recipe.load("cifar10-resnet50-rigl").with_method("granet")
     assert dropped == ("stop", "allocation")
     assert changed.method.density == 0.1
 
 
-def test_another_method_may_need_more():
+def test_changing_the_method_requires_its_required_settings():
     dense, _ = QUICKSTART.with_method("dense")
     assert "method.density: static needs this setting" in refusal(lambda: dense.with_method("static"))
     with pytest.raises(UnknownNameError):

@@ -51,7 +51,7 @@ def test_networks_follow_the_data_and_the_seed():
     assert not torch.equal(one.conv_stem.weight, other.conv_stem.weight)
 
 
-def test_a_name_of_timm_is_no_code_of_the_user():
+def test_a_timm_name_is_not_code_of_the_user():
     assert not is_factory(f"timm:{SMALL}")
     assert is_factory("timmm:resnet18")
 
@@ -71,7 +71,7 @@ def test_without_timm_the_extra_is_named(monkeypatch):
         build("timm:resnet18", in_channels=3, classes=10, image_size=32)
 
 
-def test_a_timm_that_cannot_be_imported_is_told_from_a_missing_one(monkeypatch, tmp_path):
+def test_a_timm_that_cannot_be_imported_is_distinguished_from_a_missing_one(monkeypatch, tmp_path):
     for name in [name for name in sys.modules if name.partition(".")[0] == "timm"]:
         monkeypatch.delitem(sys.modules, name)
     (tmp_path / "timm.py").write_text("import torch.of_another_version")

@@ -72,7 +72,7 @@ def test_a_damaged_tensor_is_named(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_all_files_are_looked_at_whatever_is_wrong_with_the_others(capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_file_is_verified_whatever_is_wrong_with_the_others(capfd: pytest.CaptureFixture[str]) -> None:
     os.mkfifo("pipe")
     names = ["nowhere", ".", "pipe", "notes.txt", "cut.safetensors", "flipped.safetensors", "good.safetensors"]
     assert run(["verify", *names]) == 1
@@ -99,7 +99,7 @@ def test_the_report_is_also_json(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_a_budget_that_is_not_kept_and_values_that_are_not_finite_are_failures(
+def test_a_wrong_number_of_active_weights_and_values_that_are_not_finite_are_failures(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     weights = checkpoint().weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from granet.errors import CheckpointError
 from granet.masks.codec import Bytes, Mask
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Parameter:
+class Parameter(NamedTuple):
     """A parameter in its full shape, its optimizer slots, and its mask and explored set if it is masked."""
 
     weight: Tensor
@@ -113,15 +112,11 @@ class File:
         slots |= {slot: self.whole(f"optimizer/{slot}/{name}") for slot in slots if slots[slot] == header.WHOLE}
         slots |= zip(masked, values, strict=True)
         if mask is None:
-            return Parameter(weight=weight, slots=slots, mask=None, explored=None)
+            return Parameter(weight, slots, None, None)
         explored = self.explored(name, mask)
-        shape = self.header.masks[name].shape
-        return Parameter(
-            weight=weight,
-            slots=slots,
-            mask=torch.from_numpy(mask).reshape(shape),
-            explored=torch.from_numpy(explored.copy() if explored is mask else explored).reshape(shape),
-        )
+        explored = explored.copy() if explored is mask else explored
+        masks = (torch.from_numpy(flat).reshape(self.header.masks[name].shape) for flat in (mask, explored))
+        return Parameter(weight, slots, *masks)
 
     def mask(self, name: str) -> Mask:
         """Return the mask of a parameter that has one, bool [size]."""
