@@ -75,6 +75,14 @@ def _named(text: str) -> str:
 
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint written by granet train.", show_default=False)]
+Runs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN...",
+        help="Folders of runs, of rewinds in rounds, folders that hold such folders, or patterns.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, option("Print JSON, and nothing else, on standard output.", "--json")]
 Replace = Annotated[bool, option("Replace the file to write if it is there.", "--overwrite")]
 MovedData = Annotated[

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from granet_cli import options
+from granet_cli.options import option
 
 
 def _complete_order(incomplete: str) -> list[str]:
@@ -17,35 +16,19 @@ def _complete_order(incomplete: str) -> list[str]:
 
 
 def compare(
-    runs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN...",
-            help="Folders of runs, of rewinds in rounds, folders that hold such folders, or patterns.",
-            show_default=False,
-        ),
-    ],
+    runs: options.Runs,
     sort: Annotated[
         str,
-        typer.Option(
+        option(
+            "given (as they are named), method, density, accuracy, validation, flops or size; numbers from the largest "
+            "down.",
             metavar="COLUMN",
-            help="given (as they are named), method, density, accuracy, validation, flops or size; numbers from the "
-            "largest down.",
-            autocompletion=_complete_order,
+            complete=_complete_order,
         ),
     ] = "given",
-    settings: Annotated[
-        bool, typer.Option("--settings", help="Show the settings that are not the same in all rows.")
-    ] = False,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Draw density against test accuracy, as .svg, .png or .pdf.",
-            show_default=False,
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --plot if it is there.")] = False,
+    settings: Annotated[bool, option("Show the settings that are not the same in all rows.", "--settings")] = False,
+    plot: Annotated[Path | None, options.plot("density against test accuracy")] = None,
+    overwrite: Annotated[bool, option("Replace the file of --plot if it is there.", "--overwrite")] = False,
     model: options.Confirmed = None,
     json: options.Json = False,
 ) -> None:

@@ -13,6 +13,7 @@ from granet_cli.render import setting
 
 if TYPE_CHECKING:
     from granet.analysis.comparison import ComparisonCurve, RunGroup
+    from granet.analysis.run_summary import RunSummary
 
 _MODES = {"lr": "LR rewinding", "weights": "weight rewinding", "finetune": "fine-tuning"}
 _WIDTH = 400
@@ -90,7 +91,7 @@ def labels(curves: Sequence[ComparisonCurve]) -> list[str]:
     """Return a name for each curve: its method or mode of rewinding, and whatever tells it from the others."""
     names = [_base(curve.groups[0]) for curve in curves]
     for part in _PARTS:
-        _add_differences(names, [part(curve.groups[0]) for curve in curves])
+        _add_differences(names, [part(curve.groups[0].first) for curve in curves])
     for key in curves[0].settings:
         _add_differences(names, [f"{key.rpartition('.')[2]} {setting(curve.settings[key])}" for curve in curves])
     _add_differences(names, [str(curve.groups[0].first.path) for curve in curves])  # where seeds are repeated
@@ -114,27 +115,13 @@ def _base(group: RunGroup) -> str:
     return name if rounds == 1 else f"{name}, {rounds} rounds"
 
 
-def _method(group: RunGroup) -> str:
-    return group.first.recipe.method.name
-
-
-def _origin(group: RunGroup) -> str:
-    return f"after {group.first.ancestors[0]}" if group.first.ancestors else ""
-
-
-def _recipe(group: RunGroup) -> str:
-    return group.first.recipe.name
-
-
-def _model(group: RunGroup) -> str:
-    return group.first.model
-
-
-def _data(group: RunGroup) -> str:
-    return group.first.recipe.data.name
-
-
-_PARTS: tuple[Callable[[RunGroup], str], ...] = (_model, _data, _method, _origin, _recipe)
+_PARTS: tuple[Callable[[RunSummary], str], ...] = (
+    lambda run: run.model,
+    lambda run: run.recipe.data.name,
+    lambda run: run.recipe.method.name,
+    lambda run: f"after {run.ancestors[0]}" if run.ancestors else "",
+    lambda run: run.recipe.name,
+)
 
 
 def _seeds(curve: ComparisonCurve) -> str:
@@ -146,6 +133,6 @@ def _seeds(curve: ComparisonCurve) -> str:
 
 def _subject(curves: Sequence[ComparisonCurve]) -> str:
     """Return the network and the data, as far as all curves share them."""
-    models, data = ({part(curve.groups[0]) for curve in curves} for part in (_model, _data))
-    words = [models.pop()] if len(models) == 1 else []
-    return " on ".join([*words, *([data.pop()] if len(data) == 1 else [])])
+    runs = [curve.groups[0].first for curve in curves]
+    names = ({run.model for run in runs}, {run.recipe.data.name for run in runs})
+    return " on ".join(name for found in names if len(found) == 1 for name in found)

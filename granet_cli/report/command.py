@@ -5,25 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from granet_cli import options
+from granet_cli.options import option
 
 
 def report(
-    runs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN...",
-            help="Folders of runs, of rewinds in rounds, folders that hold such folders, or patterns.",
-            show_default=False,
-        ),
-    ],
+    runs: options.Runs,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="FILE", help="The page to write, such as report.html.", show_default=False),
+        option("The page to write, such as report.html.", "-o", "--out", metavar="FILE", show_default=False),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of -o if it is there.")] = False,
+    overwrite: Annotated[bool, option("Replace the file of -o if it is there.", "--overwrite")] = False,
     model: options.Confirmed = None,
     method: options.ConfirmedMethod = None,
     json: options.Json = False,
