@@ -709,7 +709,7 @@ def test_more_curves_than_colours_still_differ() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--plot", "a.gif"], "not a kind of picture that can be drawn; got a.gif; expected .svg, .png or .pdf"),
+        (["--plot", "a.gif"], "not an image format that can be written; got a.gif; expected .svg, .png or .pdf"),
         (["--plot", "there.svg"], "Replace it with --overwrite"),
         (["--overwrite"], "there is nothing to overwrite"),
         (["--plot", "a.svg"], "none of the runs has been tested yet"),

@@ -98,7 +98,7 @@ def requests(log: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The page of one run, and that of several whose curves end beside each other, in folders with long names."""
+    """The page of one run, and that of several whose curves end next to each other, in folders with long names."""
     root = tmp_path_factory.mktemp("runs")
     images = write_image_folder(tmp_path_factory.mktemp("images"), per_class=27)
     long = "a-run-whose-name-is-longer-than-a-phone-is-wide-and-has-no-place-to-break-at-all-0123456789"
@@ -142,7 +142,7 @@ def test_the_console_is_empty_and_nothing_is_requested(pages: list[str], tmp_pat
     assert "CONSOLE" not in done.stderr
     assert (tmp_path / "page.png").stat().st_size > 10_000
     assert requests(log) == []
-    # And the log would have told: the same page with an image from the network and without its policy asks for it.
+    # The log does record requests: without its policy, the same page with a remote image asks for it.
     bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", pages[1])
     file.write_text(
         bare.replace("</body>", '<img src="http://127.0.0.1:9/x.png"><script>console.log(1)</script></body>')

@@ -264,8 +264,8 @@ _MEASURED = ("loss", "accuracy", "validation_loss", "validation_accuracy", "dens
 
 def _epochs(last: Checkpoint, speed: Mapping[int, float]) -> tuple[tuple[Epoch, ...], list[str]]:
     """Return what was measured in each epoch, and a note on entries that are malformed."""
-    noted = last.metrics.get("epochs")
-    entries = noted if isinstance(noted, list) else []
+    recorded = last.metrics.get("epochs")
+    entries = recorded if isinstance(recorded, list) else []
     found = [
         Epoch(
             epoch=entry["epoch"],

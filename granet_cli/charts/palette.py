@@ -1,4 +1,4 @@
-"""Colours of charts and of the page, for light and dark, and what else tells curves apart: dashes and markers."""
+"""Colours of charts and of the page, for light and dark, and dashes and markers of curves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INK, FAINT, RULE = "var(--ink)", "var(--faint)", "var(--rule)"
 DASHES = ([1, 0], [7, 3], [2, 3], [9, 3, 2, 3])
 MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
 DISTINCT_LINES = len(COLOURS) * len(DASHES)
-"""Number of lines without markers that can be told apart."""
+"""Number of lines that differ in colour or dash."""
 
 
 def colour(number: int) -> str:

@@ -143,7 +143,7 @@ def text_layer(rows: Sequence[Spec], **mark: object) -> Spec:
 
 
 def end_labels(curves: Sequence[Curve], x: Spec, y: Spec, *, width: float, height: float) -> list[Spec]:
-    """Return layers with the label of each curve beside its end; where labels would overlap, they move apart and lines
+    """Return layers with the label of each curve next to its end; where labels would overlap, they move apart and lines
     lead to them."""
     ends = sorted(
         (share(x, curve.points[-1][0]) * width, (1 - share(y, curve.points[-1][1])) * height, curve.label)

@@ -41,7 +41,7 @@ def check_plot(file: Path, *, overwrite: bool) -> None:
 
     if file.suffix.lower() not in SUFFIXES:
         raise UsageError(
-            "not a kind of picture that can be drawn",
+            "not an image format that can be written",
             where="--plot",
             got=file,
             expected=f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}",

@@ -45,7 +45,7 @@ def draw(file: Path, report: Plasticity) -> None:
 
 def chart(report: Plasticity) -> Spec:
     """Return the panels, side by side."""
-    kinds = list(dict.fromkeys(curve.regeneration for curve in report.curves))
+    regenerations = list(dict.fromkeys(curve.regeneration for curve in report.curves))
     rates = list(dict.fromkeys(curve.rate for curve in report.curves))
     epochs = sorted({point.epoch for curve in report.curves for point in curve.points})
     room = 0.06 * max(epochs[-1] - epochs[0], 1.0)
@@ -54,22 +54,22 @@ def chart(report: Plasticity) -> Spec:
     # Learning rates are written at the top.
     ends.append(max(ends) + (0.12 * max(max(ends) - min(ends), 1.0) if report.drops else 0.0))
     y = parts.linear_axis("plasticity, percentage points", ends)
-    lines = 14 + 40 * len(kinds)  # characters that a line of the title has room for
+    lines = 14 + 40 * len(regenerations)  # characters that a line of the title has room for
     return {
         "title": {
             "text": textwrap.wrap(_subject(report), lines),
-            "subtitle": textwrap.wrap(_remarks(report, kinds), lines * 5 // 4),
+            "subtitle": textwrap.wrap(_remarks(report, regenerations), lines * 5 // 4),
         },
-        "hconcat": [_panel(report, kind, rates, x, y) for kind in kinds],
+        "hconcat": [_panel(report, regeneration, rates, x, y) for regeneration in regenerations],
         "spacing": 30,
     }
 
 
-def _panel(report: Plasticity, kind: str, rates: Sequence[float], x: Spec, y: Spec) -> Spec:
+def _panel(report: Plasticity, regeneration: str, rates: Sequence[float], x: Spec, y: Spec) -> Spec:
     low, high = x["scale"]["domain"]
     curves = []
     for curve in report.curves:
-        if curve.regeneration == kind:
+        if curve.regeneration == regeneration:
             number = rates.index(curve.rate)
             shift = _APART * (number - (len(rates) - 1) / 2) / _WIDTH * (high - low)
             known = [(point.epoch, point.plasticity) for point in curve.points if point.plasticity is not None]
@@ -80,17 +80,17 @@ def _panel(report: Plasticity, kind: str, rates: Sequence[float], x: Spec, y: Sp
                     number=number,
                     label=f"{100 * curve.rate:.4g} %",
                     markers=True,
-                    dash=_DASHES[kind],
+                    dash=_DASHES[regeneration],
                 )
             )
-    bare = [curve for curve in report.curves if curve.regeneration == "none" and kind != "none"]
+    bare = [curve for curve in report.curves if curve.regeneration == "none" and regeneration != "none"]
     layers = [
         parts.rules([0.0], channel="y"),
         *_mark_drops(report.drops, low, high),
         *(_without_regeneration(curve, rates.index(curve.rate)) for curve in bare),
         *parts.curve_layers(curves, legend={"title": "share pruned", "orient": "right"}),
     ]
-    return parts.panel(_TITLES[kind], x, y, layers, width=_WIDTH, height=_HEIGHT)
+    return parts.panel(_TITLES[regeneration], x, y, layers, width=_WIDTH, height=_HEIGHT)
 
 
 def _without_regeneration(curve: RecoveryCurve, number: int) -> Spec:
@@ -132,11 +132,11 @@ def _subject(report: Plasticity) -> str:
     )
 
 
-def _remarks(report: Plasticity, kinds: Sequence[str]) -> str:
+def _remarks(report: Plasticity, regenerations: Sequence[str]) -> str:
     remarks = [f"{report.cells[0].scope} pruning, {report.cells[0].examples:,} validation images"]
     if len(report.seeds) > 1:
         remarks.append("error bars: sample standard deviation over seeds, side by side")
-    if "none" in kinds and len(kinds) > 1:
+    if "none" in regenerations and len(regenerations) > 1:
         remarks.append("dotted: without regeneration")
     if report.drops:
         remarks.append("at the top: learning rates")

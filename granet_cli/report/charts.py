@@ -205,10 +205,10 @@ def _against_density(runs: Sequence[RunReport]) -> Picture | None:
     known = {name: found[0] for name, found in points.items() if found}
     if len(known) < 2:
         return None
-    told = "; ".join(f"{name}: {y:.2f} % at a density of {x:.4g} %" for name, (x, y) in known.items())
+    described = "; ".join(f"{name}: {y:.2f} % at a density of {x:.4g} %" for name, (x, y) in known.items())
     title, unit = "Test accuracy against density", "test accuracy, %"
     x = parts.percent_axis("active weights, % (logarithmic)", [x for x, _ in known.values()])
-    return _chart("density-accuracy", title, unit, x, points, description=f"{told}.")
+    return _chart("density-accuracy", title, unit, x, points, description=f"{described}.")
 
 
 def has_layers_over_time(run: RunReport) -> bool:

@@ -94,11 +94,11 @@ _NOTED: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("validation", "validation_accuracy", percent),
     ("test", "test_accuracy", percent),
 )
-"""Numbers noted of an ancestor: what they are called, their keys, and how they are written."""
+"""Numbers recorded of an ancestor: names, keys, and formats."""
 
 
 def _ancestor(note: Mapping[str, object]) -> str:
-    """Return what was noted of an ancestor; a file can say anything, so types are checked."""
+    """Return what the file records of an ancestor; types are checked, since it is untrusted."""
     found = [f"{note.get('method')}, recipe {note.get('recipe')}"]
     if note.get("mode") is not None:
         found.append(f"rewound ({note['mode']}), round {note.get('round')}")

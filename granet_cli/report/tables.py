@@ -168,9 +168,9 @@ def settings(run: RunReport) -> Table:
 
 def sessions(runs: Sequence[RunReport]) -> tuple[Table, str]:
     """Return where and when runs were trained, as recorded by them, and a remark on what is missing."""
-    noted = [(number, session) for number, run in enumerate(runs, 1) for session in run.sessions]
+    recorded = [(number, session) for number, run in enumerate(runs, 1) for session in run.sessions]
     rows = []
-    for number, session in noted[:MOST_SESSIONS]:
+    for number, session in recorded[:MOST_SESSIONS]:
         facts = {key: str(value) for key, value in session.facts.items()}
         software = [f"{key} {facts[key]}" for key in ("granet", "torch", "Python") if key in facts]
         own = {key: facts.get(key, _UNKNOWN) for key in _FACTS}
@@ -181,8 +181,8 @@ def sessions(runs: Sequence[RunReport]) -> tuple[Table, str]:
     if silent:
         which = f" of {', '.join(silent)}" if len(runs) > 1 else ""
         remarks.append(f"Where and when training{which} took place was not recorded; granet train records it.")
-    if len(noted) > MOST_SESSIONS:
-        remarks.append(f"The first {MOST_SESSIONS} of {len(noted):,} sessions; --json has all.")
+    if len(recorded) > MOST_SESSIONS:
+        remarks.append(f"The first {MOST_SESSIONS} of {len(recorded):,} sessions; --json has all.")
     text = dict.fromkeys(("begun, UTC", *_FACTS, "software"), "")
     return Table(caption="Where and when the runs were trained", rows=rows, text=text), " ".join(remarks)
 
