@@ -282,19 +282,20 @@ def test_figures_are_those_of_the_checkpoint_that_was_tested(tmp_path: Path) -> 
     shown = compared(tmp_path / "a").runs[0]
     (tmp_path / "b/best.safetensors").replace(tmp_path / "a/best.safetensors")  # other masks than the last state
     moved = compared(tmp_path / "a").runs[0]
-    assert shown.density == masks_density(0.25)
-    assert (moved.density, moved.active, moved.bytes, moved.flops) == (
-        other.density,
-        other.active,
+    assert shown.inspection.density == masks_density(0.25)
+    assert (moved.inspection.density, moved.inspection.active, moved.bytes, moved.inspection.flops) == (
+        other.inspection.density,
+        other.inspection.active,
         other.bytes,
-        other.flops,
+        other.inspection.flops,
     )
     assert (moved.test_accuracy, moved.step, moved.finished) == (0.9, 100, True)
 
 
 def test_flops_are_of_the_masks(tmp_path: Path) -> None:
     (run,) = compared(write(tmp_path / "a", recipe(), density=0.5)).runs
-    assert run.flops == {"dense": 2.0 * SIZE, "active": pytest.approx(2.0 * run.active)}
+    costs = {"dense": 2.0 * SIZE, "active": pytest.approx(2.0 * run.inspection.active)}
+    assert run.inspection.flops == costs
 
 
 def test_a_dense_run_compares(tmp_path: Path) -> None:

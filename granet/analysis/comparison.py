@@ -82,7 +82,7 @@ class RunGroup:
     @property
     def density(self) -> float:
         """Mean density of the masks."""
-        return statistics.fmean(run.density for run in self.runs)
+        return statistics.fmean(run.inspection.density for run in self.runs)
 
     @property
     def test_accuracy(self) -> Statistic | None:
@@ -98,7 +98,7 @@ class RunGroup:
     def flops_share(self) -> Statistic | None:
         """Active over dense inference FLOPs, 0 to 1."""
         return self.over(
-            lambda run: run.flops["active"] / run.flops["dense"] if run.flops and run.flops["dense"] else None
+            lambda run: flops["active"] / flops["dense"] if (flops := run.inspection.flops) and flops["dense"] else None
         )
 
     @property
@@ -110,10 +110,10 @@ class RunGroup:
         """Return plain dictionaries, lists and numbers; each statistic as mean, deviation and count."""
         common = self.first.as_json()
         shared = ("recipe", "method", "mode", "round", "rounds", "model", "data")
-        figures = ("density", "active", "validation_accuracy", "test_accuracy", "bytes")
+        figures = ("inspection.density", "inspection.active", "validation_accuracy", "test_accuracy", "bytes")
         flops = {
-            "dense": self.over(lambda run: run.flops["dense"] if run.flops else None),
-            "active": self.over(lambda run: run.flops["active"] if run.flops else None),
+            "dense": self.over(lambda run: run.inspection.flops["dense"] if run.inspection.flops else None),
+            "active": self.over(lambda run: run.inspection.flops["active"] if run.inspection.flops else None),
         }
         document: dict[str, Any] = json_value(
             {
@@ -122,8 +122,8 @@ class RunGroup:
                 "finished": self.finished,
                 **{key: common[key] for key in shared},
                 "settings": self.settings,
-                "parameters": self.first.parameters,
-                **{key: self.over(attrgetter(key)) for key in figures},
+                "parameters": self.first.inspection.parameters,
+                **{key.rpartition(".")[2]: self.over(attrgetter(key)) for key in figures},
                 "flops": flops if flops["dense"] else None,
             }
         )
@@ -190,7 +190,7 @@ def compare_summaries(runs: Sequence[RunSummary], others: Iterable[Problem] = ()
     """Compare runs; the problems ``others`` come first among those found."""
     problems = [*others]
     for run in runs:
-        remarks = [*([] if run.finished else [_unfinished(run)]), *run.notes]
+        remarks = [*([] if run.finished else [_unfinished(run)]), *run.inspection.notes]
         problems += [Problem(path=str(run.path), message=f"{run.path}: {remark}") for remark in remarks]
     groups, repeated = _grouped(runs)
     problems += [
@@ -228,7 +228,8 @@ def curves(groups: Iterable[RunGroup]) -> list[ComparisonCurve]:
 
 
 def _unfinished(run: RunSummary) -> str:
-    end = "" if run.total_steps is None else f" of {run.total_steps:,}"
+    total = run.inspection.total_steps
+    end = "" if total is None else f" of {total:,}"
     return f"not finished, and so not tested: it is at step {run.step:,}{end}"
 
 

@@ -68,8 +68,6 @@ class RunReport:
 
     summary: RunSummary
     """Its result, of the checkpoint that it is judged by."""
-    inspection: Inspection
-    """That checkpoint, layer by layer."""
     state: str
     """finished (and tested), running (a process on this machine holds the folder) or interrupted."""
     begins_at: int
@@ -97,14 +95,20 @@ class RunReport:
     """What is unknown, and why."""
 
     @property
+    def inspection(self) -> Inspection:
+        """The checkpoint that the run is judged by, layer by layer."""
+        return self.summary.inspection
+
+    @property
     def active_parameters(self) -> int:
         """Active weights plus all parameters without a mask."""
-        return self.summary.total_parameters - self.summary.parameters + self.summary.active
+        counts = self.inspection
+        return counts.total_parameters - counts.parameters + counts.active
 
     def as_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists and numbers."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
-        del own["summary"], own["inspection"], own["history"]
+        del own["summary"], own["history"]
         document: dict[str, Any] = json_value(own)
         return self.summary.as_json() | {
             **document,
@@ -183,7 +187,7 @@ def _read(folder: Path, factory: str | None) -> RunReport:
     begins_at = 0 if summary.recipe.rewind is None else summary.recipe.rewind.start
     trajectory, warnings = _trajectory(checkpoints, history, begins_at, steps_per_epoch, factory)
     seconds = _seconds(epochs, begins_at, last.step, summary.recipe.training.batch_size)
-    notes = [*summary.notes, *history_notes]
+    notes = [*summary.inspection.notes, *history_notes]
     if speeds.fault:
         notes.append(speeds.fault)
     elif epochs and seconds is None:
@@ -193,7 +197,6 @@ def _read(folder: Path, factory: str | None) -> RunReport:
     flops_of = {"active": trajectory.training_flops, "dense": trajectory.dense_training_flops} if trajectory else None
     return RunReport(
         summary=summary,
-        inspection=inspection,
         state="finished" if summary.finished else "running" if running else "interrupted",
         begins_at=begins_at,
         steps_per_epoch=steps_per_epoch,

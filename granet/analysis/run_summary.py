@@ -66,30 +66,19 @@ class RunSummary:
     ancestors: tuple[Ancestor, ...]
     """Of a rewound run, the oldest first."""
     checkpoint: str
-    """Name of the file with the figures below."""
+    """Name of the file of the checkpoint that the run is judged by."""
     finished: bool
     """Whether it was trained to its end and tested."""
     step: int
     """Optimizer steps done."""
-    total_steps: int | None
-    """Optimizer steps of the whole run; None when the checkpoint does not say."""
-    parameters: int
-    """Maskable weights; 0 for a network without masks."""
-    active: int
-    density: float
-    """Active over maskable weights, 0 to 1; 1 for a network without masks."""
-    total_parameters: int
-    """All parameters, those that no mask covers included."""
     validation_accuracy: float | None
     """0 to 1, of the best epoch at the final density, else of the newest epoch; None before the first."""
     test_accuracy: float | None
     """0 to 1; None before the end."""
-    flops: Mapping[str, float] | None
-    """``dense`` and ``active`` inference FLOPs of one image; None when the network could not be rebuilt."""
     bytes: int
     """Size of the file."""
-    notes: tuple[str, ...]
-    """What is unknown, and why."""
+    inspection: Inspection
+    """Counts and costs of that checkpoint, and notes on what is unknown."""
 
     @property
     def seed(self) -> int:
@@ -113,23 +102,13 @@ class RunSummary:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists and numbers."""
-        keys = (
-            "mode",
-            "round",
-            "rounds",
-            "ancestors",
-            "seed",
-            "model",
-            "checkpoint",
-            "finished",
-            "step",
-            "total_steps",
-        )
-        figures = ("density", "active", "parameters", "total_parameters", "validation_accuracy", "test_accuracy")
+        own = ("mode", "round", "rounds", "ancestors", "seed", "model", "checkpoint", "finished", "step", "bytes")
+        inspected = ("total_steps", "density", "active", "parameters", "total_parameters", "flops", "notes")
         document: dict[str, Any] = json_value(
             {"path": self.path, "recipe": self.recipe.name, "method": self.recipe.method.name}
             | {"data": self.recipe.data.name}
-            | {key: getattr(self, key) for key in (*keys, *figures, "flops", "bytes", "notes")}
+            | {key: getattr(self, key) for key in (*own, "validation_accuracy", "test_accuracy")}
+            | {key: getattr(self.inspection, key) for key in inspected}
         )
         return document
 
@@ -202,16 +181,10 @@ def summarise(folder: Path, checkpoints: RunCheckpoints, report: Inspection) -> 
         checkpoint=file.name,
         finished=checkpoints.finished,
         step=last.step,
-        total_steps=report.total_steps,
-        parameters=report.parameters,
-        active=report.active,
-        density=report.density,
-        total_parameters=report.total_parameters,
         validation_accuracy=validation,
         test_accuracy=number_at(last.metrics, "test", "accuracy"),
-        flops=report.flops,
         bytes=file.stat().st_size,
-        notes=report.notes,
+        inspection=report,
     )
 
 

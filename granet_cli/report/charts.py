@@ -200,7 +200,7 @@ def _against_density(runs: Sequence[RunReport]) -> Picture | None:
     """Return test accuracy against density, where there is something to compare."""
     points: dict[str, list[Point]] = {}
     for n, run in enumerate(runs, 1):
-        density, accuracy = 100 * run.summary.density, run.summary.test_accuracy
+        density, accuracy = 100 * run.inspection.density, run.summary.test_accuracy
         points[f"run {n}"] = [(density, 100 * accuracy)] if accuracy is not None and density > 0 else []
     known = {name: found[0] for name, found in points.items() if found}
     if len(known) < 2:

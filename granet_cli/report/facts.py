@@ -20,7 +20,7 @@ def state(run: RunReport) -> str:
 
 def facts(run: RunReport) -> dict[str, str]:
     """Return what a run is and where it stands, by name."""
-    one, history = run.summary, run.history
+    one, inspected, history = run.summary, run.inspection, run.history
     began = f"; it began at step {run.begins_at:,}" if run.begins_at else ""
     found = {
         "state": state(run),
@@ -29,13 +29,14 @@ def facts(run: RunReport) -> dict[str, str]:
         "network": one.model,
         "data": f"{one.recipe.data.name}: {one.images}",
         "steps": f"{one.step:,}{_end(run)}, {run.steps_per_epoch:,} an epoch{began}",
-        "density": f"{one.density:.4f}: {one.active:,} of {one.parameters:,} maskable weights are active",
+        "density": f"{inspected.density:.4f}: {inspected.active:,} of {inspected.parameters:,} maskable weights are "
+        "active",
         "accuracy": _accuracies(run),
-        "explored": f"{percent(run.inspection.exploration)} of the maskable weights were active at some time",
+        "explored": f"{percent(inspected.exploration)} of the maskable weights were active at some time",
         "updates": _updates(run),
         "file": f"{one.checkpoint}, {size(one.bytes)}",
         "time": "unknown" if run.seconds is None else f"{duration(run.seconds)} of training{_speed(run)}",
-        "imported": run.inspection.imported,
+        "imported": inspected.imported,
     }
     if history is not None and history.updates and history.entropy_bytes:
         ratio = history.bytes / history.entropy_bytes
@@ -58,7 +59,7 @@ def lineage(run: RunReport) -> list[str]:
 
 
 def _end(run: RunReport) -> str:
-    return "" if run.summary.total_steps is None else f" of {run.summary.total_steps:,}"
+    return "" if run.inspection.total_steps is None else f" of {run.inspection.total_steps:,}"
 
 
 def _accuracies(run: RunReport) -> str:

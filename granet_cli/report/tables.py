@@ -70,7 +70,7 @@ def results(runs: Sequence[RunReport], names: Sequence[str]) -> Table:
                 "recipe": one.recipe.name,
                 "method": one.recipe.method.name,
                 **({"rewound": _UNKNOWN if one.mode is None else f"{one.mode}{rounds}"} if rewound else {}),
-                "density": f"{one.density:.4f}",
+                "density": f"{one.inspection.density:.4f}",
                 "seed": str(one.seed),
                 "validation accuracy": _accuracy(one.validation_accuracy),
                 "test accuracy": _accuracy(one.test_accuracy),
@@ -84,7 +84,7 @@ def costs(runs: Sequence[RunReport]) -> Table:
     """Return FLOPs, parameters, sizes and times."""
     rows = []
     for index, run in enumerate(runs, 1):
-        one, training, flops = run.summary, run.training_flops, run.summary.flops
+        one, training, flops = run.summary, run.training_flops, run.inspection.flops
         rows.append(
             {
                 "#": str(index),
@@ -92,7 +92,7 @@ def costs(runs: Sequence[RunReport]) -> Table:
                 "FLOPs an image, active": f"{short(flops['active'])} ({_share(flops)})" if flops else _UNKNOWN,
                 "training FLOPs, dense": f"{training['dense']:.2e}" if training else _UNKNOWN,
                 "training FLOPs, active": f"{training['active']:.2e} ({_share(training)})" if training else _UNKNOWN,
-                "parameters": f"{one.total_parameters:,}",
+                "parameters": f"{one.inspection.total_parameters:,}",
                 "parameters, active": f"{run.active_parameters:,}",
                 "file": size(one.bytes),
                 "time, h:min:s": _UNKNOWN if run.seconds is None else duration(run.seconds),
