@@ -135,6 +135,15 @@ def test_names_that_are_no_methods_are_refused(here: Path, name: str, message: s
     assert message in str(caught.value)
 
 
+def test_recipes_are_compared_by_the_settings_of_an_unconfirmed_method(here: Path) -> None:
+    assert recipe().differences(recipe(floor=0.1)) == [("method.floor", 0.05, 0.1)]
+
+
+def test_an_unconfirmed_method_has_a_bounded_number_of_settings(here: Path) -> None:
+    with pytest.raises(RecipeError, match="too many settings"):
+        recipe(**{f"setting{number}": number for number in range(100)})
+
+
 def test_a_name_of_another_form_is_refused_without_looking_for_it(here: Path) -> None:
     with pytest.raises(RecipeError, match=r"method\.name: not a method"):
         recipe(name="a b:c")

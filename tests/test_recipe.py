@@ -357,6 +357,11 @@ def test_milestones_warm_up_and_saving_fit_the_training():
     assert keys == ["method.end", "schedule.milestones", "schedule.warmup", "training.save_every"]
 
 
+def test_every_duration_that_is_out_of_range_is_told():
+    said = refused_in_time(method__interval="0it", method__end="0.001ep")
+    assert [line.split(":")[0].strip() for line in said.splitlines()[1:]] == ["method.interval", "method.end"]
+
+
 def test_durations_become_steps():
     method = build_method(QUICKSTART, steps_per_epoch=100)
     assert (method.start, method.end, method.interval) == (0, 300, 20)

@@ -27,7 +27,7 @@ training of the checkpoints that a run was rewound from instead of their files."
 
 
 _KEYS = (*Recipe.settings(), *(f"rewind.{key}" for key in RewindSection.model_fields), "images", "ancestors")
-"""All that can differ, in the order in which it is shown."""
+"""What can differ, in the order in which it is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +251,7 @@ def _grouped(runs: Iterable[RunSummary]) -> tuple[list[list[RunSummary]], list[t
 def _settings(runs: Sequence[RunSummary], *, along_density: bool = False) -> list[dict[str, object]]:
     """Return the values of each run for the settings that are not the same in all."""
     keys = {key for run in runs for key in _differences(runs[0], run, along_density=along_density)}
-    ordered = [key for key in _KEYS if key in keys]
+    ordered = [*(key for key in _KEYS if key in keys), *sorted(keys - {*_KEYS})]  # those of methods of users last
     return [{key: _value(run, key) for key in ordered} for run in runs]
 
 

@@ -40,10 +40,9 @@ def build_method(recipe: Recipe, steps_per_epoch: int) -> Method:
         return moved(error, f"method.{key}", got=got)
 
     problems = [located(problem) for problem in problems or misfits(name, method_uses(name), written)]
-    for key, value in values.items():
+    for key, value in values.items() if not problems else ():
         try:
-            if not problems:
-                settings_of(cls)[key].check(value, where=key)
+            settings_of(cls)[key].check(value, where=key)
         except UsageError as error:
             problems.append(located(error))
     if not problems:

@@ -74,6 +74,8 @@ def read_settings(name: str, given: Mapping[str, object]) -> tuple[dict[str, obj
     """
     if is_own(name) and not is_known(name):
         parse(name, what="method", attribute="Class")
+        if len(given) > _MOST:
+            raise UsageError("too many settings", got=len(given), expected=f"at most {_MOST}")
         return dict(given), [RecipeError(_NOT_PLAIN, where=key) for key in given if not _plain(key, given[key])]
     settings = settings_of(method_class(name))
     anywhere = {key for method in known_methods().values() for key in settings_of(method)}
@@ -105,12 +107,16 @@ def read_duration(value: object) -> Duration:
 def _read(setting: MethodSetting, value: Any) -> object:
     if setting.kind is Steps:
         return read_duration(value)
+    if setting.kind is None:
+        raise UsageError("a recipe cannot hold this setting", expected="a number, text, true or false for its field")
     if not setting.takes(value):
         raise UsageError("wrong kind of value", got=shown(value), expected=setting.expected)
     setting.check(value, where="")
     return float(value) if setting.kind is float else value
 
 
+_MOST = 50
+"""Settings that an unconfirmed method may have."""
 _NOT_PLAIN = "not a plain setting: text of a line, true, false, or a number that is finite"
 
 
