@@ -111,6 +111,8 @@ def _read(setting: MethodSetting, value: Any) -> object:
         raise UsageError("a recipe cannot hold this setting", expected="a number, text, true or false for its field")
     if not setting.takes(value):
         raise UsageError("wrong kind of value", got=shown(value), expected=setting.expected)
+    if isinstance(value, int) and abs(value) >= 2**63:  # such a number may be too long to be shown
+        raise UsageError("out of range", got=shown(value), expected=setting.expected)
     setting.check(value, where="")
     return float(value) if setting.kind is float else value
 
