@@ -447,10 +447,13 @@ def test_json_is_followed_by_a_file_only_when_its_name_ends_in_json() -> None:
         {"processes": 2},
         {"width": 0.0},
         {"shape": (3, 0, 8)},
+        {"blocks": 0},
+        {"burst": 0.0},
+        {"warm_up": -1.0},
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="out of range"):
         BenchSettings(**settings)  # type: ignore[arg-type]
 
 

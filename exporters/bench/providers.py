@@ -56,8 +56,8 @@ def check_present(provider: str, lacking: Sequence[str]) -> None:
             f"ONNX Runtime cannot run on {provider} here",
             where=f"--provider {provider}",
             got=f"missing: {', '.join(lacking)}",
-            remedy="pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN, the driver and TensorRT come from "
-            "NVIDIA; or choose --provider cpu, which never replaces another provider silently",
+            remedy="install CUDA and cuDNN with pip install 'onnxruntime-gpu[cuda,cudnn]', the driver and TensorRT from "
+            "NVIDIA, or choose --provider cpu",
         )
 
 

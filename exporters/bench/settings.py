@@ -60,23 +60,18 @@ class BenchSettings:
 
     def __post_init__(self) -> None:
         providers.check_name(self.provider)
-        for option, values in (("--batch", self.batches), ("--shape", self.shape)):
-            if any(value < 1 for value in values):
-                raise UsageError("sizes are at least 1", where=option, got=min(values))
-        if not self.batches or len(set(self.batches)) != len(self.batches):
-            raise UsageError("each batch size once, and one at least", where="--batch", got=self.batches)
-        if self.threads < 1:
-            raise UsageError("at least one thread has to compute", where="--threads", got=self.threads)
-        if not 0.0 < self.time_limit < 1e6:
-            raise UsageError("a time in seconds", where="--time-limit", got=self.time_limit, expected="above 0")
-        if self.processes < 3:
-            raise UsageError(
-                "an interval needs processes that can differ",
-                where="--processes",
-                got=self.processes,
-                expected="at least 3",
-            )
-        if not 0.0 < self.width < 1.0:
-            raise UsageError("a share of the ratio", where="--width", got=self.width, expected="above 0, below 1")
-        if self.blocks < 1 or self.burst <= 0 or self.warm_up < 0:
-            raise UsageError("blocks, bursts and warm-up have a length")
+        once = len(set(self.batches)) == len(self.batches) > 0
+        rules = (
+            ("--batch", self.batches, once and min(self.batches) >= 1, "sizes of at least 1, each once"),
+            ("--shape", self.shape, all(size >= 1 for size in self.shape), "sizes of at least 1"),
+            ("--threads", self.threads, self.threads >= 1, "at least 1"),
+            ("--time-limit", self.time_limit, 0.0 < self.time_limit < 1e6, "seconds, above 0"),
+            ("--processes", self.processes, self.processes >= 3, "at least 3, because an interval needs several"),
+            ("--width", self.width, 0.0 < self.width < 1.0, "a share of the ratio, above 0 and below 1"),
+            ("blocks", self.blocks, self.blocks >= 1, "at least 1"),
+            ("burst", self.burst, self.burst > 0.0, "seconds, above 0"),
+            ("warm_up", self.warm_up, self.warm_up >= 0.0, "seconds, at least 0"),
+        )
+        for where, got, valid, expected in rules:
+            if not valid:
+                raise UsageError("this setting is out of range", where=where, got=got, expected=expected)

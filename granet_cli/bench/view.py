@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from granet.errors import counted
 from granet_cli.render import ACCENT, FAINT, Screen, printable, short, size
 from granet_cli.tables import TableColumn, table
 
@@ -37,7 +38,7 @@ def show(screen: Screen, report: BenchReport) -> None:
 def _heading(report: BenchReport) -> Text:
     environment, method = report.environment, report.method
     gpu = environment.get("gpu")
-    place = gpu["name"] if isinstance(gpu, dict) else f"{environment['cpu']}, {method['threads']} threads"
+    place = gpu["name"] if isinstance(gpu, dict) else f"{environment['cpu']}, {counted(method['threads'], 'thread')}"
     runtime = environment["onnxruntime"]["package"]
     level = round(100 * float(method["level"]))
     return Text(f"{report.provider} on {place}, {printable(runtime)}; {method['timed']}; {level} % intervals")
