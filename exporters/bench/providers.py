@@ -56,7 +56,7 @@ def check_present(provider: str, lacking: Sequence[str]) -> None:
             f"ONNX Runtime cannot run on {provider} here",
             where=f"--provider {provider}",
             got=f"missing: {', '.join(lacking)}",
-            remedy="install CUDA and cuDNN with pip install 'onnxruntime-gpu[cuda,cudnn]', the driver and TensorRT from "
+            remedy="install CUDA and cuDNN with pip install 'onnxruntime-gpu[cuda,cudnn]', driver and TensorRT from "
             "NVIDIA, or choose --provider cpu",
         )
 
