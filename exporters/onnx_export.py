@@ -27,7 +27,7 @@ from exporters import (
     weight_matching,
 )
 from exporters.compaction import Compacted, compact
-from exporters.encoding import ENCODINGS, PRECISIONS, Encoded, encode, inflate
+from exporters.encoding import ENCODINGS, PRECISIONS, encode, inflate
 from exporters.examples import Batch
 from exporters.metadata import Origin
 from exporters.proof import Proof
@@ -211,13 +211,14 @@ def export(
 
     masked = [weight for weight in weights if weight.masked]
     zeros = sum(weight.active - weight.nonzero for weight in masked)
+    beyond_limit = sum(tensor.bytes - tensor.limit_bytes for tensor in encoded.tensors)
     vanished = weight_matching.nonzero(exact.graph, scope) - weight_matching.nonzero(graph.graph, scope)
     return ExportReport(
         settings=settings,
         output=output,
         bytes=size,
         dense_bytes=dense_size,
-        limit_bytes=size + _to_limit(encoded),
+        limit_bytes=size - encoded.shared_bytes - math.floor(beyond_limit),
         twin=twin_of(output) if settings.twin else None,
         parameters=sum(weight.parameters for weight in masked),
         active=sum(weight.active for weight in masked),
@@ -236,12 +237,6 @@ def _batches(inputs: Example, network: Network, images: Callable[[], Dataset | N
     shape = (network.in_channels, network.image_size, network.image_size)
     dataset = images() if [tuple(tensor.shape[1:]) for tensor in inputs] == [shape] else None
     return [examples.random_inputs(inputs), *([examples.real_images(dataset, network)] if dataset is not None else [])]
-
-
-def _to_limit(encoded: Encoded) -> int:
-    """The change in size, which is negative, if each weight took its entropy limit and there were no decoders."""
-    grown = sum(tensor.limit_bytes - tensor.bytes for tensor in encoded.tensors)
-    return math.ceil(grown) - encoded.shared_bytes
 
 
 def _entries(

@@ -56,9 +56,9 @@ def network(checkpoint: Checkpoint, *, factory: str | None = None, trial: bool =
     """
     model = from_checkpoint(checkpoint, factory=factory, trial=trial).eval()
     for name, mask in checkpoint.masks.items():
-        stray = int((model.get_parameter(name).detach().ne(0) & ~mask).sum())
-        if stray:
-            raise CheckpointError("weights that are not zero outside their mask", where=name, got=stray, expected=0)
+        outside = int((model.get_parameter(name).detach().ne(0) & ~mask).sum())
+        if outside:
+            raise CheckpointError("weights that are not zero outside their mask", where=name, got=outside, expected=0)
     return model
 
 
@@ -139,7 +139,7 @@ def trace(model: nn.Module, example: Example, *, where: str, opset: int | None =
                 opset_version=opset,
                 verbose=False,
             )
-    except Exception as error:  # of many kinds: the exporter's own and whatever the network raises in between
+    except Exception as error:  # any class: the exporter's own, and whatever the network raises
         raise ModelError(
             "torch cannot export this network to ONNX with a free batch size",
             where=where,

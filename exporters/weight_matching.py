@@ -87,11 +87,11 @@ def match(
             )
         tensor, exported, allowed = found
         nonzero = int(np.count_nonzero(exported))
-        if mask is not None and (stray := np.count_nonzero(exported[~allowed])):
+        if mask is not None and (inactive := np.count_nonzero(exported[~allowed])):
             raise ModelError(
                 "an exported weight is not zero where it is inactive",
                 where=name,
-                got=f"{nonzero} weights that are not zero, {stray} of them inactive",
+                got=f"{nonzero} weights that are not zero, {inactive} of them inactive",
                 expected=f"at most the {np.count_nonzero(allowed)} active ones",
             )
         active = values.numel() if mask is None else int(np.count_nonzero(support))

@@ -111,7 +111,7 @@ class WeightReader:
 
     def _decoder(self, node: onnx.NodeProto, scope: Scope) -> EncodedWeight:
         name = node.output[0] if node.output else ""
-        if node.op_type not in FUNCTIONS or node.op_type not in self._known or len(node.output) != 1:
+        if node.op_type not in self._known or len(node.output) != 1:
             raise ModelError(
                 "a decoder that this granet does not know",
                 where=name,
@@ -177,11 +177,10 @@ class WeightReader:
 def scopes(graph: onnx.GraphProto, outer: Scope | None = None) -> Iterator[tuple[onnx.GraphProto, Scope]]:
     """Yield a graph and those inside it, each with the constant tensors that its nodes can read."""
     own: dict[str, Source] = dict(outer or {})
-    for value in graph.input:  # an initializer that is an input too can be replaced
+    own |= {tensor.name: tensor for tensor in graph.initializer}
+    own |= {tensor.values.name: tensor for tensor in graph.sparse_initializer}
+    for value in graph.input:  # callers can replace an initializer that is an input too
         own.pop(value.name, None)
-    variable = {value.name for value in graph.input}
-    own |= {tensor.name: tensor for tensor in graph.initializer if tensor.name not in variable}
-    own |= {tensor.values.name: tensor for tensor in graph.sparse_initializer if tensor.values.name not in variable}
     for node in graph.node:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             own |= {name: x.t for x in node.attribute for name in node.output if x.name == "value"}

@@ -117,7 +117,7 @@ def _quantise(weight: Array, axis: int, where: str) -> tuple[Array, NDArray[np.f
     wide = weight.astype(np.float64)
     if not np.isfinite(wide).all():
         raise ModelError(
-            "a weight that is not finite has no place on a scale",
+            "a weight that is not finite cannot be stored in int8",
             where=where,
             got=f"{wide[~np.isfinite(wide)][0]:g}",
             remedy="store it with --precision fp32",
