@@ -200,7 +200,8 @@ def round_of(first: Recipe, number: int, parent: Path | None = None) -> Recipe:
     """Return the recipe of round ``number``: that of the first round with another checkpoint to prune.
 
     Raises:
-        CheckpointError: ``parent`` is damaged or not there.
+        FileError: ``parent`` is missing.
+        CheckpointError: ``parent`` is damaged.
     """
     assert first.rewind is not None  # noqa: S101  it came from ``plan``
     section = {**first.rewind.model_dump(mode="json", exclude_none=True), "round": number}

@@ -56,7 +56,8 @@ def preview(model: nn.Module, fresh: Checkpoint) -> list[RoundPlan]:
         fresh: its state at step 0.
 
     Raises:
-        CheckpointError: a checkpoint that the recipe names is not there or not the same any more.
+        FileError: a checkpoint that the recipe names is missing.
+        CheckpointError: it is damaged or has changed.
     """
     first = fresh.recipe.rewind
     assert first is not None  # noqa: S101  it came from ``plan``
