@@ -104,7 +104,7 @@ def history_of(folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_masks_of_every_update_come_out_again(method: str, make: Make, tmp_path: Path) -> None:
+def test_the_replay_gives_the_masks_of_every_update(method: str, make: Make, tmp_path: Path) -> None:
     seen: dict[int, dict[str, torch.Tensor]] = {}
 
     def watch(event: Event) -> None:
@@ -131,7 +131,7 @@ def test_the_masks_of_every_update_come_out_again(method: str, make: Make, tmp_p
 
 
 @pytest.mark.parametrize("method", ["granet", "rigl", "snfs"])
-def test_stopping_and_being_killed_leave_no_trace(method: str, make: Make, tmp_path: Path) -> None:
+def test_stopped_and_killed_runs_end_with_identical_histories(method: str, make: Make, tmp_path: Path) -> None:
     recipe = make(method, save_every="2it")
     train(recipe, RunFolder(tmp_path / "undisturbed"), CPU)
     dice = random.Random(method)
@@ -148,7 +148,7 @@ def test_stopping_and_being_killed_leave_no_trace(method: str, make: Make, tmp_p
     assert history_of(disturbed.path) == history_of(tmp_path / "undisturbed")
 
 
-def test_what_a_kill_left_half_written_is_cut_off(make: Make, tmp_path: Path, finished: Path) -> None:
+def test_a_half_written_update_is_cut_off_on_resume(make: Make, tmp_path: Path, finished: Path) -> None:
     whole, ends = history_of(finished), [entry.end for entry in log.parse(history_of(finished), "").entries]
     folder = RunFolder(tmp_path)
     with pytest.raises(Interrupted):
@@ -162,7 +162,7 @@ def test_what_a_kill_left_half_written_is_cut_off(make: Make, tmp_path: Path, fi
     assert history_of(tmp_path) == whole
 
 
-def test_a_run_of_an_older_granet_gets_a_history_from_where_it_goes_on(make: Make, tmp_path: Path) -> None:
+def test_a_run_without_history_gets_one_from_where_it_is_resumed(make: Make, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with pytest.raises(Interrupted):
         train(make(), folder, CPU, stop=at_call(7))
@@ -231,7 +231,7 @@ def test_the_history_of_another_run_is_refused(finished: Path, make: Make, tmp_p
         Replay.open(tmp_path)
 
 
-def test_a_new_run_takes_no_history_over(make: Make, tmp_path: Path) -> None:
+def test_a_new_run_replaces_the_history_of_an_earlier_one(make: Make, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     train(make(), folder, CPU)
     train(make("static"), folder, CPU, overwrite=True)
@@ -298,7 +298,7 @@ def test_overlap_matches_counts_by_hand() -> None:
     assert (layer.first_density, layer.density) == (4 / 8, 4 / 8)
 
 
-def test_survival_counts_a_weight_as_long_as_it_can_be_watched() -> None:
+def test_survival_censors_weights_that_are_still_active() -> None:
     # Gained at the first update: two, of which one goes at the second. Gained at the second: one, which stays.
     report = tell(told("10000", "11100", "11010", "11010"))
     assert [(s.updates, s.observed) for s in report.survival] == [(1, 3), (2, 1)]
@@ -306,7 +306,7 @@ def test_survival_counts_a_weight_as_long_as_it_can_be_watched() -> None:
     assert tell(told("1100", "1010")).survival == ()
 
 
-def test_masks_that_never_change_are_a_history_too() -> None:
+def test_a_history_without_changes_has_no_entropy() -> None:
     report = tell(told("1100", "1100"))
     assert report.updates[0].lost == report.updates[0].gained == 0
     assert report.entropy_bytes == 0
@@ -388,7 +388,7 @@ def test_the_chart_has_four_labelled_panels(finished: Path, granet: Granet, tmp_
         (["RUN", "--plot", "a.gif"], "expected .svg, .png or .pdf"),
     ],
 )
-def test_what_cannot_be_shown_is_refused(
+def test_wrong_arguments_are_refused(
     arguments: list[str],
     message: str,
     finished: Path,
@@ -402,7 +402,7 @@ def test_what_cannot_be_shown_is_refused(
     assert message in answer.err
 
 
-def test_a_run_that_has_only_just_begun_is_told(make: Make, granet: Granet, tmp_path: Path) -> None:
+def test_a_run_without_checkpoint_is_refused(make: Make, granet: Granet, tmp_path: Path) -> None:
     RunFolder(tmp_path).create(make())
     answer = granet("history", tmp_path)
     assert (answer.code, answer.out) == (2, "")

@@ -99,7 +99,7 @@ def replayed(data: bytes, drawn: Masks) -> list[Masks]:
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_a_file_tells_all_masks(stored: bool) -> None:
+def test_a_file_replays_to_the_masks_that_were_written(stored: bool) -> None:
     data, states = history(stored=stored)
     found = log.parse(data, "test")
     assert [entry.step for entry in found.entries] == [17, 27, 37, 47]
@@ -116,7 +116,7 @@ def test_the_specification_is_enough_to_read_it(stored: bool) -> None:
         assert theirs == [mask.tolist() for mask in mine.values()]
 
 
-def test_a_file_cut_anywhere_is_what_was_before() -> None:
+def test_a_file_that_is_cut_off_keeps_its_complete_updates() -> None:
     data, _ = history(stored=True)
     ends = [entry.end for entry in log.parse(data, "test").entries]
     start = log.parse(data, "test").start.end
@@ -177,7 +177,7 @@ def test_a_damaged_change_gives_an_error_and_never_other_masks() -> None:
         (b"\1" + deflate(b"") + b"\1" + deflate(b"") + b"\0", "bytes follow"),
     ],
 )
-def test_what_is_no_change_is_refused_in_little_memory(sets: bytes, message: str) -> None:
+def test_malformed_changes_are_refused_in_little_memory(sets: bytes, message: str) -> None:
     before = {"one": np.zeros(200, np.bool_)}
     tracemalloc.start()
     with pytest.raises(ValueError, match=message):
@@ -239,7 +239,7 @@ def test_a_header_that_cannot_be_read_is_refused(old: bytes, new: bytes, message
         log.parse(with_header(data, old, new), "test")
 
 
-def test_masks_of_any_shape_are_flat_in_the_order_of_their_indices() -> None:
+def test_masks_are_flattened_in_row_major_order() -> None:
     mask = torch.rand(2, 3, 4) < 0.5
     (flat,) = changes.flat({"weight": mask}).values()
     assert flat.tolist() == mask.reshape(-1).tolist()
