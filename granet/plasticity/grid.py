@@ -17,7 +17,7 @@ from granet.plasticity.curves import Drop
 from granet.plasticity.results import REGENERATIONS, Cell, CellKey
 from granet.recipe import Recipe
 from granet.recipe.learning_rate import learning_rate
-from granet.rewinding.plan import RewindRequest, base_recipe
+from granet.rewinding.plan import RewindRequest, base_recipe, with_rewind
 from granet.rewinding.start_state import Scope
 from granet.runs import find
 from granet.runs.folder import RunFolder
@@ -239,7 +239,7 @@ def _sources(names: Iterable[str]) -> tuple[list[GridSource], list[str]]:
 def _kept(run: Path) -> list[GridSource]:
     """Return the checkpoints that a finished run kept."""
     folder = RunFolder(run)
-    with folder.claimed():  # raises when somebody is at work in it
+    with folder.claimed():  # raises if another process is at work in it
         pass
     if not folder.last.exists():
         raise UsageError(
@@ -333,7 +333,6 @@ def _recipe(source: GridSource, settings: GridSettings, rate: float, workers: in
     base = source.tuned
     if workers is not None:
         base = base.override({"data.workers": workers})
-    data = base.model_dump(mode="json", exclude_none=True, exclude_unset=True)
     section = {
         "mode": "finetune",
         "parent": str(source.path.absolute()),
@@ -344,6 +343,4 @@ def _recipe(source: GridSource, settings: GridSettings, rate: float, workers: in
         "scope": settings.scope,
         "learning_rate": source.learning_rate,
     }
-    return Recipe.from_dict(
-        {**data, "method": {**data["method"], "density": target}, "rewind": section}, where=f"recipe {base.name}"
-    )
+    return with_rewind(base, section)

@@ -149,7 +149,7 @@ def plan(request: RewindRequest, recipe: Recipe, outline: Checkpoint, dataset: D
     steps_per_epoch = len(dataset.train) // recipe.training.batch_size
     _check_data(request, outline, dataset, steps_per_epoch)
     rewound_before = outline.recipe.rewind if request.recipe is None else None
-    timed = recipe if rewound_before is None else _with_rewind(recipe, rewound_before.model_dump(mode="json"))
+    timed = recipe if rewound_before is None else with_rewind(recipe, rewound_before.model_dump(mode="json"))
     total = recipe.total_steps(steps_per_epoch)
     if request.mode == "weights" and request.to is None:
         there = points(request.checkpoint, outline.recipe, total)
@@ -191,7 +191,7 @@ def plan(request: RewindRequest, recipe: Recipe, outline: Checkpoint, dataset: D
             where="--lr",
             remedy="leave it out, or use --mode finetune",
         )
-    planned = _with_rewind(recipe, section)
+    planned = with_rewind(recipe, section)
     build_method(planned, steps_per_epoch)  # durations that do not fit are reported before anything is written
     return planned
 
@@ -209,7 +209,7 @@ def round_of(first: Recipe, number: int, parent: Path | None = None) -> Recipe:
         section |= {"parent": str(parent.absolute()), "parent_hash": content_hash(parent)}
     if first.rewind.mode == "finetune":
         section["start"] = first.rewind.start + (number - 1) * first.rewind.steps
-    return _with_rewind(first, section)
+    return with_rewind(first, section)
 
 
 def densities(present: float, target: float | None, rounds: int | None, rate: float | None) -> list[float]:
@@ -264,8 +264,8 @@ def densities(present: float, target: float | None, rounds: int | None, rate: fl
     return [*(present * (target / present) ** (number / rounds) for number in range(1, rounds)), target]
 
 
-def _with_rewind(recipe: Recipe, section: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with this section, and with the density of its round."""
+def with_rewind(recipe: Recipe, section: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with this section ``rewind``, and with the density of its round."""
     data = recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True)
     present = {key: value for key, value in section.items() if value is not None}
     method = {**data["method"], "density": present["densities"][present.get("round", 1) - 1]}
