@@ -44,25 +44,25 @@ class Cell:
     seed: int
     """Of the run that the checkpoint is of."""
     learning_rate: float
-    """At which the pruned network was trained, from beginning to end."""
+    """Constant learning rate at which the pruned network was trained."""
     rate: float
     """Share of the active weights that was pruned, above 0 and below 1."""
     regeneration: str
     """One of ``REGENERATIONS``."""
     epochs: int
-    """How long it was trained."""
+    """Epochs of training after pruning."""
     scope: str
-    """global or uniform: over what weights were ranked."""
+    """``global`` or ``uniform``: whether weights were ranked over all layers or in each."""
     drop_fraction: float | None
     """Share of each layer that ``swap`` dropped and grew; None for the others."""
     parameters: int
     """Maskable weights."""
     active_before: int
-    """Those active in the checkpoint."""
+    """Active weights of the checkpoint."""
     active_pruned: int
-    """Those that pruning left."""
+    """Active weights after pruning."""
     active: int
-    """Those that were trained, after regeneration."""
+    """Active weights after regeneration, which were trained."""
     before: float
     """Accuracy of the checkpoint."""
     pruned: float
@@ -70,9 +70,9 @@ class Cell:
     after: float | None
     """Accuracy after training; None when the loss stopped being finite."""
     split: str
-    """Where accuracies were measured."""
+    """Split on which accuracies were measured."""
     examples: int
-    """Over how many images."""
+    """Number of its images."""
     device: str
     """cpu or cuda."""
     precision: str

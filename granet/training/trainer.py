@@ -57,7 +57,7 @@ class Trainer:
         self._training_step = TrainingStep(run)
         self._saved_at = run.step if saved else None
         self._retention = Retention.of(run.recipe, run.pipeline.steps_per_epoch)
-        self._records = RunWriter(folder, run, begun=saved) if run.world.is_rank_zero else NullWriter()
+        self._writer = RunWriter(folder, run, begun=saved) if run.world.is_rank_zero else NullWriter()
         self._throughput = Throughput()
 
     def finish(self) -> Evaluation:
@@ -77,7 +77,7 @@ class Trainer:
         try:
             return self._finish()
         finally:
-            self._records.close()
+            self._writer.close()
 
     def _finish(self) -> Evaluation:
         run = self.run
@@ -132,7 +132,7 @@ class Trainer:
         def before_optimizer() -> None:
             if update_due or not reading_waits(run.device):
                 self._check_finite()  # before weights are ranked, and at no cost where reading does not wait
-            self._records.release()  # a save under way may still be reading what changes now
+            self._writer.release()  # a save under way may still be reading what changes now
 
         def before_topology() -> None:
             if update_due:
@@ -189,8 +189,8 @@ class Trainer:
             entry["note"] = update.note
         run.metrics["updates"].append(entry)
         active = {name: counts["active"] for name, counts in update.counts.items()}
-        self._records.line({"event": "update", **entry, "layers": active})
-        self._records.update(update)  # a thread writes it while the next step computes
+        self._writer.line({"event": "update", **entry, "layers": active})
+        self._writer.update(update)  # a thread writes it while the next step computes
         self.watch(Updated(update=update, density=entry["density"], exploration_rate=entry["exploration_rate"]))
         run.world.check_equal("masks", self._masks)
 
@@ -241,16 +241,16 @@ class Trainer:
         state = capture(run)
         steps_per_second = self._throughput.steps_per_second(run.step)
         speed = steps_per_second and steps_per_second * run.recipe.training.batch_size
-        self._records.line({"event": "epoch", **entry, "best": best, "images_per_second": speed})
+        self._writer.line({"event": "epoch", **entry, "best": best, "images_per_second": speed})
         self._save(state, best=best)
         self.watch(EpochEnded(**entry, images_per_second=speed, best=best))
 
     def _test(self) -> Evaluation:
         """Evaluate the best checkpoint on the test set, once in the life of the run."""
         run = self.run
-        self._records.close()
+        self._writer.close()
         if "test" not in run.metrics:
-            best = run.world.checkpoint_from_rank_zero(self._records.best)
+            best = run.world.checkpoint_from_rank_zero(self._writer.best)
             assert best is not None  # noqa: S101  training has ended, and the last epoch at least can be the best
             models.load_weights(run.model, best.weights, best.buffers)
             result = self._evaluate("test")
@@ -260,8 +260,8 @@ class Trainer:
                 "loss": result.loss,
                 "examples": result.examples,
             }
-            self._records.line({"event": "test", "step": run.step, **run.metrics["test"]})
-            self._records.tested(run.metrics["test"])
+            self._writer.line({"event": "test", "step": run.step, **run.metrics["test"]})
+            self._writer.tested(run.metrics["test"])
         test = run.metrics["test"]
         self.watch(Tested(**test))
         return Evaluation(test["loss"], test["accuracy"], test["examples"])
@@ -281,6 +281,6 @@ class Trainer:
         """Begin to save ``state`` as the last checkpoint, and as the best and as one to keep where asked for."""
         self._check_finite()  # a state that went wrong must not replace a good one
         self._check_weights()
-        self._records.save(state, best=best, keep=keep)
+        self._writer.save(state, best=best, keep=keep)
         self._saved_at = self.run.step
         self.watch(Saved(path=self.folder.last, step=self.run.step))
