@@ -533,7 +533,7 @@ def damaged(run: Path) -> None:
         (lambda run: without(run, "step-*"), "kept no checkpoints on its way"),
         (lambda run: without(run, "step-*"), "--set training.keep_every=10ep"),
         (lambda run: without(run, "last.*"), "the run has no checkpoint yet"),
-        (unfinished, "the run is not finished; got step 20 of 20. Go on with it by granet train --resume"),
+        (unfinished, "the run is not finished; got step 20 of 20. Resume it with granet train --resume"),
         (foreign, "not of the step in its name"),
         (damaged, "step-00000008.safetensors"),
         (shutil.rmtree, "nothing of this name is there"),
