@@ -1,10 +1,10 @@
-"""Everything that a machine with a GPU can tell, in one command that installs nothing.
+"""All measurements and tests that need a GPU, in one command that installs nothing.
 
     python -m benchmarks.gpu [--json runs/gpu.json] [--parts NAME ...] [--quick]
 
 Runs the CUDA tests, the benchmarks of optimizer steps, updates, whole trainings and input pipelines, and, where ONNX
 Runtime has CUDA, exports a ResNet-50 and measures its inference. Each part is a process of its own, so that none can
-take the others along. A part that cannot run here is skipped, and the reason is told; the exit code is 1 when a part
+crash the others. A part that cannot run here is skipped with a reason; the exit code is 1 when a part
 failed, else 0. Needs Python 3.11, torch 2.11 and NumPy; whatever else a part needs and is not there is named.
 """
 
@@ -56,7 +56,7 @@ class Part:
 
 @dataclass
 class Done:
-    """What came of a part: ``done``, ``skipped`` or ``failed``."""
+    """The outcome of a part: ``done``, ``skipped`` or ``failed``."""
 
     name: str
     status: str
@@ -67,7 +67,7 @@ class Done:
 
 @cache
 def no_gpu() -> str | None:
-    """Why nothing can run on a GPU."""
+    """Return why nothing can run on a GPU, or None."""
     code = (
         "import torch; print('' if torch.cuda.is_available() else"
         " f'torch {torch.__version__} is a CPU build' if torch.version.cuda is None else 'torch sees no GPU')"
@@ -77,19 +77,19 @@ def no_gpu() -> str | None:
 
 @cache
 def no_onnx_cuda() -> str | None:
-    """Why ONNX Runtime cannot run on a GPU."""
+    """Return why ONNX Runtime cannot run on a GPU, or None."""
     code = "import json; from exporters.bench import libraries;print('; '.join(libraries.missing('cuda')))"
     return no_gpu() or _asked(code, say="onnxruntime lacks ")
 
 
 def results(path: Path) -> list[dict[str, Any]]:
-    """The rows of a benchmark's JSON, without raw samples."""
+    """Return the rows of a benchmark's JSON, without raw samples."""
     rows = json.loads(path.read_text())["results"]
     return [{key: value for key, value in row.items() if not key.startswith("samples_")} for row in rows]
 
 
 def tests(path: Path) -> list[dict[str, Any]]:
-    """Counts of a JUnit file, and the names of what failed."""
+    """Return the counts of a JUnit file, and the names of failed tests."""
     suite = ElementTree.parse(path).getroot().find("testsuite")  # noqa: S314  pytest wrote it a moment ago
     if suite is None:
         return []
@@ -103,13 +103,13 @@ def tests(path: Path) -> list[dict[str, Any]]:
 
 
 def _benchmark(name: str, what: str, module: str, *options: str, needs: Sequence[str] = ()) -> Part:
-    """One of these benchmarks as a part."""
+    """Return one of these benchmarks as a part."""
     command = ["-m", f"benchmarks.{module}", *options, "--json", "{out}"]
     return Part(name, what, command, (*BASE, *needs), results, missing=no_gpu)
 
 
 def parts(quick: bool) -> list[Part]:
-    """All of them, from the cheapest to the longest."""
+    """Return all parts, from the shortest to the longest."""
     rounds = ["--rounds", "3"] if quick else []
     seconds = "2" if quick else "60"
     workers = [str(count) for count in sorted({1, usable_cores()})]
@@ -152,7 +152,7 @@ def parts(quick: bool) -> list[Part]:
 
 
 def run(part: Part, out: Path) -> Done:
-    """Runs one part, if it can run here."""
+    """Run one part, if it can run here."""
     for module in part.needs:
         reason = _cannot_import(module)
         if reason is not None:
@@ -174,7 +174,7 @@ def run(part: Part, out: Path) -> Done:
 
 
 def table(done: Sequence[Done]) -> str:
-    """A line for each result, and for each part without any."""
+    """Return a line for each result, and for each part without any."""
     lines = [f"{'part':10} {'what':58} {'ms':>10} {'ratio':>7}  interval"]
     for part in done:
         if part.status != "done":
@@ -196,7 +196,7 @@ def table(done: Sequence[Done]) -> str:
 
 @cache
 def _cannot_import(module: str) -> str | None:
-    """Why a module that is needed cannot be had; importing tells, in a process of its own."""
+    """Return why a module cannot be imported, by trying in a process of its own, or None."""
     if module != "granet" and find_spec(module) is None:
         return f"{module} is not installed"
     if module != "granet":
@@ -221,7 +221,7 @@ def _environment() -> dict[str, str]:
 
 
 def main() -> int:
-    """Runs the parts, prints one table and writes one JSON; the exit code."""
+    """Run the parts, print one table and write one JSON; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [part.name for part in parts(quick=False)]
     parser.add_argument("--json", type=Path, default=Path("runs/gpu.json"))

@@ -47,7 +47,7 @@ class Rehearsal:
 
 @dataclass
 class Planner:
-    """Makes the contenders of a scenario.
+    """The contenders of each scenario, and whether they can run.
 
     Attributes:
         settings: of the measurement.

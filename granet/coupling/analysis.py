@@ -53,7 +53,7 @@ class ConstantFold:
 
 @dataclass(eq=False)
 class Analysis:
-    """What is known of a traced network.
+    """The channels of a traced network, as far as they could be followed.
 
     Attributes:
         trace: the network.

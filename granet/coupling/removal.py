@@ -25,7 +25,7 @@ from granet.errors import listing
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RemovalPlan:
-    """What to do to a network.
+    """The changes to a network that remove its dead channels.
 
     Attributes:
         kept: by parameter or buffer and axis the indices that stay, int64, ascending; whole axes are left out.
