@@ -130,6 +130,21 @@ def test_no_two_public_classes_have_the_same_name() -> None:
     assert {name for name, count in counts.items() if count > 1} <= SHARED_CLASS_NAMES
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import granet.allocation; granet.allocation.erk_densities, granet.allocation.erk, granet.allocation.uniform",
+        "import granet.schedules; granet.schedules.cubic_density, granet.schedules.cosine",
+        "import granet.topology; granet.topology.prune_to, granet.topology.swap",
+        "import granet.methods; granet.methods.GraNet, granet.methods.GraNetUniform, granet.methods.GMPUniform",
+        "import granet.flops; granet.flops.inference, granet.flops.layers, granet.flops.training_step",
+        "import granet; granet.Sparsifier, granet.load_checkpoint, granet.load_weights, granet.allocation.er",
+    ],
+)
+def test_public_names_are_importable_from_where_users_import_them(statement: str) -> None:
+    subprocess.run([sys.executable, "-c", statement], check=True)
+
+
 def test_importing_granet_is_light() -> None:
     script = f"import sys, granet; print(*sorted({set(FORBIDDEN)!r} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

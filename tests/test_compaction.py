@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from exporters.compaction import Compacted, LayerChange, compact
+from granet import flops
 from granet.errors import GranetError, ModelError, UsageError
-from granet.layers import flops
 
 IMAGES = (torch.zeros(2, 3, 8, 8),)
 

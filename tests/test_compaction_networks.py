@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from exporters.compaction import Compacted, compact
-from granet.layers import flops
+from granet import flops
 from granet.models import CATALOG, build
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from granet import flops
 from granet.allocation import erk_densities
 from granet.errors import ModelError, UnknownNameError, UsageError
-from granet.layers import flops
 from granet.layers.maskable import maskable
 from granet.models import outline
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from granet import flops
 from granet.analysis.inspection import channels_in_use, inspect
 from granet.checkpoint import Checkpoint, Network
-from granet.layers import flops
 from granet.layers.axes import WeightAxes
 from granet.models import build
 from granet.recipe import Recipe

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from granet import Sparsifier, allocation
+from granet import Sparsifier, allocation, flops
 from granet.analysis.plan_warnings import Caution, cautions
 from granet.analysis.trajectory import Trajectory, predict_trajectory
 from granet.errors import UsageError
-from granet.layers import flops
 from granet.methods import GMP, RigL, Static
 from granet.methods.base import Method
 from granet.models import outline

@@ -20,11 +20,11 @@ import pytest
 import torch
 
 from fuzz.forgery import edited
+from granet import flops
 from granet.analysis import run_report as analysis
 from granet.analysis.report import RunsReport, report
 from granet.checkpoint import load, save
 from granet.errors import CheckpointError, Interrupted
-from granet.layers import flops
 from granet.models import build
 from granet.recipe import Recipe
 from granet.runs.events import Started, Updated

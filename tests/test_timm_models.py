@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from granet import flops
 from granet.checkpoint import load
 from granet.errors import ModelError, UnknownNameError
-from granet.layers import flops
 from granet.layers.maskable import maskable
 from granet.models import build, from_checkpoint, is_factory, outline
 from granet_cli.app import run

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from exporters.bench import inputs
 from exporters.bench.protocol import Opened, Spec
 from exporters.bench.two_of_four import is_two_of_four
+from granet import flops
 from granet.checkpoint import load
-from granet.layers import flops
 from granet.models import from_checkpoint
 
 VARIANTS = ("eager", "channels_last", "compiled", "2:4")

@@ -1,7 +1,7 @@
 """FLOPs of a graph's convolutions and matrix products, and those of them whose weight is not zero.
 
 Read off the graph as ONNX Runtime has it after folding constants, so that decoders of any encoding are weights again
-and decoders that were not folded show. Counted as in ``granet.layers.flops``: two operations for every weight
+and decoders that were not folded show. Counted as in ``granet.flops``: two operations for every weight
 and every position it is applied to; normalisation, activations and the rest cost nothing.
 """
 

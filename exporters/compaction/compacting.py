@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from exporters.compaction import proof
 from exporters.compaction.report import Compacted, LayerChange
 from exporters.compaction.surgery import shrink
+from granet import flops
 from granet.coupling.analysis import CoupledLayer
 from granet.coupling.removal import plan
 from granet.coupling.tracing import named_tensors, trace
 from granet.errors import ModelError, UsageError
-from granet.layers import flops
 from granet.layers.maskable import unwrap
 
 

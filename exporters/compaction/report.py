@@ -43,7 +43,7 @@ class Compacted:
     layers: tuple[LayerChange, ...]
     """Convolutions and linear layers in the order in which they run, changed or not."""
     flops_before: float | None
-    """Dense inference FLOPs of the original for one example, as ``granet.layers.flops.inference`` counts them without
+    """Dense inference FLOPs of the original for one example, as ``granet.flops.inference`` counts them without
     densities; None where it cannot."""
     flops_after: float | None
     parameters_before: int

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from granet import flops
 from granet.analysis.json_values import json_value
 from granet.errors import GranetError, ModelError
-from granet.layers import flops
 from granet.layers.axes import WeightAxes
 from granet.layers.maskable import MASKABLE
 from granet.masks import mapping

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
+from granet import flops
 from granet.analysis.history import HistoryReport
 from granet.analysis.trajectory import Stage, Trajectory, inference_flops, training_flops
-from granet.layers import flops
 from granet.methods.base import Method
 
 

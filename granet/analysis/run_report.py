@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from granet import flops
 from granet.analysis import run_summary
 from granet.analysis.history import HistoryReport
 from granet.analysis.history import tell as tell_history
@@ -28,7 +29,6 @@ from granet.analysis.trajectory import Trajectory
 from granet.checkpoint import Checkpoint, content_hash
 from granet.errors import CheckpointError, FileError, GranetError
 from granet.history.replay import Replay
-from granet.layers import flops
 from granet.masks import mapping
 from granet.recipe import build_method
 from granet.runs import metrics, sessions

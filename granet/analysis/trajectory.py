@@ -16,9 +16,9 @@ from math import prod
 import torch
 from torch import Tensor
 
+from granet import flops
 from granet.allocation import total_budget
 from granet.history.changes import entropy_bits
-from granet.layers import flops
 from granet.masks import mapping
 from granet.methods import SNFS
 from granet.methods.base import Method

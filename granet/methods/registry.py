@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from granet.errors import UnknownNameError, UsageError
+from granet.files.user_code import find
 from granet.methods.base import REGISTERED, Method
-from granet.user_code import find
 
 for _module in pkgutil.iter_modules([str(Path(__file__).parent)]):
     importlib.import_module(f"granet.methods.{_module.name}")

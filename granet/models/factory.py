@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from granet.errors import ModelError
-from granet.user_code import find, working_directory_on_path
+from granet.files.user_code import find, working_directory_on_path
 
 
 def build_from_factory(spec: str, *, in_channels: int, classes: int, image_size: int) -> nn.Module:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from granet.errors import RecipeError, UsageError
+from granet.files.user_code import parse
 from granet.methods.registry import is_known, is_own, known_methods, method_class
 from granet.methods.settings import MethodSetting, Steps, settings_of
 from granet.recipe import durations
 from granet.recipe.durations import Duration
 from granet.recipe.error_messages import UNKNOWN, moved, shown
-from granet.user_code import parse
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
+from granet import flops
 from granet.analysis.trajectory import training_flops
 from granet.checkpoint import Checkpoint, codec
-from granet.layers import flops
 from granet.masks.mapping import Masks, active, density
 from granet.methods.base import Method
 from granet.recipe import Recipe, build_method

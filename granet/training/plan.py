@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from granet import flops
 from granet.analysis.json_values import json_value
 from granet.analysis.plan_warnings import Caution, cautions
 from granet.analysis.trajectory import Stage, Trajectory, predict_trajectory
 from granet.checkpoint import Checkpoint, codec
 from granet.errors import UsageError
-from granet.layers import flops
 from granet.masks import mapping
 from granet.recipe import Recipe
 from granet.rewinding.start_state import masked
