@@ -27,6 +27,7 @@ from granet.errors import CheckpointError, DataError, FileError, GranetError, Mo
 from granet.importing import import_weights
 from granet.recipe import build_method
 from granet_cli.app import run
+from tests.shards import examples, write_shards
 from tests.synthetic import write_image_folder
 
 SIZES: dict[str, Any] = {"model": "resnet8", "image_size": 8}
@@ -201,6 +202,17 @@ def test_an_image_folder_gives_classes_and_image_size(tmp_path: Path) -> None:
     assert checkpoint.network.classes == ("class-0", "class-1", "class-2", "class-3")
     assert checkpoint.network.image_size == 8
     assert (checkpoint.recipe.data.name, checkpoint.recipe.data.directory) == ("image-folder", str(folder))
+
+
+def test_tar_shards_give_classes_and_image_size(tmp_path: Path) -> None:
+    labels = examples(["a", "b", "c", "d"] * 3)
+    folder = write_shards(tmp_path / "shards", train_0=labels, test_0=labels)
+    path = written(tmp_path / "a.pth", network().state_dict())
+    checkpoint = import_weights(path, model="resnet8", data="tar-shards", directory=folder)
+    assert (checkpoint.network.classes, checkpoint.network.image_size) == (("a", "b", "c", "d"), 8)
+    assert (checkpoint.recipe.data.name, checkpoint.recipe.data.directory) == ("tar-shards", str(folder))
+    without_files = import_weights(path, **SIZES, data="tar-shards")
+    assert without_files.recipe.data.name == "tar-shards"
 
 
 def test_classes_can_be_named_and_images_normalised(tmp_path: Path) -> None:

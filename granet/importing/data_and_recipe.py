@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from granet.data import DATASETS, open_dataset
-from granet.data.catalog import IMAGENET_MEAN, IMAGENET_STD, PublishedSet
+from granet.data import DATASETS, Dataset, open_dataset
+from granet.data.catalog import IMAGENET_MEAN, IMAGENET_STD, SIZED, DatasetEntry, OwnImages
 from granet.errors import UnknownNameError, UsageError, listing
 from granet.recipe import Recipe
 
 FOLDER = "image-folder"
 """The dataset for the user's own images."""
-
-NAME = "imported"
-"""The name of the recipe of imported weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,42 +24,30 @@ class ImportedImages:
     name: str = FOLDER
     directory: Path | None = None
     classes: tuple[str, ...] | None = None
-    channels: int | None = None
+    in_channels: int | None = None
     image_size: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
-    def with_asked(
-        self,
-        *,
-        classes: int | Sequence[str] | None,
-        in_channels: int | None,
-        image_size: int | None,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
-    ) -> ImportedImages:
-        """Return these completed by what the user asked for.
+    def with_asked(self, classes: int | Sequence[str] | None, **asked: Any) -> ImportedImages:
+        """Return these completed by what the user asked for, by the names of the fields.
 
         Raises:
             UsageError: something that was asked for contradicts the dataset, or is impossible.
         """
-        names = _class_names(classes)
-        if self.classes is not None and classes == len(self.classes):
-            names = self.classes
-        found: dict[str, Any] = {"name": self.name, "directory": self.directory}
-        for field, option, known, asked in (
-            ("classes", "--classes", self.classes, names),
-            ("channels", "--in-channels", self.channels, in_channels),
-            ("image_size", "--image-size", self.image_size, image_size),
-            ("mean", "--mean", self.mean, None if mean is None else tuple(map(float, mean))),
-            ("std", "--std", self.std, None if std is None else tuple(map(float, std))),
-        ):
-            if known is not None and asked is not None and known != asked:
+        if self.classes is None or classes != len(self.classes):  # that number of classes is no contradiction
+            asked["classes"] = _class_names(classes)
+        asked = {field: value for field, value in asked.items() if value is not None}
+        for field, value in asked.items():
+            known = getattr(self, field)
+            if known not in (None, value):
                 raise UsageError(
-                    f"not what dataset {self.name} has", where=option, got=_shown(asked), expected=_shown(known)
+                    f"not what dataset {self.name} has",
+                    where=f"--{field.replace('_', '-')}",
+                    got=_shown(value),
+                    expected=_shown(known),
                 )
-            found[field] = known if known is not None else asked
-        return ImportedImages(**found)
+        return replace(self, **asked)
 
     def normalisation(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
         """Return mean and standard deviation of each channel, ImageNet's where none are known, and remarks.
@@ -90,36 +75,29 @@ class ImportedImages:
 def of_dataset(data: str | None, directory: Path | None, image_size: int | None) -> ImportedImages:
     """Return what is known of a dataset of the catalog, or of the image folder in ``directory``.
 
-    Files are looked at for an image folder only: their names, and their sizes where ``image_size`` is None.
+    Files are looked at for the user's own images only: their names, and their sizes where ``image_size`` is None.
 
     Raises:
         UnknownNameError: no such dataset.
-        DataError: ``directory`` is not an image folder, or its images have no size in common.
+        DataError: ``directory`` does not hold images of that kind, or they have no size in common.
     """
-    if data is not None and data not in DATASETS:
-        raise UnknownNameError("dataset", data, DATASETS, where="--data")
-    if data in (None, FOLDER):
+    name = data or FOLDER
+    if name not in DATASETS:
+        raise UnknownNameError("dataset", name, DATASETS, where="--data")
+    source: DatasetEntry | Dataset = DATASETS[name]
+    if isinstance(source, OwnImages):
         if directory is None:
-            return ImportedImages()
-        dataset = open_dataset(FOLDER, directory=directory, image_size=image_size, residency="streaming")
-        return ImportedImages(
-            directory=directory.absolute(),
-            classes=dataset.classes,
-            channels=dataset.channels,
-            image_size=dataset.image_size,
-            mean=dataset.mean,
-            std=dataset.std,
-        )
-    entry = DATASETS[data]
-    assert isinstance(entry, PublishedSet)  # noqa: S101  all but image folders are
+            return ImportedImages(name=name)
+        directory = directory.absolute()
+        source = open_dataset(name, directory=directory, image_size=image_size, residency="streaming")
     return ImportedImages(
-        name=data,
+        name=name,
         directory=directory,
-        classes=entry.classes,
-        channels=len(entry.mean),
-        image_size=entry.image_size,
-        mean=entry.mean,
-        std=entry.std,
+        classes=source.classes,
+        in_channels=len(source.mean),
+        image_size=source.image_size,
+        mean=source.mean,
+        std=source.std,
     )
 
 
@@ -133,10 +111,10 @@ def recipe(model: str, images: ImportedImages, density: float) -> Recipe:
     data: dict[str, Any] = {"name": images.name}
     if images.directory is not None:
         data["directory"] = str(images.directory)
-    if images.name == FOLDER:
+    if images.name in SIZED:
         data["image_size"] = images.image_size
-    settings: Mapping[str, Any] = {
-        "name": NAME,
+    settings = {
+        "name": "imported",
         "description": "Imported weights. How they were trained is not known: the settings of training are ours",
         "model": {"name": model},
         "data": data,

@@ -67,29 +67,32 @@ def import_weights(
         DataError: ``directory`` does not hold an image folder.
     """
     known = data_and_recipe.of_dataset(data, directory, image_size).with_asked(
-        classes=classes, in_channels=in_channels, image_size=image_size, mean=mean, std=std
+        classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        mean=mean if mean is None else tuple(map(float, mean)),
+        std=std if std is None else tuple(map(float, std)),
     )
-    file = reading.read(path)
-    if by_order and not file.ordered:
-        raise UsageError("a safetensors file has no order", where=file.where, remedy="leave out --by-order")
     given = _given(model, known)
     probed = models.outline(model, **sizes.probe(given))
-    tensors, renamed = names.unwrapped(file.tensors, probed.state_dict(), file.where)
-    pruned = names.unpruned(tensors, file.where)
-    renaming = names.in_order(pruned.tensors, probed, file.where) if by_order else {}
+    file = reading.read(path, probed.state_dict())
+    if by_order and file.format == "safetensors":
+        raise UsageError("a safetensors file has no order", where=file.where, remedy="leave out --by-order")
+    theirs, own_masks = names.unpruned(file.tensors, file.where)
+    renaming = names.in_order(theirs, probed, file.where) if by_order else {}
     matched = ("matched by order, not by name",) if by_order else ()
-    tensors = {renaming.get(name, name): tensor for name, tensor in pruned.tensors.items()}
+    tensors = {renaming.get(name, name): tensor for name, tensor in theirs.items()}
     built_for = sizes.complete(model, given, tensors)
     outline = models.outline(model, **built_for)
-    fitted = match_tensors.fit(tensors, outline, model, file.where, hint=_hint(file, pruned.tensors, probed))
+    fitted = match_tensors.fit(tensors, outline, model, file.where, hint=_hint(file, theirs, probed))
 
     weights = maskable(outline)
     ours = {name: first for name, first in fitted.names.items() if first in fitted.weights}
     chosen = masking.choose(
-        pruned.masks,
+        own_masks,
         mask_file,
         {name: fitted.weights[name] for name in weights} if infer_masks else None,
-        called={**ours, **{theirs: ours[name] for theirs, name in renaming.items() if name in ours}},
+        called={**ours, **{other: ours[name] for other, name in renaming.items() if name in ours}},
         where=file.where,
     )
     masked = masking.apply(chosen, fitted.weights, weights)
@@ -121,7 +124,7 @@ def import_weights(
                 "format": file.format,
                 "masks": chosen.origin,
                 "source": chosen.source,
-                "remarks": [*file.remarks, *renamed, *matched, *fitted.remarks, *masked.remarks, *assumed],
+                "remarks": [*file.remarks, *matched, *fitted.remarks, *masked.remarks, *assumed],
             },
         },
     )
@@ -140,8 +143,8 @@ def _given(model: str, known: data_and_recipe.ImportedImages) -> dict[str, int]:
             "the size of the images is not known", where=model, remedy="add --image-size, or --data with a dataset"
         )
     given = {"image_size": known.image_size}
-    if known.channels is not None:
-        given["in_channels"] = known.channels
+    if known.in_channels is not None:
+        given["in_channels"] = known.in_channels
     if known.classes is not None:
         given["classes"] = len(known.classes)
     return given
@@ -149,8 +152,10 @@ def _given(model: str, known: data_and_recipe.ImportedImages) -> dict[str, int]:
 
 def _hint(file: reading.Foreign, tensors: Mapping[str, Tensor], network: nn.Module) -> str:
     """Return what to try when names differ."""
+    if file.format == "safetensors":
+        return ""
     try:
         names.in_order(tensors, network, file.where)
     except ModelError:
         return ""
-    return "in order their kinds agree: try --by-order" if file.ordered else ""
+    return "in order their kinds agree: try --by-order"

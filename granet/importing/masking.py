@@ -46,14 +46,9 @@ def choose(
     called: Mapping[str, str],
     where: str,
 ) -> ImportedMasks:
-    """Return the masks to use.
+    """Return the masks to use: the file's ``own``, those of ``mask_file``, or the zeros of the weights ``inferable``.
 
-    Args:
-        own: those in the file of the weights, by its names.
-        mask_file: another file with masks.
-        inferable: the weights whose zeros count as pruned; None for none.
-        called: the names that a weight goes by in the file and in the network -> its name in the network.
-        where: the file, for messages.
+    ``called`` maps the names that a weight goes by in the file and in the network to its name in the network.
 
     Raises:
         UsageError: more than one of the three.
@@ -69,11 +64,10 @@ def choose(
             remedy="leave it out",
         )
     if mask_file is not None:
-        file = reading.read(mask_file, reading.MASKS)
-        tensors, renamed = names.unwrapped(file.tensors, called, file.where)
+        file = reading.read(mask_file, called, reading.MASKS)
         label = Path(file.where).name
-        remarks = tuple(f"{label}: {remark}" for remark in (*file.remarks, *renamed))
-        found = names.of_masks(tensors, called, file.where)
+        remarks = tuple(f"{label}: {remark}" for remark in file.remarks)
+        found = names.of_masks(file.tensors, called, file.where)
         return ImportedMasks(found, file.where, "given", f"read from {label}", remarks)
     if inferable is not None:
         found = {name: weight != 0 for name, weight in inferable.items()}

@@ -41,12 +41,7 @@ def fit(tensors: Mapping[str, Tensor], network: nn.Module, model: str, where: st
     A dtype is changed where that changes no value, such as from float16 to float32. A tensor that the network has
     under several names may come under any of them. The counters of batch norms may be missing, and are then 0.
 
-    Args:
-        tensors: by the names of the network.
-        network: may be without data (``granet.models.outline``).
-        model: the name of the network, for messages.
-        where: the file, for messages.
-        hint: more advice for when names differ.
+    The network may be without data (``granet.models.outline``). ``hint`` is advice for when names differ.
 
     Raises:
         ModelError: the two do not fit. All differences are named, a great many in part: what is missing, what the

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -26,15 +25,10 @@ COUNTER = "num_batches_tracked"
 def unwrapped(
     tensors: Mapping[str, Tensor], known: Iterable[str], where: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the tensors by names without wrappers, and remarks on what was removed.
+    """Return the tensors by names without wrappers, and remarks on what was removed; ``where`` is their file.
 
     Components in ``WRAPPERS`` are removed anywhere, and then a first component that all names share; neither where
-    the network has such a name itself.
-
-    Args:
-        tensors: by their names in the file.
-        known: the names of the network.
-        where: the file, for messages.
+    the network, whose names are ``known``, has such a name itself.
 
     Raises:
         CheckpointError: two names become one.
@@ -63,16 +57,8 @@ def unwrapped(
     return result, tuple(f"took {short(name)} out of the names" for name in found)
 
 
-@dataclass(frozen=True, eq=False)
-class Pruned:
-    """Parameters without pruning's suffixes, and the masks that came with them, by the parameter's name."""
-
-    tensors: dict[str, Tensor]
-    masks: dict[str, Tensor]
-
-
-def unpruned(tensors: Mapping[str, Tensor], where: str) -> Pruned:
-    """Return each pair ``NAME_orig`` and ``NAME_mask`` as the parameter NAME and its mask; the rest as it is.
+def unpruned(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors with each pair ``NAME_orig`` and ``NAME_mask`` as one parameter NAME, and masks by NAME.
 
     Raises:
         CheckpointError: there is a tensor NAME next to the pair.
@@ -86,13 +72,9 @@ def unpruned(tensors: Mapping[str, Tensor], where: str) -> Pruned:
                 where=f"{where}, tensor {short(name)}",
                 remedy="remove one of the two, or make pruning permanent with torch.nn.utils.prune.remove",
             )
+    plain = {name + ORIGINAL: name for name in masks}
     dropped = {name + MASK for name in masks}
-    plain = {
-        base if (base := name.removesuffix(ORIGINAL)) in masks else name: tensor
-        for name, tensor in tensors.items()
-        if name not in dropped
-    }
-    return Pruned(plain, masks)
+    return {plain.get(name, name): tensor for name, tensor in tensors.items() if name not in dropped}, masks
 
 
 def in_order(tensors: Mapping[str, Tensor], network: nn.Module, where: str) -> dict[str, str]:
@@ -101,11 +83,6 @@ def in_order(tensors: Mapping[str, Tensor], network: nn.Module, where: str) -> d
     For networks that are built alike and named differently. Tensor by tensor the last component of the name (weight,
     bias, running_mean, ...) and the number of dimensions have to agree; sizes are for
     :mod:`granet.importing.match_tensors` to compare.
-
-    Args:
-        tensors: in the order in which the saved network has them.
-        network: as it is named here.
-        where: the file, for messages.
 
     Raises:
         ModelError: they do not agree; the first difference is named.
@@ -141,12 +118,8 @@ def of_masks(masks: Mapping[str, Tensor], weights: Mapping[str, str], where: str
     """Return masks by the network's names of the weights they belong to.
 
     A mask may be called as its weight is, as its layer, or as pruning calls it: ``conv1.weight``, ``conv1``,
-    ``conv1.weight_mask``, ``conv1.mask``. Where any are called as masks, only these are masks.
-
-    Args:
-        masks: by their names in the file.
-        weights: the names that a weight goes by -> its name in the network.
-        where: the file, for messages.
+    ``conv1.weight_mask``, ``conv1.mask``. Where any are called as masks, only these are masks. ``weights`` maps the
+    names that a weight goes by to its name in the network.
 
     Raises:
         CheckpointError: a mask of no weight, or two of one.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from granet.checkpoint import container, header
 from granet.checkpoint.canonical import short
 from granet.errors import CheckpointError, listing
 from granet.files import mapped
-from granet.importing import torch_file
+from granet.importing import names, torch_file
 from granet.masks.codec import Bytes
 
 WEIGHTS = ("state_dict", "model_state_dict", "model", "net", "network", "module")
@@ -28,29 +28,22 @@ MAX_DEPTH = 4
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Foreign:
-    """The tensors of a file.
-
-    Attributes:
-        where: the path, for messages.
-        format: "safetensors" or "torch".
-        tensors: by the names they have in the file, on the CPU. Read-only: they may lie in the file.
-        ordered: whether they come in the order in which the saved network has them.
-        remarks: which keys were followed and what was left out.
-    """
+    """The tensors of a file."""
 
     where: str
-    format: str
+    """The path, for messages."""
+    format: Literal["safetensors", "torch"]
     tensors: dict[str, Tensor]
-    ordered: bool
+    """By name without wrappers, on the CPU. Read-only: they may lie in the file. Those of ``torch.save`` come in the
+    order in which the saved network has them."""
     remarks: tuple[str, ...]
+    """Which keys were followed, what was left out and what was removed from names."""
 
 
-def read(path: str | os.PathLike[str], wrappers: Sequence[str] = WEIGHTS) -> Foreign:
+def read(path: str | os.PathLike[str], known: Iterable[str], keys: Sequence[str] = WEIGHTS) -> Foreign:
     """Return the tensors of a safetensors file or one of ``torch.save``; its first bytes decide which it is.
 
-    Args:
-        path: a regular file.
-        wrappers: the keys under which to look for them, in this order.
+    ``known`` are the names of the network, and ``keys`` those under which to look for a state dict, in this order.
 
     Raises:
         CheckpointError: any other file, a damaged one, one that is a granet checkpoint already, or one without
@@ -58,19 +51,30 @@ def read(path: str | os.PathLike[str], wrappers: Sequence[str] = WEIGHTS) -> For
     """
     where, data = os.fspath(path), mapped.read(path)
     beginning = data[:9].tobytes()
-    if beginning[8:] == b"{":
-        return _safetensors(data, where)
-    if beginning.startswith((torch_file.ARCHIVE, torch_file.LEGACY)):
+    remarks: list[str] = []
+    if is_safetensors := beginning[8:] == b"{":
+        tensors = _safetensors(data, where)
+    elif beginning.startswith((torch_file.ARCHIVE, torch_file.LEGACY)):
         value = torch_file.read(path, archive=beginning.startswith(torch_file.ARCHIVE))
-        return _unwrapped(value, wrappers, where)
-    raise CheckpointError(
-        "the file is empty" if data.size == 0 else "neither a safetensors file nor one of torch.save",
+        tensors, remarks = _state_dict(value, keys, where)
+    else:
+        raise CheckpointError(
+            "the file is empty" if data.size == 0 else "neither a safetensors file nor one of torch.save",
+            where=where,
+            remedy="save a state dict there with safetensors.torch.save_file or torch.save",
+        )
+    if not tensors:
+        raise CheckpointError("no tensors in the file", where=where, expected="a state dict: tensors by name")
+    tensors, renamed = names.unwrapped(tensors, known, where)
+    return Foreign(
         where=where,
-        remedy="save a state dict there with safetensors.torch.save_file or torch.save",
+        format="safetensors" if is_safetensors else "torch",
+        tensors=tensors,
+        remarks=(*remarks, *renamed),
     )
 
 
-def _safetensors(data: Bytes, where: str) -> Foreign:
+def _safetensors(data: Bytes, where: str) -> dict[str, Tensor]:
     try:
         stored, metadata = container.read(data, where)
     except CheckpointError as error:  # whose advice is about checkpoints
@@ -81,13 +85,11 @@ def _safetensors(data: Bytes, where: str) -> Foreign:
         raise CheckpointError(
             "a granet checkpoint already", where=where, remedy="use it as it is: there is nothing to import"
         )
-    tensors = {name: part.tensor(f"{where}, tensor {short(name)}") for name, part in stored.items()}
-    _check_any(tensors, where)
-    return Foreign(where=where, format="safetensors", tensors=tensors, ordered=False, remarks=())
+    return {name: part.tensor(f"{where}, tensor {short(name)}") for name, part in stored.items()}
 
 
-def _unwrapped(value: Any, wrappers: Sequence[str], where: str) -> Foreign:
-    """Return the state dict inside what was given to ``torch.save``."""
+def _state_dict(value: Any, keys: Sequence[str], where: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the state dict inside what was given to ``torch.save``, and remarks."""
     remarks = []
     for depth in range(MAX_DEPTH + 1):
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -98,7 +100,7 @@ def _unwrapped(value: Any, wrappers: Sequence[str], where: str) -> Foreign:
                 expected="tensors by name",
                 remedy="save one there with torch.save(model.state_dict(), FILE)",
             )
-        key = next((key for key in wrappers if isinstance(value.get(key), dict) and value[key]), None)
+        key = next((key for key in keys if isinstance(value.get(key), dict) and value[key]), None)
         if key is None or depth == MAX_DEPTH:
             break
         rest = [other for other in value if other != key]
@@ -110,10 +112,4 @@ def _unwrapped(value: Any, wrappers: Sequence[str], where: str) -> Foreign:
     others = [name for name in value if name not in tensors]
     if others and tensors:
         remarks.append(f"left out what is no tensor: {listing(others, 6, width=60)}")
-    _check_any(tensors, where)
-    return Foreign(where=where, format="torch", tensors=tensors, ordered=True, remarks=tuple(remarks))
-
-
-def _check_any(tensors: dict[str, Tensor], where: str) -> None:
-    if not tensors:
-        raise CheckpointError("no tensors in the file", where=where, expected="a state dict: tensors by name")
+    return tensors, remarks

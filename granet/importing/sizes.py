@@ -39,15 +39,9 @@ def complete(model: str, sizes: Mapping[str, int], tensors: Mapping[str, Tensor]
     """Return the sizes given, and the others as inferred from the tensors.
 
     A network is outlined for two values of a size. Where the shape of a parameter follows it, the shape in the file
-    gives the value: the rows of the last layer give the classes, those of the first its channels.
-
-    Args:
-        model: the name of the network.
-        sizes: ``image_size``, which no shape tells for sure, and what is known of ``in_channels`` and ``classes``.
-        tensors: by the names of the network.
-
-    Returns:
-        All three. A size whose tensor is missing or of an impossible shape is some value: nothing can fit then.
+    gives the value: the rows of the last layer give the classes, those of the first its channels. ``image_size``,
+    which no shape tells for sure, has to be given. A size whose tensor is missing or of an impossible shape is some
+    value: nothing can fit then.
 
     Raises:
         UsageError: a size that no parameter of this network follows.
@@ -60,13 +54,7 @@ def complete(model: str, sizes: Mapping[str, int], tensors: Mapping[str, Tensor]
 
 
 def following(model: str, sizes: Mapping[str, int], size: Size, low: int, high: int) -> dict[str, Following]:
-    """Return the parameters whose shape follows a size of the network, by name.
-
-    Args:
-        model: the name of the network.
-        sizes: what it is built for, besides ``size``.
-        size: the size that is varied.
-        low, high: two values of it.
+    """Return the parameters whose shape follows ``size``, which is varied from ``low`` to ``high``, by name.
 
     Raises:
         GranetError: the network cannot be built for them.

@@ -63,11 +63,7 @@ def start_from(
     :func:`granet.importing.import_weights` reads them. A classifier of another number of classes stays as it was
     initialised. Anything else that does not fit is an error, and nothing is copied then.
 
-    Args:
-        path: the file.
-        network: on any device.
-        model, in_channels, classes, image_size: what it was built from.
-        expected_hash: that of the content, where it is settled.
+    ``network``, on any device, was built from ``model`` and the three sizes.
 
     Raises:
         FileError: the file cannot be read.
@@ -106,15 +102,13 @@ def _read(path: str | os.PathLike[str], network: nn.Module, where: str) -> tuple
     if _is_checkpoint(path, where):
         state = checkpoint.load(path)
         return {**state.weights, **state.buffers}, ("took the weights of a granet checkpoint, not its masks",)
-    file = reading.read(path)
-    tensors, renamed = names.unwrapped(file.tensors, network.state_dict(), where)
-    pruned = names.unpruned(tensors, where)
-    plain = dict(pruned.tensors)
-    for name, mask in pruned.masks.items():
+    file = reading.read(path, network.state_dict())
+    plain, masks = names.unpruned(file.tensors, where)
+    for name, mask in masks.items():
         active = masking.boolean(mask, plain[name], f"{where}, mask of {name}")
         plain[name] = torch.where(active, plain[name], plain[name].new_zeros(()))
-    masked = ("set weights outside of the file's masks to 0, and took no masks",) if pruned.masks else ()
-    return plain, (*file.remarks, *renamed, *masked)
+    masked = ("set weights outside of the file's masks to 0, and took no masks",) if masks else ()
+    return plain, (*file.remarks, *masked)
 
 
 def _is_checkpoint(path: str | os.PathLike[str], where: str) -> bool:

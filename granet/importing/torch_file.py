@@ -27,9 +27,7 @@ _REMEDY = "where you trust it, open it in Python and save its state dict alone: 
 def read(path: str | os.PathLike[str], *, archive: bool) -> object:
     """Return what was given to ``torch.save``; the tensors of an archive are views of the memory-mapped file.
 
-    Args:
-        path: a regular file.
-        archive: whether it begins as ``ARCHIVE``, else as ``LEGACY``.
+    ``archive`` says that the file begins as ``ARCHIVE``, else it does as ``LEGACY``.
 
     Raises:
         CheckpointError: a damaged file, or one that holds more than tensors, numbers, texts and plain containers.
