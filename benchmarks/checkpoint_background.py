@@ -20,7 +20,7 @@ import torch
 from benchmarks.measure import Measurement, heading, interleaved, report, save
 from benchmarks.states import resnet50, sparse
 from granet.checkpoint import save as save_now
-from granet.training.checkpoint_thread import Saver
+from granet.training.checkpoint_thread import CheckpointThread
 
 STEPS = 6
 
@@ -29,7 +29,7 @@ def measure(name: str, step: Callable[[], object], rounds: int) -> Measurement:
     """The loop without a save, the loop that submits one, and a save by itself."""
     value = sparse(resnet50(), 0.1)
     folder = Path(tempfile.mkdtemp())
-    saver = Saver(torch.device("cpu"))
+    saver = CheckpointThread(torch.device("cpu"))
 
     def loop(*, saving: bool) -> None:
         if saving:

@@ -18,7 +18,7 @@ from granet.errors import FileError
 from granet.recipe import Recipe
 from granet.runs.retention import Retention
 from granet.training import RunFolder, train
-from granet.training.checkpoint_thread import Saver
+from granet.training.checkpoint_thread import CheckpointThread
 from tests.synthetic import write_image_folder
 
 CPU = torch.device("cpu")
@@ -111,7 +111,7 @@ class TestSaver:
             write(path, data)
 
         monkeypatch.setattr(checkpoint_thread.atomic, "write", slow)
-        saver = Saver(CPU)
+        saver = CheckpointThread(CPU)
         saver.submit(state, [tmp_path / "a"])
         saver.release()
         for weight in state.weights.values():
@@ -123,7 +123,7 @@ class TestSaver:
         assert any(weight.any() for weight in load(tmp_path / "a").weights.values())
 
     def test_an_error_surfaces_once(self, state, tmp_path: Path) -> None:
-        saver = Saver(CPU)
+        saver = CheckpointThread(CPU)
         saver.submit(state, [tmp_path / "missing" / "a"])
         with pytest.raises(FileError, match="could not be written"):
             saver.close()
@@ -135,7 +135,7 @@ class TestSaver:
     def test_nothing_is_removed_before_its_successor_is_safe(self, state, tmp_path: Path) -> None:
         old = tmp_path / "old"
         old.write_bytes(b"precious")
-        saver = Saver(CPU)
+        saver = CheckpointThread(CPU)
         saver.submit(state, [tmp_path / "missing" / "new"], obsolete=[old])
         with pytest.raises(FileError):
             saver.close()

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from granet.data import augment
 from granet.methods import METHODS
 from granet.recipe import Recipe
-from granet.training import RunFolder, throughput, train, trainer
+from granet.training import RunFolder, train, trainer
 from granet.training.run import EpochSums
 from tests.synthetic import arrays_dataset, write_image_folder
 
@@ -117,9 +117,8 @@ def recipe(method: str = "granet", optimizer: str = "sgd", **settings: str) -> R
 def _as_where_reading_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "reading_waits", lambda device: True)
     monkeypatch.setattr(augment, "crop_rows", augment.crop_views)  # the former is for CPUs alone
-    monkeypatch.setattr(
-        throughput, "PROGRESS_SECONDS", math.inf
-    )  # progress reads the loss, and is not due in a plain step
+    # Progress reads the loss, and is not due in a plain step.
+    monkeypatch.setattr(trainer, "PROGRESS_SECONDS", math.inf)
 
 
 def train_watched(given: Recipe, folder: Path, device: str, guard: Guard, **more: Any) -> int:

@@ -30,7 +30,7 @@ class _Save:
     error: BaseException | None = None
 
 
-class Saver:
+class CheckpointThread:
     """Thread that writes checkpoints, one at a time."""
 
     def __init__(self, device: torch.device) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from granet.errors import DataError, Interrupted
 from granet.training.device import Precision, autocast, image_layout
-from granet.training.distributed.world import World
+from granet.training.distributed.world import SINGLE_PROCESS, World
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def evaluate(
     *,
     precision: Precision = "fp32",
     stop: Callable[[], bool] = lambda: False,
-    world: World | None = None,
+    world: World = SINGLE_PROCESS,
     rounds: int = 0,
 ) -> Evaluation:
     """Compute mean loss and accuracy of the model, in evaluation mode, over batches; its mode is restored afterwards.
@@ -43,14 +43,13 @@ def evaluate(
         batches: images and labels of this rank, see ``granet.data.Pipeline.evaluation``.
         precision: number format of the forward pass.
         stop: asked before every batch, equally often by every rank.
-        world: the ranks that share the work; one process when left out.
+        world: the ranks that share the work.
         rounds: the largest number of batches of a rank; needed for several ranks.
 
     Raises:
         DataError: no batches.
         Interrupted: ``stop`` returned True.
     """
-    world = World() if world is None else world
     training = model.training
     model.eval()
     rows: list[tuple[Tensor, Tensor, int]] = []

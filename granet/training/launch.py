@@ -18,20 +18,15 @@ from granet.errors import CheckpointError, DataError, UsageError
 from granet.recipe import Recipe
 from granet.rewinding.start_state import start_state
 from granet.runs import metrics
-from granet.runs.events import Event, Resized, Started, Watch
+from granet.runs.events import Resized, Started, Watch
 from granet.runs.folder import RunFolder
-from granet.runs.retention import Retention
 from granet.training import starting_weights
 from granet.training.device import describe_device, use_kernels
 from granet.training.distributed import fingerprints
-from granet.training.distributed.world import World
+from granet.training.distributed.world import SINGLE_PROCESS, World
 from granet.training.evaluate import Evaluation
 from granet.training.run import Run, begin, capture, open_data, restore, split_sizes
 from granet.training.trainer import Trainer
-
-
-def _ignore(event: Event) -> None:
-    pass
 
 
 def train(
@@ -42,9 +37,9 @@ def train(
     dataset: Dataset | None = None,
     overwrite: bool = False,
     download: bool = False,
-    world: World | None = None,
+    world: World = SINGLE_PROCESS,
     restarted: bool = False,
-    watch: Watch = _ignore,
+    watch: Watch = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Train ``recipe`` from the beginning into ``folder``.
@@ -58,7 +53,7 @@ def train(
         dataset: that of the recipe, if it is open already.
         overwrite: replace a run in ``folder``.
         download: fetch published data that are not there.
-        world: the ranks that train together; one process when left out. Each calls this with the same arguments.
+        world: the ranks that train together. Each calls this with the same arguments.
         restarted: resume a run of this very recipe in ``folder``, as after the loss of a rank.
         watch: called with every event.
         stop: asked before the first step and after every one; True ends the run with the state saved.
@@ -74,7 +69,6 @@ def train(
         UsageError: settings that do not fit, or a folder that holds a run.
         DataError, ModelError, CheckpointError: see ``open_data`` and ``granet.training.run.begin``.
     """
-    world = World() if world is None else world
     with world.share_errors():
         recipe = starting_weights.settled(recipe)
     if world.any(restarted or world.restarted):
@@ -110,8 +104,8 @@ def resume(
     *,
     directory: Path | None = None,
     dataset: Dataset | None = None,
-    world: World | None = None,
-    watch: Watch = _ignore,
+    world: World = SINGLE_PROCESS,
+    watch: Watch = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Continue the run in ``folder`` as if it had never stopped.
@@ -132,7 +126,6 @@ def resume(
         CheckpointError: a damaged checkpoint, or data that are not those of the run.
         Otherwise as ``train``.
     """
-    world = World() if world is None else world
     with ExitStack() as claimed:
 
         def load() -> Checkpoint | None:
@@ -151,7 +144,7 @@ def resume(
             metrics.remove_later(folder, step=run.step, epochs=run.epochs_done, tested="test" in run.metrics)
             kept = folder.kept_steps()
             if run.step in kept:
-                folder.remove_kept(Retention.of(run.recipe, run.pipeline.steps_per_epoch).obsolete(kept, run.step))
+                folder.remove_kept(run.retention.obsolete(kept, run.step))
 
         world.from_rank_zero(remove_leftovers)
         watch(_started(run, folder))

@@ -7,7 +7,8 @@ restored run continues as if it had never stopped.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from granet.checkpoint import Checkpoint, Network
 from granet.data import Dataset, Pipeline, make_pipeline, open_dataset
 from granet.errors import CheckpointError, UsageError
 from granet.recipe import Recipe, build_method
+from granet.runs.retention import Retention
 from granet.sparsifier import Sparsifier
 from granet.sparsifier.optimizer_state import laid_out
 from granet.training import starting_weights
 from granet.training.compiling import check_compiler
 from granet.training.device import Precision, move_model, resolve_precision
-from granet.training.distributed.world import World
+from granet.training.distributed.world import SINGLE_PROCESS, World
 
 
 @dataclass
@@ -70,8 +72,8 @@ class Run:
     sparsifier: Sparsifier
     scaler: torch.amp.GradScaler
     sums: EpochSums
-    world: World = field(default_factory=World)
-    metrics: dict[str, Any] = field(default_factory=lambda: {"epochs": [], "updates": []})
+    world: World
+    metrics: dict[str, Any]
 
     @property
     def step(self) -> int:
@@ -87,6 +89,11 @@ class Run:
     def epochs(self) -> int:
         """Epochs of the whole run, the last one perhaps cut short."""
         return -(-self.total_steps // self.pipeline.steps_per_epoch)
+
+    @cached_property
+    def retention(self) -> Retention:
+        """When to save, and what to keep."""
+        return Retention.of(self.recipe, self.pipeline.steps_per_epoch)
 
     @property
     def epochs_done(self) -> int:
@@ -115,7 +122,7 @@ def open_data(recipe: Recipe, *, directory: Path | None = None, download: bool =
 
 
 def begin(
-    recipe: Recipe, dataset: Dataset, device: torch.device, *, fresh: bool = True, world: World | None = None
+    recipe: Recipe, dataset: Dataset, device: torch.device, *, fresh: bool = True, world: World = SINGLE_PROCESS
 ) -> Run:
     """Return a run at step 0.
 
@@ -124,14 +131,13 @@ def begin(
         dataset: that of the recipe.
         device: where to compute.
         fresh: False does not load the weights that the recipe starts from, for a run whose state is then restored.
-        world: the ranks that train together; one process when left out.
+        world: the ranks that train together.
 
     Raises:
         UsageError: settings that do not fit the data, the device or each other.
         ModelError: a network that cannot be built, or weights to start from that do not fit it.
         CheckpointError: weights to start from that cannot be read.
     """
-    world = World() if world is None else world
     world.ranks.check(recipe.training.batch_size, recipe.training.accumulate)
     precision = resolve_precision(recipe.training.precision, device)
     if recipe.training.compile:
@@ -309,8 +315,7 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
     )
     if run.scaler.is_enabled():
         run.scaler.load_state_dict(checkpoint.progress["scaler"])
-    run.sums = EpochSums.zero(run.device)
-    run.sums.add(
+    run.sums = EpochSums(
         torch.tensor(checkpoint.progress["epoch_loss"], dtype=torch.float64, device=run.device),
         torch.tensor(checkpoint.progress["epoch_correct"], device=run.device),
         checkpoint.progress["epoch_examples"],

@@ -1,6 +1,7 @@
 """The training step: the one place where training takes a batch through the network.
 
-The training loop, the timing of ``granet plan`` and the cells of ``granet plasticity`` all train by ``TrainingStep``:
+The training loop, the timing of ``granet plan`` and the cells of ``granet plasticity`` all train by ``TrainingStep``.
+The loop calls the parts one by one, to check the numbers between them:
 
 1. ``backward``: forward and backward pass of the batch, in parts where gradients are accumulated.
 2. ``optimize``: the optimizer step, at the learning rate that the schedule has at this step.
@@ -22,10 +23,6 @@ from granet.recipe.learning_rate import learning_rate
 from granet.topology import TopologyUpdate
 from granet.training.device import autocast, image_layout, seed
 from granet.training.run import EpochSums, Run
-
-
-def _nothing() -> None:
-    pass
 
 
 class TrainingStep:
@@ -52,31 +49,14 @@ class TrainingStep:
         self._loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
         self._undo: Callable[[], None] | None = None
 
-    def __call__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        before_optimizer: Callable[[], None] = _nothing,
-        before_topology: Callable[[], None] = _nothing,
-    ) -> TopologyUpdate | None:
-        """Take one training step.
-
-        Args:
-            images, labels: see ``backward``.
-            before_optimizer: called once gradients are there, before weights change.
-            before_topology: called once weights have changed, before the sparsifier's step.
-
-        Returns:
-            The change of the topology; None when none was due.
+    def __call__(self, images: Tensor, labels: Tensor) -> TopologyUpdate | None:
+        """Take all three parts of a step; return the change of the topology, None when none was due.
 
         Raises:
             ModelError, TrainingError, LostRankError: see ``backward``.
         """
         self.backward(images, labels)
-        before_optimizer()
         self.optimize()
-        before_topology()
         return self._run.sparsifier.step()
 
     def backward(self, images: Tensor, labels: Tensor) -> None:

@@ -8,6 +8,7 @@ starting again therefore needs no memory of its own. One step is ``granet.traini
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,15 +21,16 @@ from granet.errors import DataError, Interrupted, LostRankError, TrainingError
 from granet.recipe.learning_rate import learning_rate
 from granet.runs.events import EpochEnded, Progressed, Saved, Tested, Updated, Watch
 from granet.runs.folder import RunFolder
-from granet.runs.retention import Retention
 from granet.topology import TopologyUpdate
 from granet.training.device import reading_waits
 from granet.training.distributed import fingerprints
 from granet.training.evaluate import Evaluation, evaluate
 from granet.training.run import EpochSums, Run, capture
-from granet.training.run_writer import NullWriter, RunWriter
+from granet.training.run_writer import RunWriter
 from granet.training.step import TrainingStep
-from granet.training.throughput import Throughput
+
+PROGRESS_SECONDS = 0.5
+"""Seconds between two reports of progress. A report waits for the device, so it is rare."""
 
 
 class Trainer:
@@ -56,8 +58,7 @@ class Trainer:
         run.world.check_equal("weights", lambda: fingerprints.of_weights(run.model))
         self._training_step = TrainingStep(run)
         self._saved_at = run.step if saved else None
-        self._retention = Retention.of(run.recipe, run.pipeline.steps_per_epoch)
-        self._writer = RunWriter(folder, run, begun=saved) if run.world.is_rank_zero else NullWriter()
+        self._writer = RunWriter(folder, run, begun=saved) if run.world.is_rank_zero else None
         self._throughput = Throughput()
 
     def finish(self) -> Evaluation:
@@ -74,16 +75,10 @@ class Trainer:
             DataError, ModelError, CheckpointError: images that cannot be read, a network that cannot be compiled, or a
                 best checkpoint that was damaged.
         """
-        try:
-            return self._finish()
-        finally:
-            self._writer.close()
-
-    def _finish(self) -> Evaluation:
         run = self.run
-        if self._saved_at is None:
-            self._save(capture(run))
         try:
+            if self._saved_at is None:
+                self._save(capture(run))
             self._raise_if_stopped()
             while run.epochs_done < run.epochs:
                 boundary = min((run.epochs_done + 1) * run.pipeline.steps_per_epoch, run.total_steps)
@@ -103,6 +98,13 @@ class Trainer:
             if isinstance(reason, Interrupted):
                 raise
             raise self._interrupted() from reason
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        """Wait until everything is on disk; raise the error of a save that failed."""
+        if self._writer is not None:
+            self._writer.checkpoints.close()
 
     def _train_to(self, boundary: int) -> None:
         run = self.run
@@ -111,7 +113,7 @@ class Trainer:
         self._throughput.restart(run.step)
         for images, labels in run.pipeline.batches(epoch, start=position):
             self._step(images, labels)
-            if run.step < boundary and self._retention.due(run.step):
+            if run.step < boundary and run.retention.due(run.step):
                 self._save(capture(run))
             self._raise_if_stopped()
             if run.step == boundary:  # the last epoch may be cut short
@@ -128,17 +130,15 @@ class Trainer:
         """Take one training step, and report the change of topology and the progress."""
         run = self.run
         update_due = run.sparsifier.method.due(run.step + 1, run.total_steps)
-
-        def before_optimizer() -> None:
-            if update_due or not reading_waits(run.device):
-                self._check_finite()  # before weights are ranked, and at no cost where reading does not wait
-            self._writer.release()  # a save under way may still be reading what changes now
-
-        def before_topology() -> None:
-            if update_due:
-                self._check_weights()
-
-        update = self._training_step(images, labels, before_optimizer=before_optimizer, before_topology=before_topology)
+        self._training_step.backward(images, labels)
+        if update_due or not reading_waits(run.device):
+            self._check_finite()  # before weights are ranked, and at no cost where reading does not wait
+        if self._writer is not None:
+            self._writer.checkpoints.release()  # a save under way may still be reading what changes now
+        self._training_step.optimize()
+        if update_due:
+            self._check_weights()
+        update = run.sparsifier.step()
         if update is not None:
             self._record_update(update)
         if run.world.is_rank_zero and self._throughput.report_due():
@@ -188,9 +188,8 @@ class Trainer:
         if update.note:
             entry["note"] = update.note
         run.metrics["updates"].append(entry)
-        active = {name: counts["active"] for name, counts in update.counts.items()}
-        self._writer.line({"event": "update", **entry, "layers": active})
-        self._writer.update(update)  # a thread writes it while the next step computes
+        if self._writer is not None:
+            self._writer.update(update, entry)
         self.watch(Updated(update=update, density=entry["density"], exploration_rate=entry["exploration_rate"]))
         run.world.check_equal("masks", self._masks)
 
@@ -241,16 +240,17 @@ class Trainer:
         state = capture(run)
         steps_per_second = self._throughput.steps_per_second(run.step)
         speed = steps_per_second and steps_per_second * run.recipe.training.batch_size
-        self._writer.line({"event": "epoch", **entry, "best": best, "images_per_second": speed})
+        if self._writer is not None:
+            self._writer.line({"event": "epoch", **entry, "best": best, "images_per_second": speed})
         self._save(state, best=best)
         self.watch(EpochEnded(**entry, images_per_second=speed, best=best))
 
     def _test(self) -> Evaluation:
         """Evaluate the best checkpoint on the test set, once in the life of the run."""
         run = self.run
-        self._writer.close()
+        self._close()
         if "test" not in run.metrics:
-            best = run.world.checkpoint_from_rank_zero(self._writer.best)
+            best = run.world.checkpoint_from_rank_zero(lambda: checkpoint.load(self.folder.best))
             assert best is not None  # noqa: S101  training has ended, and the last epoch at least can be the best
             models.load_weights(run.model, best.weights, best.buffers)
             result = self._evaluate("test")
@@ -260,8 +260,8 @@ class Trainer:
                 "loss": result.loss,
                 "examples": result.examples,
             }
-            self._writer.line({"event": "test", "step": run.step, **run.metrics["test"]})
-            self._writer.tested(run.metrics["test"])
+            if self._writer is not None:
+                self._writer.tested(run.step, run.metrics["test"])
         test = run.metrics["test"]
         self.watch(Tested(**test))
         return Evaluation(test["loss"], test["accuracy"], test["examples"])
@@ -281,6 +281,33 @@ class Trainer:
         """Begin to save ``state`` as the last checkpoint, and as the best and as one to keep where asked for."""
         self._check_finite()  # a state that went wrong must not replace a good one
         self._check_weights()
-        self._writer.save(state, best=best, keep=keep)
+        if self._writer is not None:
+            self._writer.save(state, best=best, keep=keep)
         self._saved_at = self.run.step
         self.watch(Saved(path=self.folder.last, step=self.run.step))
+
+
+class Throughput:
+    """Steps a second of one stretch of training, without the evaluations and saves between stretches."""
+
+    def __init__(self) -> None:
+        self._step: int | None = None
+        self._since = self._reported = 0.0
+
+    def restart(self, step: int) -> None:
+        """Begin a stretch after ``step`` steps."""
+        self._step = step
+        self._since = self._reported = time.monotonic()
+
+    def report_due(self) -> bool:
+        """Return whether the last report is ``PROGRESS_SECONDS`` ago, and if so count this one as made."""
+        due = time.monotonic() - self._reported >= PROGRESS_SECONDS
+        if due:
+            self._reported = time.monotonic()
+        return due
+
+    def steps_per_second(self, step: int) -> float | None:
+        """Return the steps a second since the stretch began; None when there was none."""
+        if self._step is None or step == self._step:
+            return None
+        return (step - self._step) / max(time.monotonic() - self._since, 1e-9)

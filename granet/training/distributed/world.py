@@ -119,3 +119,6 @@ class World:
 
     def broadcast_buffers(self, model: nn.Module) -> None:
         """Set the buffers of ``model`` to those of rank 0."""
+
+
+SINGLE_PROCESS = World()
