@@ -217,7 +217,7 @@ def initial_masks(found: Log, recipe: Recipe, steps_per_epoch: int, path: Path) 
         raise CheckpointError(
             "the masks that the recipe draws are not those that the history begins with",
             where=path,
-            remedy="use the version of torch that the run was trained with",
+            remedy="use the version of torch that the run was trained with, or move the file away to resume without it",
         )
     return initial
 
