@@ -28,7 +28,7 @@ from granet.checkpoint import load_outline
 from granet.recipe import Recipe
 from granet.rewinding.plan import RewindRequest, base_recipe, plan
 from granet.training import RunFolder, open_data, resume, train
-from granet.training.rounds import go_on
+from granet.training.rounds import resume_rewind
 from tests.synthetic import write_image_folder
 
 METHODS = ("granet", "rigl", "snfs", "gmp")
@@ -61,7 +61,7 @@ def prepared(subject: str, folder: Path, images: Path, parent: RunFolder) -> Cal
     how = base_recipe(asked, outline)
     folder.mkdir()
     RunFolder(folder).rewind_file.write_text(plan(asked, how, outline, open_data(how)).to_toml())
-    return lambda: go_on(folder, CPU, watch=lambda _: None, stop=lambda: False)
+    return lambda: resume_rewind(folder, CPU, watch=lambda _: None, stop=lambda: False)
 
 
 def life(work: Callable[[], object], seconds: float | None, saving: Path | None = None) -> bool:

@@ -27,7 +27,7 @@ from granet.rewinding.points import step_of
 from granet.rewinding.preview import preview
 from granet.rewinding.start_state import pruned, start_state
 from granet.training import RunFolder, open_data, resume, train
-from granet.training.rounds import go_on, rewind
+from granet.training.rounds import resume_rewind, rewind
 from granet.training.run import begin, capture
 from tests.synthetic import write_image_folder
 from tests.tiny import SGD, tiny
@@ -366,8 +366,8 @@ def test_killed_in_any_round_it_resumes_to_a_byte_identical_end(
             retrained(recipe, folder, killed_at(kill))
         for step in (2, 3):  # and again, once killed and once told to stop
             with pytest.raises((Kill, Interrupted)):
-                go_on(folder, CPU, watch=lambda _: None, stop=(killed_at if step == 2 else stopped_at)(step))
-        go_on(folder, CPU, watch=lambda _: None, stop=never)
+                resume_rewind(folder, CPU, watch=lambda _: None, stop=(killed_at if step == 2 else stopped_at)(step))
+        resume_rewind(folder, CPU, watch=lambda _: None, stop=never)
         assert files(folder) == whole, kill
 
 
@@ -519,12 +519,12 @@ def test_a_run_that_is_not_of_this_rewind_does_not_count_as_a_round(
     shutil.rmtree(folder / "round-02")
     shutil.copytree(trained().path, folder / "round-02")
     with pytest.raises(CheckpointError, match="not a round of this rewind"):
-        go_on(folder, CPU, watch=lambda _: None, stop=never)
+        resume_rewind(folder, CPU, watch=lambda _: None, stop=never)
     shutil.rmtree(folder / "round-02")
-    go_on(folder, CPU, watch=lambda _: None, stop=never)
+    resume_rewind(folder, CPU, watch=lambda _: None, stop=never)
     (folder / "round-01" / "best.safetensors").unlink()
     with pytest.raises(FileError, match=r"best\.safetensors"):
-        go_on(folder, CPU, watch=lambda _: None, stop=never)
+        resume_rewind(folder, CPU, watch=lambda _: None, stop=never)
 
 
 def test_points_of_other_runs_and_later_ones_are_refused(trained: Callable[..., RunFolder], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from granet.adapters.binding import Binding, refuse_sharded_type
 from granet.adapters.optional import requires
 from granet.adapters.ranks import check_equal
-from granet.adapters.state import unpack_into
+from granet.adapters.state import pack, unpack_into
 from granet.errors import UsageError
 from granet.methods.base import Method
 from granet.topology import TopologyUpdate
@@ -43,7 +43,7 @@ class PreparedSparsifier(Binding):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, for ``accelerator.save_state``."""
-        return self._pack()
+        return pack(self.sparsifier)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state, for ``accelerator.load_state``, which loads model and optimizer first."""
@@ -69,8 +69,7 @@ def prepare(
 
     Args:
         accelerator: prepared the two.
-        model: as ``accelerator.prepare`` returned it.
-        optimizer: as ``accelerator.prepare`` returned it.
+        model, optimizer: as ``accelerator.prepare`` returned them.
         method: one of ``granet.methods``.
         total_steps: optimizer steps of the whole run; not batches, when gradients are accumulated.
         seed, dense, compiled: see ``granet.Sparsifier``.

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from granet.adapters.ranks import check_equal
-from granet.adapters.state import pack, unpack_into
+from granet.adapters.state import unpack_into
 from granet.errors import UnknownNameError, UsageError
 from granet.layers.maskable import maskable, unwrap
 from granet.methods.base import Method
@@ -97,8 +97,7 @@ class Binding:
         """Make the sparsifier: at step 0, or as in ``state``, for weights that are loaded already.
 
         Args:
-            model: the host's, wrapped or not.
-            optimizer: the host's, wrapped or not.
+            model, optimizer: the host's, wrapped or not.
             steps: of the whole run, if the user did not say.
             state: what ``pack`` returned.
             where: where the state comes from, for errors.
@@ -137,10 +136,6 @@ class Binding:
             if update.note:
                 warnings.warn(f"step {update.step}: {update.note}", RuntimeWarning, stacklevel=2)
         return update
-
-    def _pack(self) -> dict[str, Any]:
-        """Return the state of the sparsifier for the host's checkpoint."""
-        return pack(self.sparsifier)
 
 
 def unwrap_optimizer(optimizer: object) -> Optimizer:

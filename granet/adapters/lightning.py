@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from granet.adapters.binding import Binding, sharded, unwrap_optimizer
 from granet.adapters.optional import requires
+from granet.adapters.state import pack
 from granet.errors import UsageError
 
 with requires("Lightning", extra="lightning", torchvision=True):
@@ -53,7 +54,7 @@ class SparsifierCallback(Binding, Callback):  # type: ignore[misc]  # of a libra
             )
         state = self._loaded
         if state is None and trainer.global_step > 0 and self._sparsifier is not None:  # fit() is called again
-            state = self._pack()
+            state = pack(self.sparsifier)
         found = "no sparsifier" if state is None else f"step {state.get('step')}"
         if (0 if state is None else state.get("step")) != trainer.global_step:
             raise UsageError(
@@ -86,7 +87,7 @@ class SparsifierCallback(Binding, Callback):  # type: ignore[misc]  # of a libra
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for Lightning's checkpoint; empty before training has begun."""
-        return self._pack() if self._sparsifier is not None else dict(self._loaded or {})
+        return pack(self.sparsifier) if self._sparsifier is not None else dict(self._loaded or {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state of a checkpoint until training starts."""

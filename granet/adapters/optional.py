@@ -13,10 +13,7 @@ from granet.models.torchvision_guard import import_torchvision
 def requires(library: str, *, extra: str, torchvision: bool = False) -> Iterator[None]:
     """Context of an import of ``library``, whose error names the extra of granet to install.
 
-    Args:
-        library: its name.
-        extra: that of granet.
-        torchvision: import torchvision first, which fails with a CPU-only torch unless granet does it.
+    With ``torchvision`` that is imported first, which fails with a CPU-only torch unless granet does it.
 
     Raises:
         UsageError: the import failed.

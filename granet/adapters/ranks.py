@@ -18,10 +18,6 @@ def check_equal(masks: Masks, *, where: str) -> None:
 
     Every rank must call it, in the same order as its other collectives.
 
-    Args:
-        masks: those of this rank.
-        where: named in the error.
-
     Raises:
         TrainingError: some differ, on every rank; it names the first such layer and the ranks that differ from rank 0.
     """

@@ -51,7 +51,6 @@ def unpack_into(
 
     Args:
         sparsifier: made with the settings of the one that was packed.
-        state: what the checkpoint held.
         parameters: the masked ones, by name.
         where: where the state comes from, for errors.
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from granet.adapters.binding import Binding, refuse_sharded_type
 from granet.adapters.optional import requires
-from granet.adapters.state import unpack_into
+from granet.adapters.state import pack, unpack_into
 from granet.errors import CheckpointError, UsageError
 from granet.files import atomic
 from granet.methods.base import Method
@@ -101,7 +101,7 @@ class SparsifierCallback(Binding, TrainerCallback):  # type: ignore[misc]  # of 
                     where=folder,
                     remedy="a search over hyperparameters, which saves elsewhere, cannot be resumed sparse",
                 )
-            atomic.write(folder / FILE, _bytes(self._pack(), _hash(self._parameters.values())))
+            atomic.write(folder / FILE, _bytes(pack(self.sparsifier), _hash(self._parameters.values())))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: object, **__: object) -> None:
         """Remove the optimizer hooks; load the masks of the best weights if the Trainer loaded these."""

@@ -72,15 +72,9 @@ def measure(
     watch: Callable[[CellProgressed], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Cell:
-    """Prune, regenerate, train and evaluate; nothing is written.
+    """Prune, regenerate, train and evaluate; nothing is written. ``before`` is from ``baseline``.
 
-    Args:
-        job: what is pruned, and how.
-        before: from ``baseline``.
-        dataset: that of the run.
-        device: where to compute.
-        watch: called after every step.
-        stop: asked before the first step and after every one.
+    ``watch`` is called after every step; ``stop`` is asked before the first step and after every one.
 
     Raises:
         Interrupted: ``stop`` returned True; the cell has to be measured again.
@@ -155,9 +149,8 @@ def regenerated(
     """Return the masks of a pruned network after regeneration.
 
     Args:
-        weights: after pruning.
+        weights, masks: after pruning.
         gradients: dense; only magnitudes matter.
-        masks: after pruning.
         lost: how many weights pruning took from each layer.
         share: None grows ``lost``; otherwise each layer drops this share, rounded up, and grows as many. A layer that
             is wholly active has nowhere to grow and is left alone.

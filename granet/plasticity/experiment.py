@@ -65,8 +65,6 @@ def run(
     """Measure the missing cells of ``grid``, and return the curves of all.
 
     Args:
-        grid: from ``grid.plan``.
-        device: where to compute.
         out: the folder of results; the folder ``plasticity`` of each run when None.
         directory: where the data are now, if they moved.
         factory: confirms the user's own network; see ``models.from_checkpoint``.

@@ -172,7 +172,6 @@ def plan(
 
     Args:
         names: folders of runs, which stand for the checkpoints kept in them, patterns for such, or checkpoints.
-        settings: of all cells.
         rates: shares to prune.
         regenerations: of ``REGENERATIONS``.
         workers: processes that decode images, when others than in the runs.

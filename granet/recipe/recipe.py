@@ -148,6 +148,10 @@ class Recipe(Section):
         """Return plain, ordered data fit for JSON; settings without a value are left out."""
         return self.model_dump(mode="json", exclude_none=True)
 
+    def flat(self) -> dict[str, object]:
+        """Return what ``as_dict`` does, by dotted key."""
+        return dict(_flat(self.as_dict()))
+
     def to_toml(self) -> str:
         """Return the recipe as TOML: the same recipe always gives the same text, and ``from_toml`` gives it back."""
         return tomli_w.dumps(self.as_dict())
@@ -230,7 +234,7 @@ class Recipe(Section):
 
     def differences(self, other: Recipe) -> list[tuple[str, object, object]]:
         """Return what is set differently: dotted key, own value, the other's; None where it is not set."""
-        mine, theirs = dict(_flat(self.as_dict())), dict(_flat(other.as_dict()))
+        mine, theirs = self.flat(), other.flat()
         keys = dict.fromkeys([*_settings(), *mine, *theirs])
         return [(key, mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)]
 

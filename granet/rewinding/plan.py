@@ -136,11 +136,7 @@ def _method(request: RewindRequest, outline: Checkpoint, recipe: Recipe) -> tupl
 def plan(request: RewindRequest, recipe: Recipe, outline: Checkpoint, dataset: Dataset) -> Recipe:
     """Return the recipe of the first round; those of later ones differ in their parent and their number only.
 
-    Args:
-        request: from the user.
-        recipe: from ``base_recipe``.
-        outline: the checkpoint, with or without values.
-        dataset: to train on.
+    ``recipe`` is from ``base_recipe``, ``outline`` is the checkpoint, with or without values.
 
     Raises:
         UsageError: no rewind point at that time, densities or rates that cannot be, a time past the end.

@@ -13,7 +13,7 @@ from granet.analysis.trajectory import training_flops
 from granet.checkpoint import Checkpoint, codec
 from granet.masks.mapping import Masks, active, density
 from granet.methods.base import Method
-from granet.recipe import Recipe, build_method
+from granet.recipe import build_method
 from granet.recipe.learning_rate import learning_rate
 from granet.rewinding.plan import round_of
 from granet.rewinding.start_state import child, load_sources, masks_for, pruned
@@ -46,14 +46,10 @@ class RoundPlan:
 
 
 def preview(model: nn.Module, fresh: Checkpoint) -> list[RoundPlan]:
-    """Return the rounds that the recipe of ``fresh`` leads to.
+    """Return the rounds that the recipe of ``fresh`` leads to, the state of ``model`` at step 0.
 
     Masks are known for the first round. Those of later ones are taken as if all were pruned from the present
     weights: their densities are exact, FLOPs and sizes are estimates.
-
-    Args:
-        model: the network of the first round.
-        fresh: its state at step 0.
 
     Raises:
         FileError: a checkpoint that the recipe names is missing.
@@ -91,7 +87,7 @@ def preview(model: nn.Module, fresh: Checkpoint) -> list[RoundPlan]:
                 first_learning_rate=learning_rate(recipe, section.start, steps_per_epoch),
                 last_learning_rate=learning_rate(recipe, total - 1, steps_per_epoch),
                 training_flops=recipe.training.batch_size * an_image,
-                bytes=_files(recipe, steps_per_epoch),
+                bytes=len(Retention.of(recipe, steps_per_epoch).steps_at_end(section.start, total)),
             )
         )
     # The size of a checkpoint is about a straight line over its active weights; its two ends are enough.
@@ -104,15 +100,3 @@ def _updates(method: Method, start: int, total: int) -> Iterable[int]:
     """Return the steps after ``start`` at which an update may be due."""
     interval = getattr(method, "interval", None)
     return () if interval is None else range(start - start % interval + interval, total + 1, interval)
-
-
-def _files(recipe: Recipe, steps_per_epoch: int) -> int:
-    """Return the number of checkpoints of a round: the last, the best, and those kept on the way."""
-    section = recipe.rewind
-    assert section is not None  # noqa: S101  it is a round
-    retention = Retention.of(recipe, steps_per_epoch)
-    kept = retention.keep_last or 0
-    if retention.keep_every is not None:
-        end = section.start + section.steps
-        kept += end // retention.keep_every - -(-section.start // retention.keep_every) + 1
-    return 2 + kept

@@ -34,10 +34,7 @@ Scope = Literal["global", "uniform"]
 
 
 def start_state(fresh: Checkpoint) -> Checkpoint:
-    """Return the state that a run starts from whose recipe has a rewind.
-
-    Args:
-        fresh: the state of the run at step 0, with its weights initialised.
+    """Return the state that a rewound run starts from; ``fresh`` is its state at step 0, with weights initialised.
 
     Raises:
         CheckpointError: a checkpoint that the recipe names is gone, damaged or has changed.
@@ -116,11 +113,8 @@ def masked(state: Checkpoint, masks: Masks, **changes: Any) -> Checkpoint:
 def pruned(weights: Mapping[str, Tensor], masks: Masks, target: float, scope: Scope) -> Masks:
     """Prune ``masks`` to density ``target``: keep the weights that are largest in magnitude.
 
-    Args:
-        weights: at least those that are masked.
-        masks: what is active now.
-        target: density afterwards, to the weight; the present one changes nothing.
-        scope: ``global`` ranks all weights together, ``uniform`` takes the same share of every layer.
+    The density is met to the weight; the present one changes nothing. Scope ``global`` ranks all weights together,
+    ``uniform`` takes the same share of every layer.
 
     Raises:
         UsageError: a density above the present one, or fewer weights than layers.

@@ -149,9 +149,7 @@ class RunFolder:
     def create(self, recipe: Recipe, *, rounds: bool = False) -> None:
         """Make the folder for a new run, remove what an earlier run left, and write the recipe.
 
-        Args:
-            recipe: of the run or, with ``rounds``, of the first of several rounds.
-            rounds: the folder is to hold the folders of several rounds.
+        With ``rounds`` it is to hold the folders of several rounds, of which ``recipe`` is that of the first.
 
         Raises:
             UsageError: the folder cannot be made or written to.
@@ -192,13 +190,12 @@ class RunFolder:
             UsageError: there is no run here.
             CheckpointError: the checkpoint is damaged.
         """
+        self.check_run()
         if self.last.exists():
             checkpoint = load(self.last)
             self._check_state(checkpoint)
             return checkpoint.recipe, checkpoint
-        if self.recipe_file.exists():
-            return Recipe.load(str(self.recipe_file)), None
-        raise self._no_run()
+        return Recipe.load(self.recipe_file), None
 
     def newest(self) -> Checkpoint:
         """Return the newest checkpoint of the run here, checked, but without values; see ``load_outline``.
@@ -234,12 +231,9 @@ class RunFolder:
     def check_run(self) -> None:
         """Raise UsageError when there is no run here."""
         if not self.holds_run():
-            raise self._no_run()
-
-    def _no_run(self) -> UsageError:
-        return UsageError(
-            "there is no run to resume",
-            where=self.path,
-            expected=f"{self.last.name} or {self.recipe_file.name} in it",
-            remedy="name the folder that --out named, or start a run with --out",
-        )
+            raise UsageError(
+                "there is no run to resume",
+                where=self.path,
+                expected=f"{self.last.name} or {self.recipe_file.name} in it",
+                remedy="name the folder that --out named, or start a run with --out",
+            )

@@ -18,15 +18,10 @@ _Taken = TypeVar("_Taken")
 
 
 def append(path: Path, line: Mapping[str, object], *, failed: str) -> None:
-    """Append a line.
-
-    Args:
-        path: of the file, which is made if need be.
-        line: the object.
-        failed: the message when that is not possible.
+    """Append a line to a file, which is made if need be.
 
     Raises:
-        FileError: it cannot be written.
+        FileError: it cannot be written; its message is ``failed``.
     """
     with atomic.file_errors(path, failed), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
@@ -36,11 +31,7 @@ def read(path: Path, take: Callable[[dict[str, Any]], _Taken | None]) -> tuple[l
     """Return what ``take`` returns for each object, without None, or None and a message that says what is wrong.
 
     A last line that is incomplete is being written or was cut short by a kill, and is left out. For a missing file
-    both are None.
-
-    Args:
-        path: of the file.
-        take: given one object after the other; raises ValueError for one that no run writes.
+    both are None. ``take`` raises ValueError for an object that no run writes.
     """
     found: list[_Taken] = []
     try:

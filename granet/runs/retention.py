@@ -48,6 +48,16 @@ class Retention:
         passing = sorted({old for old in kept if old <= step and not _multiple(old, self.keep_every)} | {step})
         return [old for old in passing[: -self.keep_last] if old != step]
 
+    def steps_at_end(self, start: int, end: int) -> list[int]:
+        """Return the steps of all checkpoints of a run from ``start`` to ``end``: the last, the best and those kept.
+
+        The best counts as one of the end, and so do those of ``keep_last``.
+        """
+        steps = [end] * (2 + (self.keep_last or 0))
+        if self.keep_every is not None:
+            steps += range(-(-start // self.keep_every) * self.keep_every, end + 1, self.keep_every)
+        return steps
+
 
 def _multiple(step: int, period: int | None) -> bool:
     return period is not None and step % period == 0

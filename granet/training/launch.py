@@ -42,14 +42,11 @@ def train(
     watch: Watch = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """Train ``recipe`` from the beginning into ``folder``.
+    """Train ``recipe`` from the beginning into ``folder``; return loss and accuracy of its best epoch on the test set.
 
     Nothing is written before recipe, data, network and device are known to fit each other.
 
     Args:
-        recipe: all settings of the run.
-        folder: of the run.
-        device: where to compute.
         dataset: that of the recipe, if it is open already.
         overwrite: replace a run in ``folder``.
         download: fetch published data that are not there.
@@ -57,9 +54,6 @@ def train(
         restarted: resume a run of this very recipe in ``folder``, as after the loss of a rank.
         watch: called with every event.
         stop: asked before the first step and after every one; True ends the run with the state saved.
-
-    Returns:
-        Loss and accuracy of the best epoch on the test set.
 
     Raises:
         Interrupted: ``stop`` returned True; the state is saved.
@@ -108,19 +102,13 @@ def resume(
     watch: Watch = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """Continue the run in ``folder`` as if it had never stopped.
+    """Continue the run in ``folder`` as if it had never stopped; arguments and result are those of ``train``.
 
     Args:
-        folder: holds the run.
-        device: where to compute; bit-identical to never having stopped on the same kind of device only.
+        device: bit-identical to never having stopped on the same kind of device only.
         directory: where the data are now, if they moved.
-        dataset: that of the run, if it is open already.
-        world: the ranks that train together, of which rank 0 alone reads the folder. Bit-identical to never having
-            stopped with as many ranks as before only; otherwise a ``Resized`` event says what changes.
-        watch, stop: as for ``train``.
-
-    Returns:
-        Loss and accuracy of the best epoch on the test set.
+        world: of which rank 0 alone reads the folder. Bit-identical to never having stopped with as many ranks as
+            before only; otherwise a ``Resized`` event says what changes.
 
     Raises:
         CheckpointError: a damaged checkpoint, or data that are not those of the run.

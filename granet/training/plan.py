@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -19,10 +19,9 @@ from granet.errors import UsageError
 from granet.masks import mapping
 from granet.recipe import Recipe
 from granet.rewinding.start_state import masked
-from granet.runs.retention import Retention
 from granet.training.device import use_kernels
 from granet.training.placeholder_dataset import PlaceholderImages, placeholder_dataset
-from granet.training.run import Run, begin, capture, open_data
+from granet.training.run import Run, begin, capture, open_data, split_sizes
 from granet.training.step_timing import StepTiming, time_steps
 
 
@@ -117,8 +116,6 @@ def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | No
     """Plan a run of ``recipe``; nothing is written.
 
     Args:
-        recipe: not of a rewound run.
-        device: where to try it out.
         images: plans without the dataset, of which nothing is opened then.
         steps: how many steps to time at the most; 0 tries nothing out.
 
@@ -147,10 +144,10 @@ def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | No
     trial = time_steps(run, steps=steps, real_images=images is None) if steps else None
     times = _times(trajectory)
     sizes = _sizes(run, trajectory)
-    count, disk = _disk(recipe, per_epoch, trajectory, sizes)
+    saved = run.retention.steps_at_end(0, run.total_steps)
     return RunPlan(
         recipe=recipe,
-        examples={split: len(dataset.split(split)) for split in ("train", "validation", "test")},
+        examples=split_sizes(dataset),
         real_images=images is None,
         steps_per_epoch=per_epoch,
         total_steps=run.total_steps,
@@ -158,10 +155,10 @@ def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | No
         trajectory=trajectory,
         times=times,
         layers=_layers(parameters, trajectory, costs, times),
-        first_bytes=sizes.first,
-        last_bytes=sizes.last,
-        checkpoints=count,
-        disk_bytes=disk,
+        first_bytes=sizes[1],
+        last_bytes=sizes[2],
+        checkpoints=len(saved),
+        disk_bytes=_disk_bytes(saved, trajectory, *sizes),
         trial=trial,
         cautions=cautions(trajectory, method, costs, steps_per_epoch=per_epoch),
     )
@@ -205,22 +202,13 @@ def _layers(
     return tuple(plans)
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """Bytes of checkpoints: before the first step, with the initial masks, and at the end."""
-
-    new: int
-    first: int
-    last: int
-
-
-def _sizes(run: Run, trajectory: Trajectory) -> _Sizes:
+def _sizes(run: Run, trajectory: Trajectory) -> tuple[int, int, int]:
+    """Return the bytes of checkpoints: before the first step, with the initial masks, and at the end."""
     _with_state(run)
     nothing: dict[str, Any] = {"epochs": [], "updates": []}
     first = _predicted(run, trajectory.first, nothing, trajectory.first.density)
     last = _predicted(run, trajectory.last, _metrics(run, trajectory), trajectory.reach)
-    states = (replace(first, optimizer={}), first, last)
-    return _Sizes(*(len(codec.encode(state)) for state in states))
+    return len(codec.encode(replace(first, optimizer={}))), len(codec.encode(first)), len(codec.encode(last))
 
 
 def _with_state(run: Run) -> None:
@@ -257,15 +245,11 @@ def _metrics(run: Run, trajectory: Trajectory) -> dict[str, Any]:
     return {"epochs": [an_epoch] * epochs, "updates": [an_update] * trajectory.updates, "best": best, "test": best}
 
 
-def _disk(recipe: Recipe, steps_per_epoch: int, trajectory: Trajectory, sizes: _Sizes) -> tuple[int, float]:
-    """Return the number of checkpoints at the end, and their bytes, interpolated by their active weights."""
-    retention = Retention.of(recipe, steps_per_epoch)
-    steps = [trajectory.total_steps] * (2 + (retention.keep_last or 0))
-    if retention.keep_every is not None:
-        steps += range(0, trajectory.total_steps + 1, retention.keep_every)
+def _disk_bytes(steps: Iterable[int], trajectory: Trajectory, new: int, first: int, last: int) -> float:
+    """Return the bytes of checkpoints of these steps, interpolated by their active weights; see ``_sizes``."""
     fall, disk = trajectory.first.active - trajectory.last.active, 0.0
     for step in steps:
         active = next((kept for prune, kept in reversed(trajectory.prunes) if prune <= step), trajectory.first.active)
         share = (active - trajectory.last.active) / fall if fall else 0.0
-        disk += sizes.new if step == 0 else sizes.last + share * (sizes.first - sizes.last)
-    return len(steps), disk
+        disk += new if step == 0 else last + share * (first - last)
+    return disk

@@ -61,7 +61,7 @@ def rewind(
         return list(_rounds(folder, device, dataset, None, watch, stop))
 
 
-def go_on(
+def resume_rewind(
     path: Path, device: torch.device, *, directory: Path | None = None, watch: Watch, stop: Callable[[], bool]
 ) -> list[RoundRow]:
     """Resume the rewind in ``path`` as if it had never stopped; ``directory`` is where the data are now.

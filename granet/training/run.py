@@ -126,12 +126,7 @@ def begin(
 ) -> Run:
     """Return a run at step 0.
 
-    Args:
-        recipe: all settings of the run.
-        dataset: that of the recipe.
-        device: where to compute.
-        fresh: False does not load the weights that the recipe starts from, for a run whose state is then restored.
-        world: the ranks that train together.
+    With ``fresh`` False the weights that the recipe starts from are not loaded, for a run whose state is then restored.
 
     Raises:
         UsageError: settings that do not fit the data, the device or each other.

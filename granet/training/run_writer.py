@@ -18,12 +18,12 @@ from granet.training.run import Run
 class RunWriter:
     """Writer of everything in the folder of a run but its recipe and its sessions."""
 
-    def __init__(self, folder: RunFolder, run: Run, *, begun: bool) -> None:
+    def __init__(self, folder: RunFolder, run: Run, *, saved: bool) -> None:
         self._folder = folder
         self._retention = run.retention
         self.checkpoints = CheckpointThread(run.device)
         masks, path = run.sparsifier.masks, folder.history
-        if begun:
+        if saved:
             per_epoch = run.pipeline.steps_per_epoch
             self._history = HistoryRecorder.resume(path, run.step, masks, run.metrics, run.recipe, per_epoch)
         else:

@@ -28,13 +28,7 @@ def score(
     Images are normalised as in training, whatever the dataset's own constants are, and the precision is that of
     training where the device has it, so that the result equals the figures of the run.
 
-    Args:
-        checkpoint: what ``granet.load_checkpoint`` returned.
-        dataset: has the classes, channels and image size that the network was trained for.
-        split: "train", "validation" or "test".
-        device: where to compute.
-        batch_size: images at a time; it changes speed and memory only.
-        factory: see ``models.from_checkpoint``.
+    ``batch_size`` changes speed and memory only. For ``factory`` see ``models.from_checkpoint``.
 
     Raises:
         DataError: the dataset has other classes, channels or image size.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,9 +43,8 @@ class Trainer:
 
         Args:
             run: with its weights in place.
-            folder: of the run; claimed by this process, or by that of rank 0.
-            watch: called with every event.
-            stop: asked before the first step and after every one; True ends the run with the state saved.
+            folder: claimed by this process, or by that of rank 0.
+            watch, stop: see ``granet.training.train``.
             saved: whether the last checkpoint in ``folder`` is of this very state.
 
         Raises:
@@ -54,18 +53,15 @@ class Trainer:
         """
         self.run, self.folder, self.watch = run, folder, watch
         self._asked_here, self.stop = stop, run.world.stop_on_all(stop)
-        run.world.check_equal("masks", self._masks)
+        run.world.check_equal("masks", lambda: fingerprints.of_masks(run.sparsifier.masks))
         run.world.check_equal("weights", lambda: fingerprints.of_weights(run.model))
         self._training_step = TrainingStep(run)
         self._saved_at = run.step if saved else None
-        self._writer = RunWriter(folder, run, begun=saved) if run.world.is_rank_zero else None
+        self._writer = RunWriter(folder, run, saved=saved) if run.world.is_rank_zero else None
         self._throughput = Throughput()
 
     def finish(self) -> Evaluation:
-        """Train to the end and evaluate the best epoch on the test set.
-
-        Returns:
-            Loss and accuracy of the best epoch on the test set.
+        """Train to the end; return loss and accuracy of the best epoch on the test set.
 
         Raises:
             Interrupted: ``stop`` returned True; the state is saved.
@@ -191,7 +187,7 @@ class Trainer:
         if self._writer is not None:
             self._writer.update(update, entry)
         self.watch(Updated(update=update, density=entry["density"], exploration_rate=entry["exploration_rate"]))
-        run.world.check_equal("masks", self._masks)
+        run.world.check_equal("masks", lambda: fingerprints.of_masks(run.sparsifier.masks))
 
     def _report_progress(self) -> None:
         run = self.run
@@ -273,9 +269,6 @@ class Trainer:
         batches = run.pipeline.evaluation(split, EVALUATED)
         rounds = run.world.ranks.rounds(-(-len(run.dataset.split(split)) // EVALUATED))
         return evaluate(run.model, batches, precision=run.precision, stop=self.stop, world=run.world, rounds=rounds)
-
-    def _masks(self) -> Mapping[str, str]:
-        return fingerprints.of_masks(self.run.sparsifier.masks)
 
     def _save(self, state: checkpoint.Checkpoint, *, best: bool = False, keep: bool = True) -> None:
         """Begin to save ``state`` as the last checkpoint, and as the best and as one to keep where asked for."""

@@ -193,7 +193,7 @@ def rewind(
             watch = sessions.recording(shown)
             if planned is None:
                 directory = None if data is None else data.absolute()
-                rows = rewinding_rounds.go_on(folder, place, directory=directory, watch=watch, stop=stop)
+                rows = rewinding_rounds.resume_rewind(folder, place, directory=directory, watch=watch, stop=stop)
             else:
                 rows = rewinding_rounds.rewind(
                     planned.recipe,

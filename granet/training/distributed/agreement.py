@@ -76,13 +76,7 @@ def digest(facts: Facts) -> bytes:
 
 
 def mismatch_error(what: str, by_rank: Sequence[Facts], error: type[GranetError]) -> GranetError:
-    """Return the error for ranks that differ in ``what``: it names the first fact that differs, and the ranks.
-
-    Args:
-        what: what the facts are about.
-        by_rank: the facts of each rank, which are not all the same.
-        error: the type of the error.
-    """
+    """Return the error for ranks that differ in ``what``: it names the first fact that differs, and the ranks."""
     names = dict.fromkeys(name for facts in by_rank for name in facts)
     different = [name for name in names if len({facts.get(name) for facts in by_rank}) > 1]
     if not different:

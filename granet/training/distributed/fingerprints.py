@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def of_weights(model: nn.Module) -> Facts:
 
 def of_recipe(recipe: Recipe) -> Facts:
     """Return every setting but those that may differ between machines: where the data are, how many workers."""
-    return {key: str(value) for key, value in _settings(recipe.as_dict()) if key not in _OWN}
+    return {key: str(value) for key, value in recipe.flat().items() if key not in _OWN}
 
 
 def of_software(device: torch.device, precision: str) -> Facts:
@@ -114,14 +113,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError as error:
         raise DataError("cannot be read", where=path, got=error.strerror) from error
-
-
-def _settings(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in section.items():
-        if isinstance(value, dict):
-            yield from _settings(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _bytes(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -55,13 +55,11 @@ class World:
         *,
         compile: bool,
     ) -> Network:
-        """Return ``model``, whose weights are in place, with its gradients averaged over the ranks.
+        """Return ``model``, whose weights are in place, with its gradients averaged over the ranks, perhaps compiled.
 
         Args:
-            model: to be trained.
             images: makes images of the shape, type and device of those to come.
             autocast: makes the context of a forward pass.
-            compile: whether to use torch.compile.
 
         Raises:
             ModelError: several ranks cannot train it together.
