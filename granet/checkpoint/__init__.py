@@ -70,9 +70,7 @@ def load_outline(path: str | os.PathLike[str]) -> Checkpoint:
     """Return the checkpoint with masks and explored sets, and all other tensors without data, on the meta device.
 
     For a look at a checkpoint that does not fit memory. The whole file is checked against its hashes all the same.
-
-    Raises:
-        CheckpointError: as :func:`load`.
+    Raises as :func:`load`.
     """
     return _read(path, partial(codec.decode, outline=True))
 
@@ -80,8 +78,7 @@ def load_outline(path: str | os.PathLike[str]) -> Checkpoint:
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Return the weights, in their full shapes, and buffers of a checkpoint, for ``model.load_state_dict``.
 
-    Raises:
-        CheckpointError: as :func:`load`.
+    Raises as :func:`load`.
     """
     return _read(path, codec.decode_weights)
 

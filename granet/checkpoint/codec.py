@@ -76,11 +76,8 @@ def encode(checkpoint: Checkpoint) -> memoryview:
 def decode(data: Bytes, where: str, *, outline: bool = False) -> Checkpoint:
     """Return the checkpoint in the bytes of a file; its tensors are on the CPU, contiguous, and own their memory.
 
-    Args:
-        data: the file, uint8 [n]; may be a memory map.
-        where: the name of the file, for messages.
-        outline: only masks and explored sets get values, all other tensors are on the meta device. The hashes of all
-            tensors are checked nevertheless.
+    Of an ``outline`` only masks and explored sets get values, all other tensors are on the meta device. The hashes of
+    all tensors are checked nevertheless. ``where`` is the name of the file, for messages.
 
     Raises:
         CheckpointError: anything but a sound checkpoint. What is allocated before that is found out is bounded by
@@ -158,9 +155,6 @@ def _assemble(sources: Mapping[str, TensorSource], text: str) -> memoryview:
 
     It is laid out first, which needs only the masks, and then filled tensor by tensor while a thread hashes what is
     already there. So it takes the file and, where a tensor lies on another device or in another order, a copy of one.
-
-    Raises:
-        CheckpointError: a tensor that cannot be stored exactly, or a header that is too long.
     """
     # Larger elements first: so each tensor lies at a multiple of its element's size, as a memory map wants it.
     names = sorted(sources, key=lambda name: (-sources[name].values.itemsize, name))

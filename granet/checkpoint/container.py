@@ -106,11 +106,7 @@ def header_length(data: Bytes | bytes) -> int:
 
 
 def read(data: Bytes, where: str) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """Return the tensors, in the order in which they lie in the file, and the metadata.
-
-    Args:
-        data: the whole file, uint8 [n].
-        where: its name, for error messages.
+    """Return the tensors of the whole file ``data``, in the order in which they lie there, and the metadata.
 
     Raises:
         CheckpointError: anything but a valid safetensors file of dtypes in ``DTYPES``.

@@ -106,13 +106,20 @@ def parse(text: str, *, where: str) -> Header:
         weights=fields["weights"].texts(),
         buffers=fields["buffers"].texts(),
         masks=masks,
-        explored={name: _explored(field, masks.get(name)) for name, field in fields["explored"].members()},
+        explored={
+            # Without a mask it is refused below.
+            name: _mask(field, masks[name].shape if name in masks else ())
+            for name, field in fields["explored"].members()
+        },
         accumulators=fields["accumulators"].texts(),
         optimizer={name: _slots(field) for name, field in fields["optimizer"].members()},
     )
     if len(canonical.dumps(header.recipe, where=where)) > MAX_RECIPE:
         raise CheckpointError("the recipe is too long", where=where, expected=f"at most {MAX_RECIPE} characters")
-    _check_names(header, where)
+    check_names(vars(header), where=where)
+    for name, slots in header.optimizer.items():
+        if name not in header.masks and MASKED in slots.values():
+            raise CheckpointError("a masked slot of a parameter without a mask", where=f"{where}, {short(name)}")
     return header
 
 
@@ -132,7 +139,7 @@ def _known(fields: Any, where: str) -> Field:
     return Field({name: value for name, value in fields.items() if minor <= MINOR or name in _FIELDS}, where)
 
 
-NETWORK = ("name", "in_channels", "classes", "image_size", "mean", "std")
+NETWORK = tuple(Network.__dataclass_fields__)
 """The fields that describe a network."""
 
 
@@ -153,19 +160,11 @@ def network(fields: Mapping[str, Field]) -> Network:
     )
 
 
-def _mask(field: Field) -> MaskPart:
-    fields = field.record("shape", "encoding", "count")
+def _mask(field: Field, shape: tuple[int, ...] | None = None) -> MaskPart:
+    """Return a mask or, with the ``shape`` of its mask, an explored set."""
+    fields = field.record("encoding", "count", *(("shape",) if shape is None else ()))
     return MaskPart(
-        shape=fields["shape"].shape(),
-        encoding=fields["encoding"].one_of((DENSE, *ENCODINGS)),
-        count=fields["count"].count(),
-    )
-
-
-def _explored(field: Field, mask: MaskPart | None) -> MaskPart:
-    fields = field.record("encoding", "count")
-    return MaskPart(
-        shape=() if mask is None else mask.shape,  # without a mask it is refused below
+        shape=fields["shape"].shape() if shape is None else shape,
         encoding=fields["encoding"].one_of((DENSE, *ENCODINGS)),
         count=fields["count"].count(),
     )
@@ -181,14 +180,6 @@ def _slots(field: Field) -> dict[str, float | str | None]:
         number = slot.value is None or isinstance(slot.value, int | float)
         slots[name] = slot.value if number else slot.one_of((MASKED, WHOLE))
     return slots
-
-
-def _check_names(header: Header, where: str) -> None:
-    parts = (header.weights, header.buffers, header.masks, header.explored, header.optimizer, header.accumulators)
-    check_names(*parts, where=where)
-    for name, slots in header.optimizer.items():
-        if name not in header.masks and MASKED in slots.values():
-            raise CheckpointError("a masked slot of a parameter without a mask", where=f"{where}, {short(name)}")
 
 
 def check_tensors(header: Header, stored: Mapping[str, StoredTensor], where: str) -> None:

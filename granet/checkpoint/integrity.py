@@ -46,11 +46,7 @@ def seal(prefix: Bytes) -> None:
 
 
 def check_seal(prefix: Bytes, where: str) -> str:
-    """Check and return the content hash of a file.
-
-    Args:
-        prefix: the file up to the end of the table, uint8, read-only.
-        where: its name, for messages.
+    """Check and return the content hash of the file ``where``; ``prefix`` is all of it up to the end of the table.
 
     Raises:
         CheckpointError: it is not in its place, or not the one of these bytes.

@@ -141,12 +141,8 @@ class TensorSource:
 def scatter(stored: Sequence[NDArray[Any]], mask: StoredMask) -> tuple[list[NDArray[Any]], Mask]:
     """Put the active entries of several tensors where ``mask`` has them, with zeros between.
 
-    Args:
-        stored: the values of each tensor as integers of their width, 1-D, one for each position.
-        mask: checked, and not of all entries.
-
-    Returns:
-        For each tensor an array [size] of its dtype, and the mask, bool [size].
+    ``stored`` are their values as integers of their width, 1-D, one for each position; the mask is checked, and not of
+    all entries. Returns for each tensor an array [size] of its dtype, and the mask, bool [size].
     """
     active, full = np.zeros(mask.size, np.bool_), [np.zeros(mask.size, bits.dtype) for bits in stored]
     done = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from typing import Any
 
@@ -79,8 +79,9 @@ class Checkpoint:
 
     def __post_init__(self, stored_hash: str | None) -> None:
         object.__setattr__(self, "_content_hash", stored_hash)
-        check_names(self.weights, self.buffers, self.masks, self.explored, self.optimizer, self.accumulators)
-        _check_belongs("masks", self.masks, "explored", self.explored)
+        check_names(vars(self))
+        for name in sorted(self.masks.keys() - self.explored.keys()):
+            raise CheckpointError("masks for a name that is not among the explored", where=name)
         for part, tensors in (("masks", self.masks), ("explored", self.explored), ("accumulators", self.accumulators)):
             for name, tensor in tensors.items():
                 if tensor.shape != self.weights[name].shape:
@@ -106,33 +107,21 @@ class Checkpoint:
         return content_hash
 
 
-def check_names(
-    weights: Iterable[str],
-    buffers: Iterable[str],
-    masks: Iterable[str],
-    explored: Iterable[str],
-    optimizer: Iterable[str],
-    accumulators: Iterable[str],
-    *,
-    where: str = "",
-) -> None:
-    """Check the names of a checkpoint's parts against one another; ``where`` is the file, for messages.
+_WITHIN = {"masks": "weights", "optimizer": "weights", "accumulators": "masks", "explored": "masks"}
+"""Part of a checkpoint -> the part that has all of its names."""
+
+
+def check_names(parts: Mapping[str, Any], *, where: str = "") -> None:
+    """Check the names in the parts of a checkpoint against one another; ``where`` is the file, for messages.
 
     Raises:
         CheckpointError: a part of a parameter that is not there, or a weight and a buffer of the same name.
     """
-    _check_belongs("masks", masks, "weights", weights, where)
-    _check_belongs("optimizer", optimizer, "weights", weights, where)
-    _check_belongs("accumulators", accumulators, "masks", masks, where)
-    _check_belongs("explored", explored, "masks", masks, where)
-    for name in sorted({*weights} & {*buffers}):
-        raise CheckpointError("a weight and a buffer have the same name", where=_named(where, name))
-
-
-def _check_belongs(part: str, names: Iterable[str], whole: str, known: Iterable[str], where: str = "") -> None:
-    for name in sorted({*names} - {*known}):
-        raise CheckpointError(f"{part} for a name that is not among the {whole}", where=_named(where, name))
-
-
-def _named(where: str, name: str) -> str:
-    return f"{where}, {short(name)}" if where else name
+    faults = [
+        (f"{part} for a name that is not among the {whole}", {*parts[part]} - {*parts[whole]})
+        for part, whole in _WITHIN.items()
+    ]
+    faults.append(("a weight and a buffer have the same name", {*parts["weights"]} & {*parts["buffers"]}))
+    for fault, names in faults:
+        for name in sorted(names):
+            raise CheckpointError(fault, where=f"{where}, {short(name)}" if where else name)

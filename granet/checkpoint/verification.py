@@ -40,18 +40,18 @@ class Verification:
     path: str
     bytes: int
     """Length of the file."""
-    content_hash: str | None
+    content_hash: str | None = None
     """64 hexadecimal digits; None when the header is damaged."""
-    step: int | None
+    step: int | None = None
     """Optimizer steps done; None when the header is damaged."""
-    tensors: int
+    tensors: int = 0
     """How many were checked; 0 when the header is damaged."""
-    parameters: int
+    parameters: int = 0
     """Maskable weights, by the header."""
-    active: int
+    active: int = 0
     """How many of them are active, by the header."""
     failures: tuple[VerificationFailure, ...]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     """What could not be checked, and why."""
 
     @property
@@ -76,22 +76,22 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         FileError: there is nothing to read: no file, or not a regular one. All else is in the result.
     """
     data, name = mapped.read(path), os.fspath(path)
-    failures: list[VerificationFailure] = []
-    file = None
-    notes: list[str] = []
-    with _recorded(failures, "header"):
+    try:
         file = File.open(data, name)
-    if file is not None:
-        damaged = _check_tensors(file, failures)
-        _check_masks(file, damaged, failures)
-        notes = _check_recipe(file, failures)
-    masks = file.header.masks.values() if file else ()
+    except CheckpointError as error:
+        failure = VerificationFailure(part="header", message=str(error))
+        return Verification(path=name, bytes=data.size, failures=(failure,))
+    failures: list[VerificationFailure] = []
+    damaged = _check_tensors(file, failures)
+    _check_masks(file, damaged, failures)
+    notes = _check_recipe(file, failures)
+    masks = file.header.masks.values()
     return Verification(
         path=name,
         bytes=data.size,
-        content_hash=file.content_hash if file else None,
-        step=file.header.step if file else None,
-        tensors=len(file.stored) if file else 0,
+        content_hash=file.content_hash,
+        step=file.header.step,
+        tensors=len(file.stored),
         parameters=sum(math.prod(mask.shape) for mask in masks),
         active=sum(mask.count for mask in masks),
         failures=tuple(failures),

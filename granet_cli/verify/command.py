@@ -56,17 +56,8 @@ def _verified(file: Path) -> Verification:
     try:
         return verify(file)
     except FileError as error:
-        return Verification(
-            path=str(file),
-            bytes=0,
-            content_hash=None,
-            step=None,
-            tensors=0,
-            parameters=0,
-            active=0,
-            failures=(VerificationFailure(part="file", message=str(error)),),
-            notes=(),
-        )
+        failure = VerificationFailure(part="file", message=str(error))
+        return Verification(path=str(file), bytes=0, failures=(failure,))
 
 
 def _show(screen: Screen, result: Verification) -> None:
