@@ -34,17 +34,12 @@ def parse(spec: str, *, what: str, attribute: str) -> tuple[str, str]:
 def find(spec: str, *, what: str, attribute: str, error: type[GranetError]) -> Any:
     """Import the module and return the attribute that ``spec`` names.
 
-    The module is looked for in the working directory first, then wherever Python looks.
-
-    Args:
-        spec: ``package.module:attribute``; the attribute may be dotted.
-        what: what messages call the thing, such as "method".
-        attribute: what messages call the part after the colon, such as "Class".
-        error: class of the errors but for the first.
+    The module is looked for in the working directory first, then wherever Python looks. Messages call the thing
+    ``what``, such as "method", and the part after the colon ``attribute``, such as "Class".
 
     Raises:
-        UsageError: ``spec`` is not of that form.
-        GranetError: the module or the attribute is not there, or importing it fails.
+        UsageError: ``spec`` has another form than ``package.module:attribute``; the attribute may be dotted.
+        GranetError: the module or the attribute is not there, or importing it fails; of the class ``error``.
     """
     module_name, dotted = parse(spec, what=what, attribute=attribute)
     with working_directory_on_path():

@@ -86,26 +86,26 @@ def import_weights(
     outline = models.outline(model, **built_for)
     fitted = match_tensors.fit(tensors, outline, model, file.where, hint=_hint(file, theirs, probed))
 
-    weights = maskable(outline)
+    can_be_masked = maskable(outline)
     ours = {name: first for name, first in fitted.names.items() if first in fitted.weights}
     chosen = masking.choose(
         own_masks,
         mask_file,
-        {name: fitted.weights[name] for name in weights} if infer_masks else None,
+        {name: fitted.weights[name] for name in can_be_masked} if infer_masks else None,
         called={**ours, **{other: ours[name] for other, name in renaming.items() if name in ours}},
         where=file.where,
     )
-    masked = masking.apply(chosen, fitted.weights, weights)
+    weights, masks, masked = masking.apply(chosen, fitted.weights, can_be_masked)
     channels = built_for["in_channels"]
     mean, std, assumed = known.normalisation(channels)
     checkpoint = Checkpoint(
-        weights=masked.weights,
-        masks=masked.masks,
+        weights=weights,
+        masks=masks,
         buffers=fitted.buffers,
-        explored={name: mask.clone() for name, mask in masked.masks.items()},
+        explored={name: mask.clone() for name, mask in masks.items()},
         optimizer={},
         accumulators={},
-        recipe=data_and_recipe.recipe(model, known, density(masked.masks)),
+        recipe=data_and_recipe.recipe(model, known, density(masks)),
         step=0,
         network=Network(
             name=model,
@@ -124,7 +124,7 @@ def import_weights(
                 "format": file.format,
                 "masks": chosen.origin,
                 "source": chosen.source,
-                "remarks": [*file.remarks, *matched, *fitted.remarks, *masked.remarks, *assumed],
+                "remarks": [*file.remarks, *matched, *fitted.remarks, *masked, *assumed],
             },
         },
     )

@@ -29,15 +29,6 @@ class ImportedMasks:
     remarks: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class Masked:
-    """Weights that are zero outside their masks, and the masks of all maskable ones."""
-
-    weights: dict[str, Tensor]
-    masks: dict[str, Tensor]
-    remarks: tuple[str, ...]
-
-
 def choose(
     own: Mapping[str, Tensor],
     mask_file: str | os.PathLike[str] | None,
@@ -77,8 +68,10 @@ def choose(
     return ImportedMasks({}, where, "none", "none, all weights are active")
 
 
-def apply(chosen: ImportedMasks, weights: Mapping[str, Tensor], maskable: Mapping[str, object]) -> Masked:
-    """Set weights to zero outside their masks, and make a mask for each maskable one, full where none was given.
+def apply(
+    chosen: ImportedMasks, weights: Mapping[str, Tensor], maskable: Mapping[str, object]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[str, ...]]:
+    """Return the weights, zero outside their masks, a mask for each maskable one, full if none was given, and remarks.
 
     A mask of a parameter that granet does not mask, such as a bias, is applied but not kept.
 
@@ -99,7 +92,7 @@ def apply(chosen: ImportedMasks, weights: Mapping[str, Tensor], maskable: Mappin
             unkept.append(name)
     if masks and not any(mask.any() for mask in masks.values()):
         raise CheckpointError("the masks leave no weight active", where=chosen.where)
-    return Masked(result, masks, (*chosen.remarks, *_remarks(chosen, result, masks, lost, unkept)))
+    return result, masks, (*chosen.remarks, *_remarks(chosen, result, masks, lost, unkept))
 
 
 def boolean(tensor: Tensor, weight: Tensor, where: str) -> Tensor:

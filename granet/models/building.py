@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from granet.errors import ModelError, UnknownNameError, UsageError
 from granet.models.catalog import CATALOG
-from granet.models.factory import build_from_factory
+from granet.models.factory import call
 from granet.models.timm_networks import build_timm
 from granet.models.torchvision_networks import build_torchvision
 from granet.randomness import key
@@ -72,14 +72,10 @@ def is_factory(name: str) -> bool:
 
 
 def check_confirmed(name: str, factory: str | None) -> None:
-    """Check that a network named in a file may be built: code of the user's runs only when named once more.
-
-    Args:
-        name: of the network, from a file of any origin.
-        factory: the name that the user gave beside the file, if any.
+    """Check that the network ``name`` of a file may be built: code of the user's runs only when named once more.
 
     Raises:
-        ModelError: the file names code that the user did not.
+        ModelError: the file names code, and ``factory``, what the user named, is not the same.
     """
     if is_factory(name) and factory != name:
         raise ModelError(
@@ -95,7 +91,10 @@ def _construct(name: str, in_channels: int, classes: int, image_size: int) -> nn
         if value < 1:
             raise UsageError("must be at least 1", where=option, got=value)
     if is_factory(name):
-        return build_from_factory(name, in_channels=in_channels, classes=classes, image_size=image_size)
+        network = call(name, in_channels=in_channels, classes=classes, image_size=image_size)
+        if not isinstance(network, nn.Module):
+            raise ModelError("not a network", where=name, got=type(network).__name__, expected="a torch.nn.Module")
+        return network
     library, colon, rest = name.partition(":")
     try:
         if colon:

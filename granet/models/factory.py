@@ -1,4 +1,4 @@
-"""Build a user's own network, named as ``package.module:factory``."""
+"""Call what a user named as ``package.module:factory``."""
 
 from __future__ import annotations
 
@@ -6,23 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
 from granet.errors import ModelError
 from granet.files.user_code import find, working_directory_on_path
-
-
-def build_from_factory(spec: str, *, in_channels: int, classes: int, image_size: int) -> nn.Module:
-    """Return the network that the factory builds; see :func:`call`.
-
-    Raises:
-        UsageError: ``spec`` is not of the form ``package.module:factory``.
-        ModelError: the module or the factory is not there, fails, or returns something else than a network.
-    """
-    network = call(spec, in_channels=in_channels, classes=classes, image_size=image_size)
-    if not isinstance(network, nn.Module):
-        raise ModelError("not a network", where=spec, got=type(network).__name__, expected="a torch.nn.Module")
-    return network
 
 
 def call(spec: str, **offered: int) -> Any:

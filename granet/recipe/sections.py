@@ -70,21 +70,23 @@ class Section(BaseModel):
 class Choice(Section):
     """A section whose ``name`` decides which of its other settings it has; setting another one is an error."""
 
-    common: ClassVar[frozenset[str]]
-    """Settings that do not depend on the name."""
     choices: ClassVar[Mapping[str, Uses]]
-    """The other settings of each name."""
+    """The settings of each name, in addition to those common to all, which are in none of these."""
     name: str
 
     def given(self) -> dict[str, object]:
         """Return the settings given that depend on the name; an empty value counts as not given."""
-        dependent = self.model_fields_set - {"name", *self.common}
-        return {key: value for key, value in self if key in dependent and value not in (None, ())}
+        given = self.model_fields_set & self._dependent()
+        return {key: value for key, value in self if key in given and value not in (None, ())}
+
+    @classmethod
+    def _dependent(cls) -> set[str]:
+        return {key for uses in cls.choices.values() for key in uses.known}
 
     @model_serializer(mode="wrap")
     def _written(self, written: SerializerFunctionWrapHandler) -> dict[str, object]:
-        known = {"name", *self.common, *self.choices[self.name].known}
-        return {key: value for key, value in written(self).items() if key in known}
+        others = self._dependent() - {*self.choices[self.name].known}
+        return {key: value for key, value in written(self).items() if key not in others}
 
     def _problems(self) -> Iterator[RecipeError]:
         yield from misfits(self.name, self.choices[self.name], self.given())
@@ -199,7 +201,6 @@ class MethodSection(Section):
 class OptimizerSection(Choice):
     """How the weights are trained. A setting that the named optimizer does not have is an error."""
 
-    common = frozenset({"learning_rate", "weight_decay", "decay_norms_and_biases"})
     choices = OPTIMIZERS
 
     name: Literal["sgd", "adam", "adamw", "rmsprop"]
@@ -224,7 +225,6 @@ class OptimizerSection(Choice):
 class ScheduleSection(Choice):
     """The learning rate over time. A setting that the named schedule does not have is an error."""
 
-    common = frozenset({"warmup"})
     choices = SCHEDULES
 
     name: Literal["multistep", "cosine", "constant"]
