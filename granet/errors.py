@@ -109,7 +109,7 @@ class TrainingError(GranetError):
 
 
 class LostRankError(TrainingError):
-    """Another process of a run on several cannot be reached any more; it tells why, if it still can."""
+    """Another rank of the run cannot be reached; see that rank's own message."""
 
 
 class BenchmarkError(GranetError):

@@ -63,14 +63,14 @@ class PruningScope(StrEnum):
 def _folder(text: str) -> Path:
     """A path; an empty one, as of a shell variable that is not set, would mean the working directory."""
     if not text:
-        raise typer.BadParameter("an empty path; the working directory is written .")
+        raise typer.BadParameter("the path is empty; write . for the working directory")
     return Path(text)
 
 
 def _named(text: str) -> str:
     """The name of a file; an empty one would take the setting away."""
     if not text:
-        raise typer.BadParameter("an empty path.")
+        raise typer.BadParameter("the path is empty.")
     return text
 
 
@@ -91,8 +91,7 @@ MovedData = Annotated[
 Confirmed = Annotated[
     str | None,
     option(
-        "Confirms a network of your own, package.module:factory. Building it runs code, and a file alone does"
-        " not decide which.",
+        "Allow the code of a network of your own, package.module:factory, that the file names.",
         "--model",
         metavar="NAME",
     ),
@@ -100,8 +99,7 @@ Confirmed = Annotated[
 ConfirmedMethod = Annotated[
     str | None,
     option(
-        "Confirms a method of your own, package.module:Class. Its code gives its settings and masks, and a file alone "
-        "does not decide which.",
+        "Allow the code of a method of your own, package.module:Class, that the file names.",
         "--method",
         metavar="NAME",
     ),
@@ -169,7 +167,12 @@ Density = Annotated[
 ]
 InitialDensity = Annotated[
     float | None,
-    option("That share at the start; 1 starts dense.", "--initial-density", metavar="SHARE", panel=_SETTINGS),
+    option(
+        "Share of the weights active at the start; 1 starts dense.",
+        "--initial-density",
+        metavar="SHARE",
+        panel=_SETTINGS,
+    ),
 ]
 Epochs = Annotated[
     int | None,
@@ -182,7 +185,12 @@ Epochs = Annotated[
 ]
 BatchSize = Annotated[int | None, option("Images in a batch.", "--batch-size", metavar="N", panel=_SETTINGS)]
 LearningRate = Annotated[float | None, option("Learning rate after warm-up.", "--lr", metavar="RATE", panel=_SETTINGS)]
-Seed = Annotated[int | None, option("Key of everything random.", "--seed", metavar="N", panel=_SETTINGS)]
+Seed = Annotated[
+    int | None,
+    option(
+        "Seed of all random choices: weights, masks, data order, augmentation.", "--seed", metavar="N", panel=_SETTINGS
+    ),
+]
 KeepEvery = Annotated[
     str | None,
     option(

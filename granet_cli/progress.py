@@ -74,7 +74,7 @@ def showing(screen: Screen, display: Display) -> Iterator[Callable[[Any], None]]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far something is.
+    """Progress of a task: label, share done, estimated time left, facts to show.
 
     Attributes:
         label: what is being done.

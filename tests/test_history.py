@@ -381,9 +381,9 @@ def test_the_chart_has_four_labelled_panels(finished: Path, granet: Granet, tmp_
     [
         (["nowhere"], "nothing of this name is there"),
         (["."], "no run here"),
-        (["RUN", "--masks", "a"], "of which step is not said"),
+        (["RUN", "--masks", "a"], "this needs a step"),
         (["RUN", "--at", "99"], "expected 0 to 18"),
-        (["RUN", "--at", "4", "--verify"], "it shows one step alone"),
+        (["RUN", "--at", "4", "--verify"], "cannot be combined with"),
         (["RUN", "--overwrite"], "nothing to overwrite"),
         (["RUN", "--plot", "a.gif"], "expected .svg, .png or .pdf"),
     ],

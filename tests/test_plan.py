@@ -286,7 +286,7 @@ def test_placeholders_have_the_sizes_of_published_datasets() -> None:
 @pytest.mark.parametrize(
     ("recipe", "images", "message"),
     [
-        ("imagenet-resnet50-granet", PlaceholderImages(), "--images: how large dataset image-folder is is not known"),
+        ("imagenet-resnet50-granet", PlaceholderImages(), "--images: the size of dataset image-folder is not known"),
         ("imagenet-resnet50-granet", PlaceholderImages(count=5), "--classes: how large"),
         ("cifar10-resnet50-granet", PlaceholderImages(count=0), "--images: must be at least 1"),
         ("cifar10-resnet50-granet", PlaceholderImages(count=1), "too few images"),
@@ -349,7 +349,7 @@ def test_a_published_dataset_is_planned_without_its_files(tiny: Path, granet: Gr
     [
         (["nowhere"], "unknown recipe"),
         (["tiny.toml", "--set", "method.end=9ep"], "prune window ends past the end"),
-        (["tiny.toml", "--classes", "3"], "it goes with --images"),
+        (["tiny.toml", "--classes", "3"], "this needs --images as well"),
         (["tiny.toml", "--steps", "-1"], "--steps"),
         (["imagenet-resnet50-granet"], "say it, or where the dataset lies with --data"),
     ],

@@ -119,8 +119,8 @@ def test_an_unused_new_folder_is_removed(granet: Granet, place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a/last.safetensors",), "--mode: this is missing"),
-        (("--mode", "lr"), "CKPT: this is missing"),
+        (("a/last.safetensors",), "--mode: this is required"),
+        (("--mode", "lr"), "CKPT: this is required"),
         (("nowhere.safetensors", "--mode", "lr"), "nowhere.safetensors"),
         (("images", "--mode", "lr"), "images"),
         (("a/recipe.toml", "--mode", "lr"), "a/recipe.toml"),
@@ -128,7 +128,7 @@ def test_an_unused_new_folder_is_removed(granet: Granet, place: Path) -> None:
         (("a/last.safetensors", "--mode", "weights", "--to", "3it"), "one of 0it (0ep), 6it (1ep)"),
         (("a/last.safetensors", "--mode", "lr", "--density", "0.9"), "at most 0.4"),
         (("a/last.safetensors", "--mode", "lr", "--rate", "1.5", "--density", "0.1"), "above 0 and below 1"),
-        (("a/last.safetensors", "--mode", "lr", "--set", "seed=3"), "repeats the training as it was"),
+        (("a/last.safetensors", "--mode", "lr", "--set", "seed=3"), "a rewind cannot change this setting"),
         (("a/last.safetensors", "--mode", "lr", "--out", "a"), "holds the checkpoint that is rewound"),
         (("a/last.safetensors", "--mode", "lr", "--overwrite"), "nothing to overwrite"),
         (("--resume", "nowhere"), "no run to resume"),

@@ -437,8 +437,8 @@ def test_without_rewind_points_keeping_some_is_advised(trained: Callable[..., Ru
         ({"rate": float("nan"), "density": 0.1}, "--rate: not a share"),
         ({"rate": 1e-5, "density": 0.1}, "too many rounds"),
         ({"rounds": 0, "density": 0.1}, "--rounds: out of range"),
-        ({"rounds": 3}, "where pruning ends is not said"),
-        ({"rounds": 3, "rate": 0.2, "density": 0.1}, "two of these settle the third"),
+        ({"rounds": 3}, "the final density is not determined"),
+        ({"rounds": 3, "rate": 0.2, "density": 0.1}, "give at most two of them"),
         ({"to": "4ep"}, "not before the end"),
         ({"to": "1.5"}, "not a time to go back to"),
         ({"to": "soon"}, "not a duration"),
@@ -446,7 +446,7 @@ def test_without_rewind_points_keeping_some_is_advised(trained: Callable[..., Ru
         ({"learning_rate": 0.1}, "follows the schedule"),
         ({"learning_rate": 0.0}, "--lr: out of range"),
         ({"learning_rate": float("nan")}, "--lr: out of range"),
-        ({"settings": {"training.epochs": "9"}}, "repeats the training as it was"),
+        ({"settings": {"training.epochs": "9"}}, "a rewind cannot change this setting"),
         ({"settings": {"method.density": "0.1"}}, "not a setting of a rewind"),
         ({"regrow": True, "settings": {"method.interval": "100it"}}, "the interval yields no update"),
         ({"recipe": Recipe.load("quickstart")}, "a recipe of its own"),
@@ -550,7 +550,7 @@ def test_the_recipe_of_a_rewind_is_repeated_and_not_varied(trained: Callable[...
         recipe.override({"method.density": 0.3})
     with pytest.raises(RecipeError, match="a rewound run keeps its density"):
         recipe.with_method("granet", interval="4it", end="10it")
-    with pytest.raises(RecipeError, match="repeats a training as long as it was"):
+    with pytest.raises(RecipeError, match="the length of a rewound run cannot be changed"):
         recipe.stretched(50)
 
 

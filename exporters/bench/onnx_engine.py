@@ -42,7 +42,7 @@ def open_engine(spec: Spec) -> tuple[Opened, Run]:
 
 
 def placement(spec: Spec, scratch: Path) -> dict[str, Any]:
-    """Return ``session``, its providers, and ``operators``, how many nodes of which operator ran on each, by a profile.
+    """Profile one run; return the session's providers and how many nodes of each operator ran on each of them.
 
     A session of its own, because profiling takes time, and with the CPU allowed, so that what would run there can be
     named. CUDA graphs, which hide nodes from the profiler, have to be off; placement does not depend on them.

@@ -118,7 +118,7 @@ def _status(field: str) -> int:
 
 
 def prepare(values: Mapping[str, Any]) -> Spec:
-    """Return the spec, once this process is set up for what only environment variables and limits can say."""
+    """Set the environment variables and memory limit that the spec needs, and return the spec."""
     spec = Spec.read(values)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     if spec.provider == "tensorrt" and spec.precision == "fp32":  # TensorRT uses TF32 otherwise

@@ -37,7 +37,7 @@ def inflate(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def expand(model: onnx.ModelProto) -> Inflated:
-    """Do the same, and return the names of the tensors that changed too."""
+    """Inflate ``model``; return the copy and the names of the tensors that were encoded or sparse."""
     reader = WeightReader(model)
     inflated = onnx.ModelProto()
     inflated.CopyFrom(model)

@@ -86,12 +86,12 @@ class RunGroup:
 
     @property
     def test_accuracy(self) -> Statistic | None:
-        """0 to 1."""
+        """Test accuracy over the runs, 0 to 1; None if no run was tested."""
         return self.over(lambda run: run.test_accuracy)
 
     @property
     def validation_accuracy(self) -> Statistic | None:
-        """0 to 1, of the epoch that is best by it."""
+        """Validation accuracy of the best epoch over the runs, 0 to 1; None if no run has finished an epoch."""
         return self.over(lambda run: run.validation_accuracy)
 
     @property

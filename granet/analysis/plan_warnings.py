@@ -31,7 +31,7 @@ _SPARSE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Caution:
-    """A warning.
+    """A warning about a planned or finished run: its kind, the layers concerned, a sentence.
 
     Attributes:
         kind: near-empty-layer, dense-layer, few-prunes, few-swaps, little-exploration or late-density.

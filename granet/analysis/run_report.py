@@ -64,7 +64,7 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """One run."""
+    """Everything that ``granet report`` shows of one run."""
 
     summary: RunSummary
     """Its result, of the checkpoint that it is judged by."""

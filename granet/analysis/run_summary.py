@@ -52,7 +52,7 @@ class Ancestor:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """One run.
+    """Result or progress of a run, for tables of runs.
 
     The figures of a finished run are those of ``best.safetensors``, the checkpoint that was tested; of another one
     those of its best epoch so far, or before there is one of the newest state.

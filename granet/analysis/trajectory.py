@@ -77,12 +77,12 @@ class Trajectory:
 
     @property
     def first(self) -> Stage:
-        """The start."""
+        """The first stage: the network before training."""
         return self.stages[0]
 
     @property
     def last(self) -> Stage:
-        """The end."""
+        """The last stage: the network after training."""
         return self.stages[-1]
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint <-> the bytes of its file, as ``docs/format.md`` describes them."""
+"""Encode a checkpoint as bytes and decode it, as ``docs/format.md`` describes."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ class File:
 
 
 class Outline(File):
-    """The same, but tensors that are read are on the meta device: only their hashes are computed."""
+    """An opened checkpoint file whose tensors come without values, on the meta device; hashes are still checked."""
 
     def whole(self, tensor: str) -> Tensor:
         """Return a tensor as it is stored, without its values."""

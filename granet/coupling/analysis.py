@@ -107,7 +107,7 @@ class Analysis:
     def result(
         self, axis: int, channels: Channels, constant: Values, *arguments: tuple[FeatureMap, Liveness]
     ) -> FeatureMap:
-        """Return an operator's result; each argument comes with its live channels as a function of the result's."""
+        """Make an operator's feature map; record how live channels of the result make those of each argument live."""
         result = FeatureMap(axis, channels, constant)
         self._uses += [(result, argument, liveness) for argument, liveness in arguments]
         return result
@@ -134,7 +134,7 @@ Rule = Callable[[Analysis, Node], FeatureMap | None]
 
 
 def unary(rule: Callable[[Analysis, Node, FeatureMap, dict[str, Any]], FeatureMap | None]) -> Rule:
-    """Return a rule from one that takes the activation of its first argument, and all arguments by name."""
+    """Decorate a rule that needs only the feature map of the operator's first input and its arguments by name."""
 
     def applied(analysis: Analysis, node: Node) -> FeatureMap | None:
         source = analysis.features.get(node.all_input_nodes[0])

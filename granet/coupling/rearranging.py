@@ -69,7 +69,7 @@ def permutation(analysis: Analysis, node: Node, source: FeatureMap, given: dict[
 
 @unary
 def piece(analysis: Analysis, node: Node, source: FeatureMap, given: dict[str, Any]) -> FeatureMap | None:
-    """Slices of an axis without channels; of the axis of the channels only all of it."""
+    """Rule for slice, select and squeeze: any axis but that of the channels, which may only be taken in full."""
     shape = analysis.trace.shape(given["self"])
     axis = given["dim"] % len(shape)
     if operation(node) == "slice":

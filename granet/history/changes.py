@@ -1,4 +1,4 @@
-"""What an update did to the masks <-> bytes (format 2; ``docs/history.md`` is the specification).
+"""Encode what an update dropped and grew, and decode it (format 2; ``docs/history.md`` is the specification).
 
 Two sets are written: which of the active weights were dropped, and which of the others were grown. Each is a sparse
 mask over all layers in the smallest encoding of ``granet.masks.codec``, compressed, which costs about its entropy. A

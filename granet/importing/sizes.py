@@ -31,7 +31,7 @@ class Following:
 
 
 def probe(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return the sizes given, and for the others some that any network can be outlined with."""
+    """Complete the sizes with placeholders that any network can be outlined with."""
     return {size: high for size, (_, high) in _PROBES.items()} | dict(sizes)
 
 

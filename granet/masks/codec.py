@@ -1,4 +1,4 @@
-"""Masks <-> bytes.
+"""Encodings of masks as bytes: bitmask, gaps8, gaps4.
 
 A mask over ``size`` elements, True = active, is written as the flat indices of its active elements in one of these:
 

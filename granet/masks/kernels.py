@@ -127,7 +127,10 @@ def _signed(number: int) -> int:
 
 
 def at_least(ranks: Tensor, bound: Tensor) -> Tensor:
-    """Return as bits which ranks are ``bound``, 0-d, or more: none if it is NaN. Their number is a multiple of 8."""
+    """Return a bit mask of the ranks that are at least the 0-d ``bound``, none if it is NaN.
+
+    The number of ranks is a multiple of 8.
+    """
     return torch.from_numpy(_packed(ranks.numpy() >= bound.numpy())) if _on_cpu(ranks) else pack(ranks >= bound)
 
 

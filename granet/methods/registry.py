@@ -64,7 +64,7 @@ def method_class(name: str) -> type[Method]:
     if not is_own(name):
         raise UnknownNameError("method", name, METHODS)
     raise UsageError(
-        "a method of your own is code, and a file alone does not decide to run it",
+        "the file names a method outside granet, whose code must be allowed first",
         got=name,
         remedy=f"confirm it with --method {name}, in Python with granet.methods.confirm({name!r})",
     )

@@ -32,7 +32,7 @@ class Swapping(Method):
         "Share of a layer's active weights that the first update drops and grows", above=0, at_most=1, default=0.5
     )
     final_drop_fraction: float | None = setting(
-        "That share at the end of its decay; the method's own figure when left out", at_least=0, at_most=1, default=None
+        "Drop fraction at the end of its decay; by default the method's own", at_least=0, at_most=1, default=None
     )
     decay: Decay = setting(
         "How the share gets there: cosine, linear, or constant for no change at all", default="cosine"

@@ -1,4 +1,4 @@
-"""From a method to masks of weights: those of the start, and those of every update, through its granularity."""
+"""Apply a method through its granularity: initial masks and updates."""
 
 from __future__ import annotations
 

@@ -67,11 +67,11 @@ class Plasticity:
     curves: tuple[RecoveryCurve, ...]
     """By regeneration, then by rate."""
     cells: tuple[Cell, ...]
-    """By checkpoint, rate and regeneration; at least one."""
+    """Cells sorted by checkpoint, rate and regeneration; at least one."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the runs, in order."""
+        """Seeds of the runs, each once, in the order of the cells."""
         return tuple(dict.fromkeys(cell.seed for cell in self.cells))
 
     def as_json(self) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class GridSource:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Of its training."""
+        """Optimizer steps per epoch of the run that kept this checkpoint."""
         return int(self.outline.progress["steps_per_epoch"])
 
     @property
@@ -204,7 +204,7 @@ def _check_axes(rates: Sequence[float], regenerations: Sequence[str]) -> None:
             raise UnknownNameError("regeneration", kind, REGENERATIONS, where="--regeneration")
     for option, values in (("--rates", rates), ("--regeneration", regenerations)):
         if len(set(values)) != len(values) or not values:
-            raise UsageError("named twice" if values else "none is named", where=option)
+            raise UsageError("a value is given twice" if values else "no value is given", where=option)
 
 
 def _sources(names: Iterable[str]) -> tuple[list[GridSource], list[str]]:
@@ -309,7 +309,7 @@ def _check_alike(sources: Sequence[GridSource]) -> None:
         there = seeds.setdefault(source.recipe.seed, source.run)
         if there != source.run:
             raise UsageError(
-                "two runs have the same seed; a deviation is over different ones",
+                "two runs have the same seed; statistics over seeds need different ones",
                 where=source.run,
                 got=f"seed {source.recipe.seed}, as {there} has",
             )

@@ -28,7 +28,7 @@ class Uses:
 
     @property
     def known(self) -> tuple[str, ...]:
-        """Both, in order."""
+        """Names of all settings, required ones first."""
         return self.required + self.optional
 
 
@@ -129,7 +129,7 @@ def _plain(key: str, value: object) -> bool:
 
 
 def misfits(name: str, uses: Uses, given: Mapping[str, object]) -> list[RecipeError]:
-    """Return one error for each required setting that is not given, and for each given one that ``name`` has not."""
+    """Return an error for each missing required setting and for each setting that ``name`` does not have."""
     missing = [RecipeError(f"{name} needs this setting", where=key) for key in uses.required if key not in given]
     has = f"one of {', '.join(uses.known)}" if uses.known else None
     useless = [

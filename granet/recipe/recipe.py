@@ -188,7 +188,7 @@ class Recipe(Section):
             RecipeError: an impossible number of epochs, or the recipe of a rewound run.
         """
         if self.rewind is not None:
-            raise RecipeError("a rewound run repeats a training as long as it was", where=f"recipe {self.name}")
+            raise RecipeError("the length of a rewound run cannot be changed", where=f"recipe {self.name}")
         longer = self.override({"training.epochs": epochs})
         factor = Fraction(longer.training.epochs, self.training.epochs)
         course: dict[str, object] = {}

@@ -88,7 +88,7 @@ def base_recipe(request: RewindRequest, outline: Checkpoint) -> Recipe:
     for key in request.settings:
         if not key.startswith(allowed):
             raise UsageError(
-                "a rewind repeats the training as it was",
+                "a rewind cannot change this setting",
                 where="--set",
                 got=key,
                 expected=f"one of {', '.join(name + '*' if name.endswith('.') else name for name in allowed)}",
@@ -232,14 +232,14 @@ def densities(present: float, target: float | None, rounds: int | None, rate: fl
             remedy="pruning only takes away",
         )
     if target is not None and rounds is not None and rate is not None:
-        raise UsageError("two of these settle the third", where="--density, --rounds, --rate", remedy="leave one out")
+        raise UsageError("give at most two of them", where="--density, --rounds, --rate", remedy="leave one out")
     if rounds is None and rate is None:
         return [present if target is None else target]
     if rounds is not None and rate is not None:
         return [present * (1 - rate) ** number for number in range(1, rounds + 1)]
     if target is None:
         raise UsageError(
-            "where pruning ends is not said",
+            "the final density is not determined",
             where="--rounds" if rate is None else "--rate",
             remedy="add --density, or both --rounds and --rate",
         )

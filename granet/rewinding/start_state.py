@@ -81,7 +81,7 @@ def load_sources(section: RewindSection) -> tuple[Checkpoint, Checkpoint]:
 
 
 def child(parent: Checkpoint, point: Checkpoint, masks: Masks, parent_hash: str) -> Checkpoint:
-    """Return ``point`` under ``masks`` as a child of ``parent``, with new metrics."""
+    """Apply ``masks`` to the state ``point``, clear its metrics, and add ``parent`` to its lineage."""
     return masked(
         point,
         masks,

@@ -224,7 +224,9 @@ class RunFolder:
             raise CheckpointError(
                 "these are weights, not the state of a run",
                 where=self.last,
-                got="an imported checkpoint" if "imported" in checkpoint.metrics else "no position in any data",
+                got="an imported checkpoint"
+                if "imported" in checkpoint.metrics
+                else "a checkpoint that does not record its position in the data",
                 remedy="inspect, evaluate or export it, or begin a run of its own",
             )
 

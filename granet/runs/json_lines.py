@@ -28,10 +28,10 @@ def append(path: Path, line: Mapping[str, object], *, failed: str) -> None:
 
 
 def read(path: Path, take: Callable[[dict[str, Any]], _Taken | None]) -> tuple[list[_Taken] | None, str | None]:
-    """Return what ``take`` returns for each object, without None, or None and a message that says what is wrong.
+    """Parse each line with ``take``; return the results that are not None, and a message if the file is unusable.
 
-    A last line that is incomplete is being written or was cut short by a kill, and is left out. For a missing file
-    both are None. ``take`` raises ValueError for an object that no run writes.
+    In the latter case the results are None; for a missing file both are. An incomplete last line, which is being
+    written or was cut short by a kill, is left out. ``take`` raises ValueError for an object that no run writes.
     """
     found: list[_Taken] = []
     try:

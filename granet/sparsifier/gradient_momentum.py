@@ -32,8 +32,9 @@ class GradientSums:
 
     @torch.no_grad()
     def add(self, gradients: Mapping[str, Tensor], *, unless: Tensor | None) -> None:
-        """Add a step's ``gradients``, with 0 for entries that are not finite, unless ``unless``, 0-d, is not 0.
+        """Decay the sums and add a step's ``gradients``, entries that are not finite as 0.
 
+        Nothing changes if the 0-d tensor ``unless`` is not 0.
         Needs memory for a small piece of a layer only, if gradients have the memory format of their parameters.
         """
         entries = flattened(gradients, self._layout)

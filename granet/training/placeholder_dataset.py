@@ -46,7 +46,7 @@ def placeholder_dataset(recipe: Recipe, images: PlaceholderImages) -> Dataset:
     for option, known in (("--images", count), ("--classes", classes)):
         if known is None:
             raise UsageError(
-                f"how large dataset {name} is is not known",
+                f"the size of dataset {name} is not known",
                 where=option,
                 remedy="say it, or where the dataset lies with --data",
             )

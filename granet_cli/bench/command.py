@@ -130,11 +130,13 @@ _WithCopies = Annotated[
 _TimeLimit = Annotated[
     float, option("For each batch size and precision; --processes may take longer.", metavar="SECONDS", panel=_HOW)
 ]
-_Width = Annotated[float, option("Stop before when ratios are known this well.", metavar="SHARE", panel=_HOW)]
+_Width = Annotated[
+    float, option("Stop early once every ratio is known to within this share.", metavar="SHARE", panel=_HOW)
+]
 _Processes = Annotated[
     int, option("Fresh processes of each model, at least, whatever the time.", metavar="N", panel=_HOW)
 ]
-_Seed = Annotated[int, option("Of the order of turns.", metavar="N", panel=_HOW)]
+_Seed = Annotated[int, option("Seed of the order in which models take turns.", metavar="N", panel=_HOW)]
 _Json = Annotated[
     str | None,
     option(

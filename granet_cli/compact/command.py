@@ -20,7 +20,7 @@ def compact(
     overwrite: options.Replace = False,
     json: options.Json = False,
 ) -> None:
-    """Remove the channels of a network that cannot matter, exactly.
+    """Remove dead channels; the smaller network computes the same outputs.
 
     A channel goes when every weight that reads it is zero, or when it is constant and its readers can add that to
     their bias. The outputs stay the same, which is checked; layers become smaller and faster on any device. OUT is

@@ -61,7 +61,7 @@ def compare(
     from granet_cli.render import Screen, print_json, say
 
     if "" in runs:
-        raise UsageError("an empty path; the working directory is written .", where="RUN")
+        raise UsageError("the path is empty; write . for the working directory", where="RUN")
     arrange((), sort, ORDERS)
     if plot is not None:
         check_plot(plot, overwrite=overwrite)

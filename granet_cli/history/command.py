@@ -1,4 +1,4 @@
-"""``granet history``: what moved in a run, replayed without training."""
+"""``granet history``: every change of a run's masks, replayed without training."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def history(
     from granet_cli.targets import check_target
 
     if at is None and masks is not None:
-        raise UsageError("of which step is not said", where="--masks", remedy="add --at STEP")
+        raise UsageError("this needs a step", where="--masks", remedy="add --at STEP")
     if at is not None and (plot is not None or verify):
-        raise UsageError("it shows one step alone", where="--at", remedy="leave it out, or --plot and --verify")
+        raise UsageError("cannot be combined with --plot or --verify", where="--at", remedy="leave one of them out")
     if overwrite and masks is None and plot is None:
         raise UsageError("there is nothing to overwrite", where="--overwrite", remedy="name a file with --plot")
     if plot is not None:

@@ -27,7 +27,9 @@ def images_of(recipe: Recipe, count: int | None, classes: int | None) -> dict[st
     from granet_cli.choices import EMBEDDED
 
     if count is None and classes is not None:
-        raise UsageError("it goes with --images", where="--classes", remedy="say how many images there are, too")
+        raise UsageError(
+            "this needs --images as well", where="--classes", remedy="add --images N, the number of training images"
+        )
     if count is not None:
         return {"count": count, "classes": classes}
     return {} if recipe.data.directory is None and recipe.data.name != EMBEDDED else None

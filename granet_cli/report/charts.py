@@ -217,7 +217,7 @@ def has_layers_over_time(run: RunReport) -> bool:
 
 
 def columns(layers: int, cells: int) -> int:
-    """Return how many times are shown of so many layers when there are so many cells."""
+    """Return the number of columns (times) of the heat map, for ``layers`` rows and about ``cells`` cells."""
     return max(min(_MOST_COLUMNS, cells // max(layers, 1)), _FEWEST_COLUMNS)
 
 

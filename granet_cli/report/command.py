@@ -43,7 +43,7 @@ def report(
     from granet_cli.report.page import page
 
     if "" in runs:
-        raise UsageError("an empty path; the working directory is written .", where="RUN")
+        raise UsageError("the path is empty; write . for the working directory", where="RUN")
     if out is None and not json:
         raise UsageError("no output file", remedy="add -o report.html, or --json")
     if out is None and overwrite:

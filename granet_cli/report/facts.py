@@ -1,4 +1,4 @@
-"""Facts of one run in words: what it is, where it stands, and where it comes from."""
+"""Facts of one run for the report: state, network, data, density, accuracy, lineage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def state(run: RunReport) -> str:
 
 
 def facts(run: RunReport) -> dict[str, str]:
-    """Return what a run is and where it stands, by name."""
+    """Return facts of a run by name: state, network, data, density, accuracy and so on."""
     one, inspected, history = run.summary, run.inspection, run.history
     began = f"; it began at step {run.begins_at:,}" if run.begins_at else ""
     found = {

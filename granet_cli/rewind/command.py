@@ -13,7 +13,7 @@ from granet_cli.options import option
 
 
 class Mode(StrEnum):
-    """What is set back."""
+    """Mode of a rewind: set back the learning rate, the weights too, or neither."""
 
     LR = "lr"
     WEIGHTS = "weights"
@@ -160,7 +160,9 @@ def rewind(
     else:
         if file is None or mode is None:
             what = "CKPT" if file is None else "--mode"
-            raise UsageError("this is missing", where=what, remedy="see granet rewind --help, or --resume a rewind")
+            raise UsageError(
+                "this is required, unless --resume is given", where=what, remedy="see granet rewind --help"
+            )
         asked = RewindRequest(
             checkpoint=file,
             mode=mode.value,
