@@ -470,7 +470,6 @@ def test_every_setting_is_described():
     assert all(setting.description for setting in settings.values())
     assert settings["data.validation"].expected == "a number above 0 and below 1"
     assert settings["training.precision"].choices == ("auto", "fp32", "bf16", "fp16")
-    assert settings["method.density"].default is None
 
 
 def test_every_setting_of_every_method_can_be_written():

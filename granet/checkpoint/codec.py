@@ -51,8 +51,7 @@ def encode(checkpoint: Checkpoint) -> memoryview:
         sources[f"weights/{name}"] = TensorSource(weight, stored, name)
         if name in checkpoint.optimizer:
             optimizer[name] = _add_slots(sources, name, checkpoint.optimizer[name], stored)
-    for name, buffer in checkpoint.buffers.items():
-        sources[f"buffers/{name}"] = TensorSource(buffer, None, name)
+    sources |= {f"buffers/{name}": TensorSource(buffer, None, name) for name, buffer in checkpoint.buffers.items()}
     for name, accumulator in checkpoint.accumulators.items():
         sources[f"accumulators/{name}"] = TensorSource(accumulator, None, f"accumulator of {name}")
     text = header.render(

@@ -202,11 +202,11 @@ def check_tensors(header: Header, stored: Mapping[str, StoredTensor], where: str
                 got=short(stored[name].shape),
                 expected=short(shape),
             )
-    masked = {name: mask.shape for name, mask in header.masks.items() if mask.shape}
     for name, slots in header.optimizer.items():
+        shape = header.masks[name].shape if name in header.masks else ()
         for slot, kind in slots.items():
             # Otherwise values outside the mask could hide there, and there would be two ways to write one checkpoint.
-            if kind == WHOLE and name in masked and masked[name] == stored[f"optimizer/{slot}/{name}"].shape:
+            if kind == WHOLE and shape and shape == stored[f"optimizer/{slot}/{name}"].shape:
                 raise CheckpointError(
                     "a slot that is shaped like its masked parameter is not stored as masked",
                     where=f"{where}, tensor {short(f'optimizer/{slot}/{name}')}",

@@ -23,19 +23,16 @@ from granet.models import load_weights
 
 @dataclass(frozen=True)
 class Start:
-    """The weights that a run started from.
-
-    Attributes:
-        file: its name, without the folder.
-        hash: SHA-256 of its bytes, in hexadecimal.
-        initialised: the tensors that kept their initial values, because the file has other classes.
-        remarks: what was left out, renamed or converted, in words.
-    """
+    """The weights that a run started from."""
 
     file: str
+    """Its name, without the folder."""
     hash: str
+    """SHA-256 of its bytes, in hexadecimal."""
     initialised: tuple[str, ...]
+    """The tensors that kept their initial values, because the file has other classes."""
     remarks: tuple[str, ...]
+    """What was left out, renamed or converted, in words."""
 
 
 def content_hash(path: str | os.PathLike[str]) -> str:
@@ -100,8 +97,7 @@ def start_from(
 def _read(path: str | os.PathLike[str], network: nn.Module, where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the tensors by the names of the network, and remarks on what was changed or left out."""
     if _is_checkpoint(path, where):
-        state = checkpoint.load(path)
-        return {**state.weights, **state.buffers}, ("took the weights of a granet checkpoint, not its masks",)
+        return checkpoint.load_weights(path), ("took the weights of a granet checkpoint, not its masks",)
     file = reading.read(path, network.state_dict())
     plain, masks = names.unpruned(file.tensors, where)
     for name, mask in masks.items():
@@ -112,11 +108,8 @@ def _read(path: str | os.PathLike[str], network: nn.Module, where: str) -> tuple
 
 
 def _is_checkpoint(path: str | os.PathLike[str], where: str) -> bool:
-    data = mapped.read(path)
-    if data[8:9].tobytes() != b"{":
-        return False
     try:
-        return header.KEY in container.read(data, where)[1]
+        return header.KEY in container.read(mapped.read(path), where)[1]
     except CheckpointError:
         return False  # whoever reads it next says what is wrong
 

@@ -21,7 +21,7 @@ def build_timm(name: str, *, in_channels: int, classes: int) -> nn.Module:
         UnknownNameError: timm has no network of that name.
         ModelError: timm is missing or cannot be imported, or the name asks for pretrained weights.
     """
-    timm = import_timm()
+    timm = _import_timm()
     names = timm.list_models()
     architecture, dot, tag = name.partition(".")
     if dot and architecture in names:
@@ -37,12 +37,8 @@ def build_timm(name: str, *, in_channels: int, classes: int) -> nn.Module:
     return network
 
 
-def import_timm() -> Any:
-    """Import timm, also next to a CPU-only torch, and torchvision, which it needs.
-
-    Raises:
-        ModelError: timm is missing, or does not go with the torch and torchvision that are installed.
-    """
+def _import_timm() -> Any:
+    """Import timm, also next to a CPU-only torch, and torchvision, which it needs."""
     import_torchvision()
     try:
         return importlib.import_module("timm")

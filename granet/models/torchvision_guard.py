@@ -32,26 +32,16 @@ def import_torchvision() -> ModuleType:
         ModelError: torchvision is missing or does not fit the installed torch.
     """
     try:
-        return _import()
-    except RuntimeError as error:
+        return importlib.import_module("torchvision")
+    except (ImportError, RuntimeError) as error:
         if str(error) != _SYMPTOM or _declared:
-            raise _unusable(error) from error
-    except ImportError as error:
-        raise _unusable(error) from error
+            raise ModelError(
+                "torchvision cannot be imported",
+                got=f"{type(error).__name__}: {error}",
+                remedy=f"install the torchvision release that belongs to torch {torch.__version__}",
+            ) from error
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
         library.define(schema)  # type: ignore[no-untyped-call]
     _declared.append(library)
     return import_torchvision()
-
-
-def _import() -> ModuleType:
-    return importlib.import_module("torchvision")
-
-
-def _unusable(error: Exception) -> ModelError:
-    return ModelError(
-        "torchvision cannot be imported",
-        got=f"{type(error).__name__}: {error}",
-        remedy=f"install the torchvision release that belongs to torch {torch.__version__}",
-    )

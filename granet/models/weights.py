@@ -32,13 +32,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], buffers: Mappi
 
 
 def from_checkpoint(checkpoint: Checkpoint, *, factory: str | None = None, trial: bool = True) -> nn.Module:
-    """Build the network of a checkpoint with its weights, on the CPU, in training mode.
+    """Build the network of a checkpoint of any origin with its weights, on the CPU, in training mode.
 
-    Args:
-        checkpoint: of any origin.
-        factory: when the network is ``package.module:factory``, that name again: building it runs code, and a file
-            does not decide which.
-        trial: see :func:`granet.models.build`.
+    When the network is ``package.module:factory``, ``factory`` is that name again: building it runs code, and a file
+    does not decide which. For ``trial`` see :func:`granet.models.build`.
 
     Raises:
         ModelError: the network cannot be built or does not fit the weights, or its factory was not confirmed.

@@ -60,17 +60,24 @@ def build_method(recipe: Recipe, steps_per_epoch: int) -> Method:
 
 
 def _schedule_problems(recipe: Recipe, steps_per_epoch: int, total: int) -> Iterator[RecipeError]:
-    milestones = recipe.schedule.milestones
-    for milestone in milestones:
-        yield from _past_the_end("schedule.milestones", "a milestone", milestone, steps_per_epoch, total)
-    for earlier, later in pairwise(milestones):
+    schedule = recipe.schedule
+    durations = [("milestones", "a milestone", milestone) for milestone in schedule.milestones]
+    for key, what, duration in [*durations, ("warmup", "the warm-up", schedule.warmup)]:
+        step = duration.steps(steps_per_epoch)
+        if step > total:
+            yield RecipeError(
+                f"{what} ends past the end of training",
+                where=f"schedule.{key}",
+                got=f'"{duration}", step {step} of {total}',
+                remedy="make it earlier or train longer",
+            )
+    for earlier, later in pairwise(schedule.milestones):
         if earlier.steps(steps_per_epoch) > later.steps(steps_per_epoch):
             yield RecipeError(
                 "milestones must increase",
                 where="schedule.milestones",
                 got=f'"{earlier}" before "{later}" with {steps_per_epoch} steps per epoch',
             )
-    yield from _past_the_end("schedule.warmup", "the warm-up", recipe.schedule.warmup, steps_per_epoch, total)
 
 
 def _saving_problems(recipe: Recipe, steps_per_epoch: int) -> Iterator[RecipeError]:
@@ -78,14 +85,3 @@ def _saving_problems(recipe: Recipe, steps_per_epoch: int) -> Iterator[RecipeErr
         period = getattr(recipe.training, key)
         if period is not None and period.steps(steps_per_epoch) < 1:
             yield RecipeError("less than a step", where=f"training.{key}", got=f'"{period}"')
-
-
-def _past_the_end(key: str, what: str, duration: Duration, steps_per_epoch: int, total: int) -> Iterator[RecipeError]:
-    step = duration.steps(steps_per_epoch)
-    if step > total:
-        yield RecipeError(
-            f"{what} ends past the end of training",
-            where=key,
-            got=f'"{duration}", step {step} of {total}',
-            remedy="make it earlier or train longer",
-        )

@@ -123,9 +123,11 @@ _NOT_PLAIN = "not a plain setting: text of a line, true, false, or a number that
 
 
 def _plain(key: str, value: object) -> bool:
+    if not key.isidentifier() or len(key) > 64:
+        return False
     if isinstance(value, str):
-        return key.isidentifier() and len(key) <= 64 and len(value) <= 500 and value.isprintable()
-    return key.isidentifier() and len(key) <= 64 and isinstance(value, int | float) and -(2**63) < value < 2**63
+        return len(value) <= 500 and value.isprintable()
+    return isinstance(value, int | float) and -(2**63) < value < 2**63
 
 
 def misfits(name: str, uses: Uses, given: Mapping[str, object]) -> list[RecipeError]:

@@ -123,7 +123,11 @@ class Recipe(Section):
             RecipeError: text that is not TOML, or settings that are wrong.
         """
         _check_size(len(text.encode(errors="replace")), where)
-        _check_dots(text, where)
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.count(".") > MAX_DOTS:
+                raise RecipeError(
+                    "too many dots in a line", where=f"{where}, line {number}", expected=f"at most {MAX_DOTS}"
+                )
         try:
             data = tomllib.loads(text)
         except ValueError as error:  # TOMLDecodeError, or a number with more digits than Python reads
@@ -290,12 +294,3 @@ def _settings() -> Mapping[str, Setting]:
 @cache
 def _described(methods: tuple[str, ...]) -> Mapping[str, Setting]:  # noqa: ARG001  with another method, other settings
     return {setting.key: setting for setting in describe(Recipe)}
-
-
-def _check_dots(text: str, where: object) -> None:
-    """Refuse lines that only an attack has."""
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.count(".") > MAX_DOTS:
-            raise RecipeError(
-                "too many dots in a line", where=f"{where}, line {number}", expected=f"at most {MAX_DOTS}"
-            )

@@ -25,8 +25,6 @@ class Setting:
     Attributes:
         key: its dotted name, such as "method.density".
         expected: the values it takes, such as "a number above 0 and at most 1".
-        required: whether every recipe has to give it.
-        default: its value when it is not given; None where that is up to the chosen method or optimizer.
         description: what it does.
         choices: the names it can have; empty when it is not a choice from a fixed list.
         text: whether it is written as a string.
@@ -34,8 +32,6 @@ class Setting:
 
     key: str
     expected: str
-    required: bool
-    default: object
     description: str
     choices: tuple[str, ...]
     text: bool
@@ -68,8 +64,6 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
         yield Setting(
             key=key,
             expected=_expectation(kind, field.metadata),
-            required=field.is_required(),
-            default=None if field.is_required() else field.default,
             description=" ".join((field.description or "").split()),
             choices=get_args(kind) if get_origin(kind) is Literal else (),
             text=kind in (str, Duration) or get_origin(kind) is Literal,
@@ -86,8 +80,6 @@ def describe_methods() -> Iterator[Setting]:
         yield Setting(
             key=f"method.{name}",
             expected=durations.EXPECTED if duration else setting.expected,
-            required=False,
-            default=None,
             description=setting.description,
             choices=setting.choices,
             text=duration or setting.kind is str,
