@@ -180,11 +180,16 @@ def test_final_densities() -> None:
     assert GMP(density=0.3).final_density() == GraNet(density=0.3).final_density() == 0.3
 
 
-def test_a_method_settles_when_its_final_density_is_reached() -> None:
-    assert [GMP(density=0.1, end=40).settled(step, TOTAL) for step in (0, 39, 40, 41)] == [False, False, True, True]
-    assert [GraNet(density=0.1).settled(step, TOTAL) for step in (29, 30)] == [False, True]
-    assert Dense().settled(0, TOTAL)
-    assert RigL(density=0.1).settled(0, TOTAL)
+def test_a_method_has_reached_its_final_density_from_its_end_on() -> None:
+    assert [GMP(density=0.1, end=40).reached_final_density(step, TOTAL) for step in (0, 39, 40, 41)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert [GraNet(density=0.1).reached_final_density(step, TOTAL) for step in (29, 30)] == [False, True]
+    assert Dense().reached_final_density(0, TOTAL)
+    assert RigL(density=0.1).reached_final_density(0, TOTAL)
 
 
 # Where they start

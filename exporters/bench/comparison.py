@@ -20,7 +20,7 @@ from exporters.bench import clocks
 from exporters.bench.process import DoesNotFitError, WorkerProcess
 from exporters.bench.protocol import Opened, Spec
 from exporters.bench.settings import BenchSettings
-from exporters.bench.statistics import Ratio, block, ratio, settled
+from exporters.bench.statistics import Ratio, block, is_warmed_up, ratio
 from granet.errors import GranetError, counted
 
 _OPENING_LIMIT = 900.0  # seconds
@@ -198,7 +198,7 @@ class _Turns:
                 medians[label].append(float(np.median(times)))
                 runs = round(self._settings.burst / max(medians[label][-1], 1e-9))
                 self._runs[label] = max(1, min(_MOST_RUNS, runs))
-                warm = spent[label] >= self._settings.warm_up and settled(medians[label])
+                warm = spent[label] >= self._settings.warm_up and is_warmed_up(medians[label])
                 if warm or spent[label] >= _MOST_WARM_UP * self._settings.warm_up:
                     track.settled.append(warm)
                     self._seconds[label] = medians[label][-1]

@@ -112,7 +112,7 @@ def block(candidate: Sequence[float], control: Sequence[float]) -> float:
     return float(np.mean(np.log(candidate)) - np.mean(np.log(control)))
 
 
-def settled(times: Sequence[float], *, tolerance: float = 0.05, window: int = 3) -> bool:
+def is_warmed_up(times: Sequence[float], *, tolerance: float = 0.05, window: int = 3) -> bool:
     """Return whether the last ``window`` times lie within ``tolerance`` of their median, as after warming up."""
     if len(times) < window:
         return False

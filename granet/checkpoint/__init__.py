@@ -1,4 +1,4 @@
-"""Checkpoints: a value (``value``), its bytes (``codec``) and its check (``verification``).
+"""Checkpoints: a value (``value``), its bytes (``codec``), its file (``files``) and its check (``verification``).
 
     checkpoint = granet.checkpoint.load("runs/a/last.safetensors")
     granet.checkpoint.save("copy.safetensors", checkpoint)
@@ -8,22 +8,9 @@
 ``tensors`` how a tensor and its mask are encoded, ``integrity`` the hashes, ``reader`` an opened file.
 """
 
-from __future__ import annotations
-
-import os
-from collections.abc import Callable
-from functools import partial
-from typing import TypeVar
-
-from torch import Tensor
-
-from granet.checkpoint import codec
-from granet.checkpoint.reader import File
+from granet.checkpoint.files import content_hash, load, load_outline, load_weights, save
 from granet.checkpoint.value import Checkpoint, Network, Slot
 from granet.checkpoint.verification import Verification, VerificationFailure, verify
-from granet.errors import CheckpointError
-from granet.files import atomic, mapped
-from granet.masks.codec import Bytes
 
 __all__ = [
     "Checkpoint",
@@ -38,70 +25,3 @@ __all__ = [
     "save",
     "verify",
 ]
-
-_Result = TypeVar("_Result")
-
-
-def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
-    """Write ``checkpoint`` to the file at ``path``, atomically and durably; equal values make identical files.
-
-    Its tensors may be anywhere, in any memory format. Takes as much memory as the file and, where a tensor lies on
-    another device or in another order, a copy of that one.
-
-    Raises:
-        CheckpointError: the value cannot be stored exactly.
-        FileError: the file cannot be written. Either way the file that was at ``path`` is as it was.
-    """
-    atomic.write(path, codec.encode(checkpoint))
-
-
-def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """Return the checkpoint in the file at ``path``, on the CPU, bit for bit as it was saved.
-
-    Raises:
-        FileError: the file is not there, or not readable.
-        CheckpointError: not a granet checkpoint, damaged (a single flipped bit is noticed, and the error
-            names the tensor or the header), or of a version that this granet cannot read.
-    """
-    return _read(path, codec.decode)
-
-
-def load_outline(path: str | os.PathLike[str]) -> Checkpoint:
-    """Return the checkpoint with masks and explored sets, and all other tensors without data, on the meta device.
-
-    For a look at a checkpoint that does not fit memory. The whole file is checked against its hashes all the same.
-    Raises as :func:`load`.
-    """
-    return _read(path, partial(codec.decode, outline=True))
-
-
-def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Return the weights, in their full shapes, and buffers of a checkpoint, for ``model.load_state_dict``.
-
-    Raises as :func:`load`.
-    """
-    return _read(path, codec.decode_weights)
-
-
-def content_hash(path: str | os.PathLike[str]) -> str:
-    """Return the content hash of a checkpoint: 64 hexadecimal digits, the same for equal values and for nothing else.
-
-    Reads and checks the header alone, which contains the hashes of the tensors. A loaded checkpoint has the hash of
-    what it was loaded from as ``checkpoint.content_hash``.
-
-    Raises:
-        FileError: the file is not there, or not readable.
-        CheckpointError: not a granet checkpoint, or with a damaged header.
-    """
-    return _read(path, File.open).content_hash
-
-
-def _read(path: str | os.PathLike[str], decode: Callable[[Bytes, str], _Result]) -> _Result:
-    try:
-        return decode(mapped.read(path), os.fspath(path))
-    except MemoryError:
-        raise CheckpointError(
-            "there is not enough memory for what the file describes",
-            where=os.fspath(path),
-            remedy="if you did not expect that, do not trust the file",
-        ) from None

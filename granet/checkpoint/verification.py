@@ -153,7 +153,7 @@ def _check_recipe(file: File, failures: list[VerificationFailure]) -> list[str]:
         if not is_known(recipe.method.name):
             return [f"the budget was not checked: method {recipe.method.name} is code that was not confirmed"]
         method = build_method(recipe, steps_per_epoch)
-        if not method.settled(header.step, recipe.total_steps(steps_per_epoch)):
+        if not method.reached_final_density(header.step, recipe.total_steps(steps_per_epoch)):
             return ["the budget was not checked: the method has not reached its final density yet"]
         with _recorded(failures, "budget"):
             shapes = {name: mask.shape for name, mask in masks.items()}

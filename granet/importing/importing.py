@@ -74,7 +74,7 @@ def import_weights(
         std=std if std is None else tuple(map(float, std)),
     )
     given = _given(model, known)
-    probed = models.outline(model, **sizes.probe(given))
+    probed = models.outline(model, **sizes.placeholder_sizes(given))
     file = reading.read(path, probed.state_dict())
     if by_order and file.format == "safetensors":
         raise UsageError("a safetensors file has no order", where=file.where, remedy="leave out --by-order")
@@ -82,7 +82,7 @@ def import_weights(
     renaming = names.in_order(theirs, probed, file.where) if by_order else {}
     matched = ("matched by order, not by name",) if by_order else ()
     tensors = {renaming.get(name, name): tensor for name, tensor in theirs.items()}
-    built_for = sizes.complete(model, given, tensors)
+    built_for = sizes.infer_sizes(model, given, tensors)
     outline = models.outline(model, **built_for)
     fitted = match_tensors.fit(tensors, outline, model, file.where, hint=_hint(file, theirs, probed))
 
@@ -150,7 +150,7 @@ def _given(model: str, known: data_and_recipe.ImportedImages) -> dict[str, int]:
     return given
 
 
-def _hint(file: reading.Foreign, tensors: Mapping[str, Tensor], network: nn.Module) -> str:
+def _hint(file: reading.ForeignTensors, tensors: Mapping[str, Tensor], network: nn.Module) -> str:
     """Return what to try when names differ."""
     if file.format == "safetensors":
         return ""

@@ -27,7 +27,7 @@ MAX_DEPTH = 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Foreign:
+class ForeignTensors:
     """The tensors of a file."""
 
     where: str
@@ -40,7 +40,7 @@ class Foreign:
     """Which keys were followed, what was left out and what was removed from names."""
 
 
-def read(path: str | os.PathLike[str], known: Iterable[str], keys: Sequence[str] = WEIGHTS) -> Foreign:
+def read(path: str | os.PathLike[str], known: Iterable[str], keys: Sequence[str] = WEIGHTS) -> ForeignTensors:
     """Return the tensors of a safetensors file or one of ``torch.save``; its first bytes decide which it is.
 
     ``known`` are the names of the network, and ``keys`` those under which to look for a state dict, in this order.
@@ -66,7 +66,7 @@ def read(path: str | os.PathLike[str], known: Iterable[str], keys: Sequence[str]
     if not tensors:
         raise CheckpointError("no tensors in the file", where=where, expected="a state dict: tensors by name")
     tensors, renamed = names.unwrapped(tensors, known, where)
-    return Foreign(
+    return ForeignTensors(
         where=where,
         format="safetensors" if is_safetensors else "torch",
         tensors=tensors,

@@ -21,8 +21,8 @@ _WORDS: Mapping[Size, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Following:
-    """How a parameter's shape follows a size: along one of its dimensions, ``length`` plus ``step`` for each unit."""
+class SizeDependence:
+    """How a parameter's shape depends on a size: in one dimension, ``length`` plus ``step`` for each unit above low."""
 
     dimension: int
     dimensions: int
@@ -30,31 +30,33 @@ class Following:
     step: int
 
 
-def probe(sizes: Mapping[str, int]) -> dict[str, int]:
+def placeholder_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
     """Complete the sizes with placeholders that any network can be outlined with."""
     return {size: high for size, (_, high) in _PROBES.items()} | dict(sizes)
 
 
-def complete(model: str, sizes: Mapping[str, int], tensors: Mapping[str, Tensor]) -> dict[str, int]:
+def infer_sizes(model: str, sizes: Mapping[str, int], tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Return the sizes given, and the others as inferred from the tensors.
 
-    A network is outlined for two values of a size. Where the shape of a parameter follows it, the shape in the file
+    A network is outlined for two values of a size. Where the shape of a parameter depends on it, the shape in the file
     gives the value: the rows of the last layer give the classes, those of the first its channels. ``image_size``,
     which no shape tells for sure, has to be given. A size whose tensor is missing or of an impossible shape is some
     value: nothing can fit then.
 
     Raises:
-        UsageError: a size that no parameter of this network follows.
+        UsageError: a size that no parameter of this network depends on.
     """
     result = dict(sizes)
     for size in _PROBES:
         if size not in sizes:
-            result[size] = _infer(model, size, probe(result), tensors)
+            result[size] = _infer(model, size, placeholder_sizes(result), tensors)
     return result
 
 
-def following(model: str, sizes: Mapping[str, int], size: Size, low: int, high: int) -> dict[str, Following]:
-    """Return the parameters whose shape follows ``size``, which is varied from ``low`` to ``high``, by name.
+def dependent_parameters(
+    model: str, sizes: Mapping[str, int], size: Size, low: int, high: int
+) -> dict[str, SizeDependence]:
+    """Return the parameters whose shape depends on ``size``, which is varied from ``low`` to ``high``, by name.
 
     Raises:
         GranetError: the network cannot be built for them.
@@ -68,7 +70,7 @@ def following(model: str, sizes: Mapping[str, int], size: Size, low: int, high: 
             dimension = different[0]
             length = shape[dimension]
             step = (above[name][dimension] - length) // (high - low)
-            found[name] = Following(dimension=dimension, dimensions=len(shape), length=length, step=step)
+            found[name] = SizeDependence(dimension=dimension, dimensions=len(shape), length=length, step=step)
     return found
 
 
@@ -77,7 +79,7 @@ def _infer(model: str, size: Size, sizes: Mapping[str, int], tensors: Mapping[st
     words, option = _WORDS[size]
     reason, found = None, {}
     try:
-        found = following(model, sizes, size, low, high)
+        found = dependent_parameters(model, sizes, size, low, high)
     except GranetError as error:
         reason = error
     if not found:

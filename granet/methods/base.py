@@ -89,7 +89,7 @@ class Method:
         """Return the density at the end of the run."""
         return 1.0
 
-    def settled(self, step: int, total_steps: int) -> bool:  # noqa: ARG002  the default is always
+    def reached_final_density(self, step: int, total_steps: int) -> bool:  # noqa: ARG002  the default is always
         """Whether the final density has been reached by ``step``."""
         return True
 

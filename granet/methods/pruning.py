@@ -40,7 +40,7 @@ class Pruning(Method):
         """Return the density at the end of the run."""
         return self.density
 
-    def settled(self, step: int, total_steps: int) -> bool:
+    def reached_final_density(self, step: int, total_steps: int) -> bool:
         """Whether the final density has been reached by ``step``."""
         return step >= self.window_end(total_steps)
 

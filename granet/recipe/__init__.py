@@ -3,9 +3,9 @@
     recipe = Recipe.load("cifar10-resnet50-granet").override({"method.density": 0.05})
     method = build_method(recipe, steps_per_epoch=351)
 
-``sections`` says what can be set, ``settings`` describes it to readers, ``overrides`` knows which settings belong to
-which method, ``method_builder`` checks durations once an epoch has a number of steps, ``error_messages`` words errors.
-The recipes of the papers are in ``granet/recipes``.
+``sections`` says what can be set, ``settings`` describes it to readers, ``setting_rules`` knows which settings belong
+to which method, optimizer and schedule, ``method_builder`` checks durations once an epoch has a number of steps,
+``error_messages`` words errors. The recipes of the papers are in ``granet/recipes``.
 """
 
 from granet.recipe.durations import Duration

@@ -82,18 +82,18 @@ def shown(value: object) -> str:
 def combined(problems: Sequence[RecipeError], *, where: object) -> RecipeError:
     """Return one error for all problems; ``where`` is the file or the recipe."""
     if len(problems) == 1:
-        return moved(problems[0], f"{where}: {problems[0].where}" if problems[0].where else where)
+        return relocated_error(problems[0], f"{where}: {problems[0].where}" if problems[0].where else where)
     lines = "".join(f"\n  {problem}" for problem in problems)
     return RecipeError(f"several settings are wrong:{lines}", where=where)
 
 
-def moved(error: UsageError, where: object, *, got: object = None) -> RecipeError:
+def relocated_error(error: UsageError, where: object, *, got: object = None) -> RecipeError:
     """Return the same mistake as a RecipeError at ``where``."""
     got = error.got if got is None else got
     return RecipeError(error.what, where=where, got=got, expected=error.expected, remedy=error.remedy)
 
 
-def unknown(key: str, settings: Mapping[str, Setting]) -> RecipeError:
+def unknown_setting_error(key: str, settings: Mapping[str, Setting]) -> RecipeError:
     """Return the error for an unknown setting; it suggests a namesake in another section or the nearest setting."""
     section, _, leaf = key.rpartition(".")
     keys = [*settings, *dict.fromkeys(other.partition(".")[0] for other in settings)]
@@ -116,24 +116,28 @@ def from_pydantic(error: ValidationError, settings: Mapping[str, Setting]) -> li
     details = error.errors(include_url=False)
     problems: list[RecipeError] = []
     for detail in details[:_MOST]:
-        problems += _worded(detail, settings)
+        problems += _errors_from_detail(detail, settings)
     if len(details) > _MOST:
         problems.append(RecipeError(f"and {len(details) - _MOST} more"))
     return problems
 
 
-def _worded(detail: ErrorDetails, settings: Mapping[str, Setting]) -> list[RecipeError]:
+def _errors_from_detail(detail: ErrorDetails, settings: Mapping[str, Setting]) -> list[RecipeError]:
+    """Return the errors for one mistake that pydantic found: several where a validator of ours found several."""
     key = ".".join(_SHORT.name(part) for part in detail["loc"] if isinstance(part, str))
     where = key + "".join(f"[{part}]" for part in detail["loc"] if isinstance(part, int))
     rule, value, got = detail["type"], detail["input"], shown(detail["input"])
     cause: Any = detail.get("ctx", {}).get("error")
     if isinstance(cause, SectionError):
         located = [(f"{key}.{problem.where}".strip("."), problem) for problem in cause.problems]
-        return [unknown(at, settings) if problem.what == UNKNOWN else moved(problem, at) for at, problem in located]
+        return [
+            unknown_setting_error(key, settings) if problem.what == UNKNOWN else relocated_error(problem, key)
+            for key, problem in located
+        ]
     if isinstance(cause, UsageError):
-        return [moved(cause, where)]
+        return [relocated_error(cause, where)]
     if rule == "extra_forbidden":
-        return [unknown(key, settings)]
+        return [unknown_setting_error(key, settings)]
     if key not in settings:
         if rule == "missing":
             return [RecipeError("missing section", where=key)]

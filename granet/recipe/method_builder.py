@@ -11,9 +11,9 @@ from granet.methods.base import Method
 from granet.methods.registry import method_class
 from granet.methods.settings import settings_of
 from granet.recipe.durations import Duration
-from granet.recipe.error_messages import combined, moved
-from granet.recipe.overrides import method_uses, misfits, read_settings
+from granet.recipe.error_messages import combined, relocated_error
 from granet.recipe.recipe import Recipe
+from granet.recipe.setting_rules import method_settings, read_settings, setting_errors
 
 
 def build_method(recipe: Recipe, steps_per_epoch: int) -> Method:
@@ -35,11 +35,11 @@ def build_method(recipe: Recipe, steps_per_epoch: int) -> Method:
         """Return the error under its dotted key, with the duration as it was written before the steps."""
         key = str(error.where)
         if key not in settings_of(cls):
-            return moved(error, "method")
+            return relocated_error(error, "method")
         got = f'"{read[key]}", {error.got}' if isinstance(read.get(key), Duration) else error.got
-        return moved(error, f"method.{key}", got=got)
+        return relocated_error(error, f"method.{key}", got=got)
 
-    problems = [located(problem) for problem in problems or misfits(name, method_uses(name), written)]
+    problems = [located(problem) for problem in problems or setting_errors(name, method_settings(name), written)]
     for key, value in values.items() if not problems else ():
         try:
             settings_of(cls)[key].check(value, where=key)

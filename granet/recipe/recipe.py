@@ -18,7 +18,6 @@ from granet.errors import RecipeError, UnknownNameError
 from granet.methods.registry import known_methods
 from granet.recipe.durations import Duration
 from granet.recipe.error_messages import combined, from_pydantic
-from granet.recipe.overrides import method_uses
 from granet.recipe.sections import (
     DataSection,
     Line,
@@ -31,6 +30,7 @@ from granet.recipe.sections import (
     Section,
     TrainingSection,
 )
+from granet.recipe.setting_rules import method_settings
 from granet.recipe.settings import Setting, describe
 
 MAX_BYTES = 64 * 1024
@@ -214,11 +214,11 @@ class Recipe(Section):
             UnknownNameError: no such method.
             RecipeError: a required setting that neither the recipe nor ``settings`` has.
         """
-        uses = method_uses(name)
+        allowed = method_settings(name)
         whole = self.model_dump(mode="json", exclude_none=True, exclude_unset=True)
         mine = whole["method"]
-        kept = {key: value for key, value in mine.items() if key in uses.known and key not in settings}
-        dropped = [key for key in self.method.given() if key not in uses.known and key not in settings]
+        kept = {key: value for key, value in mine.items() if key in allowed.known and key not in settings}
+        dropped = [key for key in self.method.given() if key not in allowed.known and key not in settings]
         section = {"name": name, **kept, **settings}
         if not _accepted(section):
             for key in kept:

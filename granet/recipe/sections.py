@@ -27,15 +27,15 @@ from granet.errors import RecipeError, UsageError
 from granet.methods.registry import is_known, known_methods, method_class
 from granet.methods.settings import settings_of
 from granet.recipe.durations import Duration
-from granet.recipe.error_messages import UNKNOWN, SectionError, moved
-from granet.recipe.overrides import (
+from granet.recipe.error_messages import UNKNOWN, SectionError, relocated_error
+from granet.recipe.setting_rules import (
     OPTIMIZERS,
     SCHEDULES,
-    Uses,
-    method_uses,
-    misfits,
+    AllowedSettings,
+    method_settings,
     read_duration,
     read_settings,
+    setting_errors,
 )
 
 WrittenDuration = Annotated[Duration, PlainValidator(read_duration), PlainSerializer(str, return_type=str)]
@@ -70,7 +70,7 @@ class Section(BaseModel):
 class Choice(Section):
     """A section whose ``name`` decides which of its other settings it has; setting another one is an error."""
 
-    choices: ClassVar[Mapping[str, Uses]]
+    choices: ClassVar[Mapping[str, AllowedSettings]]
     """The settings of each name, in addition to those common to all, which are in none of these."""
     name: str
 
@@ -81,7 +81,7 @@ class Choice(Section):
 
     @classmethod
     def _dependent(cls) -> set[str]:
-        return {key for uses in cls.choices.values() for key in uses.known}
+        return {key for allowed in cls.choices.values() for key in allowed.known}
 
     @model_serializer(mode="wrap")
     def _written(self, written: SerializerFunctionWrapHandler) -> dict[str, object]:
@@ -89,7 +89,7 @@ class Choice(Section):
         return {key: value for key, value in written(self).items() if key not in others}
 
     def _problems(self) -> Iterator[RecipeError]:
-        yield from misfits(self.name, self.choices[self.name], self.given())
+        yield from setting_errors(self.name, self.choices[self.name], self.given())
 
 
 class ModelSection(Section):
@@ -158,7 +158,7 @@ class MethodSection(Section):
         fields = written(self)
         known = tuple(sorted(self.settings)) + ("dense",) * ("dense" in self.model_fields_set)
         if is_known(self.name):
-            known = method_uses(self.name).known
+            known = method_settings(self.name).known
         settings = {key: self.settings[key] for key in known if key in self.settings}
         plain = {key: str(value) if isinstance(value, Duration) else value for key, value in settings.items()}
         dense = {"dense": fields["dense"]} if "dense" in fields and "dense" in known else {}
@@ -180,22 +180,22 @@ class MethodSection(Section):
     def _problems(self) -> Iterator[RecipeError]:
         try:
             values, problems = read_settings(self.name, self.settings)
-            uses = method_uses(self.name) if is_known(self.name) else None
+            allowed = method_settings(self.name) if is_known(self.name) else None
         except UsageError as error:
-            yield moved(error, "name")
+            yield relocated_error(error, "name")
             return
-        if uses is not None:
+        if allowed is not None:
             unknown = [problem for problem in problems if problem.what == UNKNOWN]
-            problems = unknown or misfits(self.name, uses, self.given()) + problems
+            problems = unknown or setting_errors(self.name, allowed, self.given()) + problems
         yield from problems
-        if uses is not None and not problems:
+        if allowed is not None and not problems:
             try:  # what the method says of its settings together; durations wait for the length of an epoch
                 steady: dict[str, Any] = {
                     key: value for key, value in values.items() if not isinstance(value, Duration)
                 }
                 method_class(self.name)(**steady)
             except UsageError as error:
-                yield moved(error, error.where if error.where in uses.known else "")
+                yield relocated_error(error, error.where if error.where in allowed.known else "")
 
 
 class OptimizerSection(Choice):

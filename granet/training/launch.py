@@ -64,7 +64,7 @@ def train(
         DataError, ModelError, CheckpointError: see ``open_data`` and ``granet.training.run.begin``.
     """
     with world.share_errors():
-        recipe = starting_weights.settled(recipe)
+        recipe = starting_weights.with_weights_hash(recipe)
     if world.any(restarted or world.restarted):
         with world.share_errors():
             resumable = world.is_rank_zero and folder.holds_run() and folder.open()[0] == recipe

@@ -8,11 +8,11 @@ from torch import nn
 
 from granet.analysis.json_values import json_value
 from granet.data import Dataset
-from granet.importing import starting
+from granet.importing import initial_weights
 from granet.recipe import Recipe
 
 
-def settled(recipe: Recipe) -> Recipe:
+def with_weights_hash(recipe: Recipe) -> Recipe:
     """Return ``recipe`` with the hash of the weights file that it names, if it names one.
 
     Raises:
@@ -20,7 +20,7 @@ def settled(recipe: Recipe) -> Recipe:
     """
     if recipe.model.weights is None or recipe.model.weights_hash is not None:
         return recipe
-    return recipe.override({"model.weights_hash": starting.content_hash(recipe.model.weights)})
+    return recipe.override({"model.weights_hash": initial_weights.content_hash(recipe.model.weights)})
 
 
 def start(recipe: Recipe, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def start(recipe: Recipe, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
 
     Returns:
         ``start`` for the metrics: ``file``, ``hash``, ``initialised`` and ``remarks`` of
-        :class:`granet.importing.Start`; empty when the recipe names no weights.
+        :class:`granet.importing.StartingWeights`; empty when the recipe names no weights.
 
     Raises:
         CheckpointError: the file cannot be read, or is another one than the recipe's.
@@ -38,7 +38,7 @@ def start(recipe: Recipe, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
     """
     if recipe.model.weights is None or recipe.rewind is not None:
         return {}
-    begun = starting.start_from(
+    begun = initial_weights.start_from(
         recipe.model.weights,
         model,
         recipe.model.name,

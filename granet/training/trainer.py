@@ -216,9 +216,9 @@ class Trainer:
         loss, accuracy = run.sums.means()
         result = self._evaluate("validation")
         self._check_loss(result.loss, "the validation loss")
-        settled = run.sparsifier.method.settled(run.step, run.total_steps)
+        reached = run.sparsifier.method.reached_final_density(run.step, run.total_steps)
         leader = run.metrics.get("best", {"accuracy": -1.0})
-        best = settled and result.accuracy > leader["accuracy"]
+        best = reached and result.accuracy > leader["accuracy"]
         entry: dict[str, Any] = {
             "epoch": epoch,
             "step": run.step,

@@ -16,11 +16,11 @@ from granet.methods.registry import is_known, is_own, known_methods, method_clas
 from granet.methods.settings import MethodSetting, Steps, settings_of
 from granet.recipe import durations
 from granet.recipe.durations import Duration
-from granet.recipe.error_messages import UNKNOWN, moved, shown
+from granet.recipe.error_messages import UNKNOWN, relocated_error, shown
 
 
 @dataclass(frozen=True)
-class Uses:
+class AllowedSettings:
     """The required and the optional settings of a method, optimizer or schedule."""
 
     required: tuple[str, ...] = ()
@@ -32,25 +32,25 @@ class Uses:
         return self.required + self.optional
 
 
-OPTIMIZERS: Mapping[str, Uses] = {
-    "sgd": Uses(optional=("momentum", "nesterov")),
-    "adam": Uses(),
-    "adamw": Uses(),
-    "rmsprop": Uses(optional=("momentum",)),
+OPTIMIZERS: Mapping[str, AllowedSettings] = {
+    "sgd": AllowedSettings(optional=("momentum", "nesterov")),
+    "adam": AllowedSettings(),
+    "adamw": AllowedSettings(),
+    "rmsprop": AllowedSettings(optional=("momentum",)),
 }
 """Settings of each optimizer in addition to those common to all."""
 
 _REMOVE = "remove it; on the command line an empty value does, as in --set KEY="
 
-SCHEDULES: Mapping[str, Uses] = {
-    "multistep": Uses(required=("milestones",), optional=("gamma",)),
-    "cosine": Uses(optional=("final_learning_rate",)),
-    "constant": Uses(),
+SCHEDULES: Mapping[str, AllowedSettings] = {
+    "multistep": AllowedSettings(required=("milestones",), optional=("gamma",)),
+    "cosine": AllowedSettings(optional=("final_learning_rate",)),
+    "constant": AllowedSettings(),
 }
 """Settings of each learning-rate schedule in addition to the warm-up."""
 
 
-def method_uses(name: str) -> Uses:
+def method_settings(name: str) -> AllowedSettings:
     """Return the settings of a method. Those that mask at all also take ``dense``, the patterns of what is not masked.
 
     Raises:
@@ -60,7 +60,7 @@ def method_uses(name: str) -> Uses:
     settings = settings_of(method_class(name)).values()
     required = tuple(setting.name for setting in settings if setting.required)
     optional = tuple(setting.name for setting in settings if not setting.required)
-    return Uses(required, (*optional, "dense") if "density" in required else optional)
+    return AllowedSettings(required, (*optional, "dense") if "density" in required else optional)
 
 
 def read_settings(name: str, given: Mapping[str, object]) -> tuple[dict[str, object], list[RecipeError]]:
@@ -87,7 +87,7 @@ def read_settings(name: str, given: Mapping[str, object]) -> tuple[dict[str, obj
             elif key not in anywhere:
                 raise UsageError(UNKNOWN)
         except UsageError as error:
-            problems.append(moved(error, key))
+            problems.append(relocated_error(error, key))
     return values, problems
 
 
@@ -130,13 +130,13 @@ def _plain(key: str, value: object) -> bool:
     return isinstance(value, int | float) and -(2**63) < value < 2**63
 
 
-def misfits(name: str, uses: Uses, given: Mapping[str, object]) -> list[RecipeError]:
+def setting_errors(name: str, allowed: AllowedSettings, given: Mapping[str, object]) -> list[RecipeError]:
     """Return an error for each missing required setting and for each setting that ``name`` does not have."""
-    missing = [RecipeError(f"{name} needs this setting", where=key) for key in uses.required if key not in given]
-    has = f"one of {', '.join(uses.known)}" if uses.known else None
+    missing = [RecipeError(f"{name} needs this setting", where=key) for key in allowed.required if key not in given]
+    has = f"one of {', '.join(allowed.known)}" if allowed.known else None
     useless = [
         RecipeError(f"{name} has no such setting", where=key, got=shown(value), expected=has, remedy=_REMOVE)
         for key, value in given.items()
-        if key not in uses.known
+        if key not in allowed.known
     ]
     return missing + useless

@@ -22,7 +22,7 @@ from granet.models import load_weights
 
 
 @dataclass(frozen=True)
-class Start:
+class StartingWeights:
     """The weights that a run started from."""
 
     file: str
@@ -53,7 +53,7 @@ def start_from(
     classes: int,
     image_size: int,
     expected_hash: str | None = None,
-) -> Start:
+) -> StartingWeights:
     """Copy the weights and buffers of a file into ``network``, which was just built.
 
     The file is a granet checkpoint, whose masks are not taken along but whose zeros are, or one of another program as
@@ -79,7 +79,7 @@ def start_from(
     tensors, remarks = _read(path, network, where)
     try:
         given = {"in_channels": in_channels, "image_size": image_size}
-        classifier = sizes.following(model, given, "classes", classes, classes + 1)
+        classifier = sizes.dependent_parameters(model, given, "classes", classes, classes + 1)
     except GranetError:  # a factory for one number of classes has no classifier that could be of another
         classifier = {}
     own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
@@ -91,7 +91,7 @@ def start_from(
     kept = {name: own[name].detach().cpu() for name in left}
     fitted = match_tensors.fit({**tensors, **kept}, network, model, where)
     load_weights(network, fitted.weights, fitted.buffers)
-    return Start(os.path.basename(where), found, left, (*remarks, *fitted.remarks))  # noqa: PTH119  a path of any kind
+    return StartingWeights(os.path.basename(where), found, left, (*remarks, *fitted.remarks))  # noqa: PTH119  a path of any kind
 
 
 def _read(path: str | os.PathLike[str], network: nn.Module, where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
