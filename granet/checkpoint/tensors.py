@@ -71,15 +71,13 @@ class StoredMask:
 
     def decode(self) -> Mask:
         """Return the mask, bool [size]."""
-        return np.ones(self.size, np.bool_) if self.all else self._encoding.decode(self.data, self.size)
+        if self.all:
+            return np.ones(self.size, np.bool_)
+        return codec.ENCODINGS[self.part.encoding].decode(self.data, self.size)
 
     def positions(self) -> Iterator[Positions]:
         """Yield the flat indices of active entries in increasing order, in blocks; not for masks of all entries."""
-        return self._encoding.positions(self.data, self.size)
-
-    @property
-    def _encoding(self) -> codec.Encoding:
-        return codec.ENCODINGS[self.part.encoding]
+        return codec.ENCODINGS[self.part.encoding].positions(self.data, self.size)
 
 
 @dataclass(frozen=True, eq=False)

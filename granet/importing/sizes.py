@@ -14,10 +14,7 @@ from granet.errors import GranetError, UsageError
 Size = Literal["in_channels", "classes"]
 
 _PROBES: Mapping[Size, tuple[int, int]] = {"in_channels": (1, 3), "classes": (2, 3)}
-_WORDS: Mapping[Size, tuple[str, str]] = {
-    "in_channels": ("input channels", "--in-channels"),
-    "classes": ("classes", "--classes"),
-}
+_WORDS: Mapping[Size, str] = {"in_channels": "input channels", "classes": "classes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +73,6 @@ def dependent_parameters(
 
 def _infer(model: str, size: Size, sizes: Mapping[str, int], tensors: Mapping[str, Tensor]) -> int:
     low, high = _PROBES[size]
-    words, option = _WORDS[size]
     reason, found = None, {}
     try:
         found = dependent_parameters(model, sizes, size, low, high)
@@ -84,7 +80,10 @@ def _infer(model: str, size: Size, sizes: Mapping[str, int], tensors: Mapping[st
         reason = error
     if not found:
         raise UsageError(
-            f"the number of {words} cannot be told from the weights", where=model, got=reason, remedy=f"add {option}"
+            f"the number of {_WORDS[size]} cannot be told from the weights",
+            where=model,
+            got=reason,
+            remedy=f"add --{size.replace('_', '-')}",
         ) from reason
     name, parameter = next(iter(found.items()))
     if name not in tensors or tensors[name].dim() != parameter.dimensions:

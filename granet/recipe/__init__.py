@@ -11,27 +11,6 @@ to which method, optimizer and schedule, ``method_builder`` checks durations onc
 from granet.recipe.durations import Duration
 from granet.recipe.method_builder import build_method
 from granet.recipe.recipe import Recipe
-from granet.recipe.sections import (
-    DataSection,
-    MethodSection,
-    ModelSection,
-    OptimizerSection,
-    RewindSection,
-    ScheduleSection,
-    TrainingSection,
-)
-from granet.recipe.settings import Setting
+from granet.recipe.sections import RewindSection
 
-__all__ = [
-    "DataSection",
-    "Duration",
-    "MethodSection",
-    "ModelSection",
-    "OptimizerSection",
-    "Recipe",
-    "RewindSection",
-    "ScheduleSection",
-    "Setting",
-    "TrainingSection",
-    "build_method",
-]
+__all__ = ["Duration", "Recipe", "RewindSection", "build_method"]
