@@ -11,11 +11,9 @@ from granet.errors import ModelError
 
 
 def check(path: Path, *, full: bool = True) -> None:
-    """Let onnx check the model in the file at ``path``, and infer every shape strictly.
+    """Let onnx check the model in the file at ``path``, and infer every shape strictly if ``full``.
 
-    Args:
-        path: an ONNX file, in one folder with its data.
-        full: False omits the inference of shapes, which does not support the standard's own sparse initializers.
+    Inference does not support the standard's own sparse initializers.
 
     Raises:
         ModelError: something does not conform.

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from exporters import onnx_files, runtime, tracing
+from exporters.compaction.proof import largest_difference
 from exporters.encoding.values import LARGEST_FP16
 from exporters.examples import Batch
 from exporters.runtime import Level, OnnxSession
@@ -144,18 +145,10 @@ def check_range(path: Path, batches: Sequence[Batch]) -> None:
 def prove(
     path: Path, twin: Path, batches: Sequence[Batch], expected: Outputs, *, precision: str, scratch: Path
 ) -> tuple[Proof, Outputs]:
-    """Compare the file with its dense twin and with torch.
+    """Compare the file with its dense twin and with the ``expected`` outputs of torch.
 
-    Args:
-        path: the file.
-        twin: its dense twin.
-        batches: inputs.
-        expected: outputs of torch.
-        precision: the coarsest number format: ``fp32``, ``fp16`` or ``int8``.
-        scratch: a folder for optimised graphs, which are removed again.
-
-    Returns:
-        The proof, and the outputs of the file at the highest level of optimisation.
+    ``precision`` is the coarsest number format: fp32, fp16 or int8. Optimised graphs in the folder ``scratch`` are
+    removed again. Returns the proof, and the outputs of the file at the highest level of optimisation.
 
     Raises:
         ModelError: a comparison failed.
@@ -237,13 +230,7 @@ def _error(given: Outputs, expected: Outputs) -> tuple[float, float]:
     """
     worst, relative = 0.0, 0.0
     for ours, theirs in zip(zip(*given, strict=True), zip(*expected, strict=True), strict=True):  # of each output
-        pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(ours, theirs, strict=True)]
-        if any(a.shape != b.shape for a, b in pairs):
-            return math.inf, math.inf
-        difference = float(np.max([np.abs(a - b).max(initial=0.0) for a, b in pairs]))
-        magnitude = float(np.max([np.abs(b).max(initial=0.0) for _, b in pairs]))
-        if math.isnan(difference):
-            return math.inf, math.inf
+        difference, magnitude = largest_difference(ours, theirs)
         if difference:
             worst = max(worst, difference)
             relative = max(relative, difference / magnitude if magnitude else math.inf)

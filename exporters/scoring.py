@@ -28,13 +28,6 @@ class Score:
 def score(session: OnnxSession, network: Network, dataset: Dataset, split: str, *, batch_size: int = 256) -> Score:
     """Return loss and accuracy over all examples of a split, without augmentation, normalised as in training.
 
-    Args:
-        session: the open model.
-        network: from the model's metadata.
-        dataset: with the network's classes, channels and image size.
-        split: "train", "validation" or "test".
-        batch_size: images at a time.
-
     Raises:
         DataError: the dataset has other classes or images, or no examples.
         UnknownNameError: no such split.

@@ -114,11 +114,8 @@ def trace(model: nn.Module, example: Example, *, where: str, opset: int | None =
     A single input is called ``images``, several ``input_0`` and so on; a single output of two dimensions ``logits``,
     others ``output_0`` and so on.
 
-    Args:
-        model: the network.
-        example: inputs, with the same batch size of at least 2 in all of them.
-        where: name of the network, for messages.
-        opset: the version of the standard operators; None for torch's choice.
+    Inputs of the example have the same batch size of at least 2. ``where`` names the network in messages; without
+    ``opset`` torch chooses the version of the standard operators.
 
     Raises:
         ModelError: the network cannot take the example, or torch cannot export it.

@@ -52,11 +52,8 @@ def match(
     A weight is the initializer of its name and shape. The exporter may transpose one and drop its name; that is found
     by its values.
 
-    Args:
-        graph: of the exported network, batch norms folded.
-        model: the network.
-        masks: by parameter name; parameters without a mask are active throughout.
-        unused: parameters that are not in the graph.
+    Batch norms are folded in the graph. Parameters without a mask are active throughout; ``unused`` ones are not in
+    the graph.
 
     Raises:
         ModelError: a masked weight that is not in the graph, or not zero where it is inactive.

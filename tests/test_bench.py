@@ -18,7 +18,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters.bench import inputs, planning, providers, statistics
-from exporters.bench import warnings as doubts
 from exporters.bench.clocks import Clocks, Gpu, Sample, summarise
 from exporters.bench.comparison import ComparisonOutcome, Contender, compare
 from exporters.bench.controls import assign, declared_inputs
@@ -27,6 +26,7 @@ from exporters.bench.planning import Planner, Scenario
 from exporters.bench.process import DoesNotFitError
 from exporters.bench.protocol import NAMES, Input, Opened, Refusal, Spec
 from exporters.bench.report import Model
+from exporters.bench.runner import warnings_after, warnings_before
 from exporters.bench.settings import BenchSettings
 from exporters.bench.statistics import Ratio
 from exporters.bench.verdict import Facts, judge
@@ -137,7 +137,7 @@ def test_running_out_of_time_is_a_warning() -> None:
     settings = BenchSettings(provider="cpu", time_limit=5.0)
     outcome = compare([A, B], settings, start=machine.start, clock=machine.clock)
     assert outcome.generations == 5  # time or not
-    warnings = doubts.after(outcome, settings, "batch 1")
+    warnings = warnings_after(outcome, settings, "batch 1")
     assert any("time was up" in warning for warning in warnings)
     assert any("too few" in warning for warning in warnings)
 
@@ -521,7 +521,7 @@ def test_figures_of_the_gpu_are_read_and_unsupported_ones_are_none(monkeypatch: 
     assert gpu.used_memory() == 30
     assert gpu.sample() == Sample(1980, 2619, 61, None, True)
     assert gpu.processes() == ["python train.py (4711)", "a process (1)"]
-    assert any("python train.py (4711)" in warning for warning in doubts.before(gpu))
+    assert any("python train.py (4711)" in warning for warning in warnings_before(gpu))
 
 
 def test_samples_are_summarised_by_their_extremes() -> None:

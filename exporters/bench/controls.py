@@ -31,10 +31,7 @@ from granet.errors import UsageError
 def assign(paths: Sequence[Path], given: Path | None, scratch: Path) -> list[Model]:
     """Return every model with its control: models first, each control once.
 
-    Args:
-        paths: ONNX files, in the order of the report.
-        given: the control of all.
-        scratch: an existing folder for controls that have to be made.
+    ``given`` is the control of all; controls that have to be made are written to the folder ``scratch``.
 
     Raises:
         FileError: a file that cannot be read.

@@ -25,13 +25,7 @@ _TYPES: dict[str, Any] = {
 
 
 def resolve(node: Input, *, batch: int, shape: Sequence[int], path: str) -> tuple[int, ...]:
-    """Return the shape to feed: ``batch`` first, then ``shape`` where the file leaves the other sizes open.
-
-    Args:
-        node: the input as declared.
-        batch: images at a time.
-        shape: sizes of one image; empty when the file leaves none open.
-        path: of the file, for messages.
+    """Return the shape to feed: ``batch`` first, then ``shape`` where the file leaves the sizes of an image open.
 
     Raises:
         Refusal: the batch is fixed to another size, sizes are open and not given, or given and different.

@@ -31,13 +31,7 @@ def prove(spec: Spec) -> tuple[Operators, Work]:
 
 
 def check(session: Sequence[str], operators: Operators, provider: str, path: str) -> None:
-    """Check that everything ran on ``provider``.
-
-    Args:
-        session: providers of the session, the preferred one first.
-        operators: by the profile.
-        provider: cpu, cuda or tensorrt.
-        path: of the file, for messages.
+    """Check that everything ran on ``provider``, by the session's providers, the preferred one first, and the profile.
 
     Raises:
         BenchmarkError: something ran elsewhere.

@@ -82,13 +82,9 @@ def check_precision(provider: str, asked: str) -> None:
 
 
 def options(provider: str, precision: str, extra: Mapping[str, str], *, graph: bool) -> dict[str, str]:
-    """Return the provider's options, as ONNX Runtime spells them.
+    """Return the provider's options, as ONNX Runtime spells them, with the user's ``extra`` ones.
 
-    Args:
-        provider: cpu, cuda or tensorrt.
-        precision: one that the provider has.
-        extra: options of the user's.
-        graph: whether runs are captured as a CUDA graph and replayed.
+    With ``graph`` runs are captured as a CUDA graph and replayed.
 
     Raises:
         UsageError: an option for a provider that takes none, or one that is set here.

@@ -122,13 +122,8 @@ class BenchResult:
             one = 1.0 if self.role == "control" else None
             return {"ratio": one, "ratio_low": one, "ratio_high": one, "level": None, "blocks": None}
         high = found.high if math.isfinite(found.high) else None
-        return {
-            "ratio": found.value,
-            "ratio_low": found.low,
-            "ratio_high": high,
-            "level": found.level,
-            "blocks": found.blocks,
-        }
+        bounds = {"ratio": found.value, "ratio_low": found.low, "ratio_high": high}
+        return {**bounds, "level": found.level, "blocks": found.blocks}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,25 +152,21 @@ class BenchReport:
     environment: dict[str, Any]
     method: dict[str, Any]
     provider: str
-    models: list[Model] = field(default_factory=list)
     results: list[BenchResult] = field(default_factory=list)
     failures: list[BenchFailure] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    models: list[Model] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, strings and numbers."""
         return {
-            "environment": self.environment,
-            "method": self.method,
-            "provider": self.provider,
+            **vars(self),
             "results": [result.as_json() for result in self.results],
             "failures": [asdict(failure) for failure in self.failures],
             "skipped": [asdict(item) for item in self.skipped],
             "models": [model.as_json() for model in self.models],
-            "warnings": list(self.warnings),
-            "interrupted": self.interrupted,
         }
 
 

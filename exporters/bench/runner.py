@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import median
 
 from exporters import onnx_files
-from exporters.bench import controls, placement, providers, warnings
+from exporters.bench import controls, placement, providers
 from exporters.bench.clocks import Gpu
 from exporters.bench.comparison import ComparisonOutcome, Contender, Track, compare
-from exporters.bench.environment import environment
+from exporters.bench.environment import environment, load, usable_cores
 from exporters.bench.planning import Planner, Scenario
 from exporters.bench.process import WorkerProcess
 from exporters.bench.report import BenchFailure, BenchReport, BenchResult, Model, Skipped, file_size
@@ -24,6 +24,8 @@ from exporters.bench.verdict import Facts, judge
 
 Say = Callable[[str], object]
 _PROBE_LIMIT = 120.0  # seconds
+_ENOUGH_RUNS = 100
+"""Fewer say little about a 99th percentile."""
 
 
 def measure(
@@ -38,14 +40,8 @@ def measure(
     """Measure ONNX files, and a checkpoint in torch.
 
     Ctrl-C ends it; the report then holds what was measured so far, and says so. No process is left in any case.
-
-    Args:
-        models: ONNX files, from anybody.
-        settings: how to measure.
-        control: an ONNX file to compare all with; without it each has its own, see ``controls``.
-        checkpoint: to be measured in torch.
-        confirmed: the network's factory, when the checkpoint names code of the user's.
-        say: called with a line of text for every step.
+    Without a ``control``, an ONNX file, each model has its own, see ``controls``. ``confirmed`` is the network's
+    factory, when the checkpoint names code of the user's.
 
     Raises:
         BenchmarkError: the provider is not there, or a node runs elsewhere.
@@ -68,7 +64,7 @@ def measure(
         ),
         method=_method(settings),
         provider=provider,
-        warnings=warnings.before(gpu),
+        warnings=warnings_before(gpu),
     )
     platform = f"{versions} {report.environment['gpu']}"
     with tempfile.TemporaryDirectory() as scratch:
@@ -144,7 +140,7 @@ class _Run:
         self._report.failures += [
             BenchFailure(model=label, error=str(error), **asdict(scenario)) for label, error in failures.items()
         ]
-        self._report.warnings += warnings.after(outcome, self._settings, name)
+        self._report.warnings += warnings_after(outcome, self._settings, name)
         self._report.interrupted = outcome.interrupted
 
     def _result(self, track: Track, outcome: ComparisonOutcome, scenario: Scenario) -> BenchResult:
@@ -244,3 +240,36 @@ def _method(settings: BenchSettings) -> dict[str, object]:
         "allow_spinning": False,
         "inputs": "normal floats, the same for all models; whole numbers are 0 or 1",
     }
+
+
+def warnings_before(gpu: Gpu | None) -> list[str]:
+    """Return warnings about other work on the machine, before anything is measured."""
+    found = []
+    others = gpu.processes() if gpu is not None else []
+    if others:
+        found.append(f"the GPU is busy with {', '.join(others)}, which makes times longer and uneven")
+    wanted = load()
+    if wanted is not None and wanted > usable_cores() / 2:
+        found.append(f"the machine was busy before this began: load {wanted:g} on {usable_cores()} logical cores")
+    return found
+
+
+def warnings_after(outcome: ComparisonOutcome, settings: BenchSettings, name: str) -> list[str]:
+    """Return warnings about a comparison: wide intervals, few runs, throttled clocks."""
+    found = []
+    measured = {label: track for label, track in outcome.tracks.items() if track.times}
+    few = {label: len(track.times) for label, track in measured.items() if len(track.times) < _ENOUGH_RUNS}
+    if not outcome.narrow and not outcome.interrupted and measured:
+        found.append(
+            f"{name}: time was up before all ratios were known to {100 * settings.width:g} %, after "
+            f"{outcome.generations} processes; --time-limit gives more, now {settings.time_limit:g} s"
+        )
+    if few:
+        least = min(few.values())
+        found.append(
+            f"{name}: only {least} runs of some models, too few for their p99, which is close to the slowest run"
+        )
+    if outcome.clocks is not None and outcome.clocks.throttled:
+        share = f"{outcome.clocks.throttled} of {outcome.clocks.samples} samples"
+        found.append(f"{name}: heat or a power limit lowered the GPU's clocks in {share}")
+    return found

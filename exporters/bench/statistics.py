@@ -81,10 +81,8 @@ def ratio(blocks: Sequence[Sequence[float]], *, level: float = LEVEL, seed: int 
     is widened by both (Hesterberg 2015, 1411.5279, section 3.1.1). Blocks of one process are the units when there is
     only one.
 
-    Args:
-        blocks: for each process the logarithms of its ratios; a process without any is left out.
-        level: probability with which the interval should hold the ratio.
-        seed: of the draws; the same blocks always give the same interval.
+    ``blocks`` has for each process the logarithms of its ratios; a process without any is left out. ``level`` is the
+    probability with which the interval should hold the ratio. The same blocks always give the same interval.
 
     Raises:
         ValueError: there is no block at all.

@@ -42,13 +42,8 @@ def export_suite(
 ) -> Suite:
     """Export the checkpoints of the run in the folder ``run``, or of the runs in its folders, into ``run/bench``.
 
-    Files there of an earlier sweep are replaced where their names are the same.
-
-    Args:
-        run: what ``granet train --out`` made, or a folder of such folders.
-        encodings: those of ``granet export``, and ``compact``.
-        confirmed: the network's factory, when checkpoints name code of the user's.
-        say: called with a line of text for every file.
+    Files there of an earlier sweep are replaced where their names are the same. ``encodings`` are those of ``granet
+    export``, and ``compact``; ``confirmed`` is the network's factory, when checkpoints name code of the user's.
 
     Raises:
         UnknownNameError: no such encoding.

@@ -39,12 +39,7 @@ class Facts:
 
 
 def judge(found: Ratio | None, facts: Facts) -> tuple[Outcome, str]:
-    """Return the outcome, and a sentence that begins with it.
-
-    Args:
-        found: ratio to the control; None when they could not be measured together.
-        facts: of the two.
-    """
+    """Return the outcome, and a sentence that begins with it; ``found`` is None if the two did not run together."""
     if found is None:
         return "not compared", "not compared: the control could not be measured at the same time"
     interval = f"{_times(found.value)} the control's time, {found.low:.3f} to {found.high:.3f}"

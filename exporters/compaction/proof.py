@@ -6,8 +6,11 @@ import contextlib
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -36,7 +39,21 @@ def outputs(model: nn.Module, inputs: Sequence[Inputs]) -> list[list[Tensor]]:
 
 
 def _real(tensor: Tensor) -> Tensor:
-    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).double()
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).double().cpu()
+
+
+def largest_difference(given: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> tuple[float, float]:
+    """Return the largest difference of two lists of arrays, and the largest absolute value in ``expected``.
+
+    The difference is infinite, and the other 1, where shapes differ or anything is not finite.
+    """
+    if [array.shape for array in given] != [array.shape for array in expected]:
+        return math.inf, 1.0
+    pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(given, expected, strict=True)]
+    difference = float(np.max([np.abs(a - b).max(initial=0.0) for a, b in pairs]))
+    if not math.isfinite(difference):
+        return math.inf, 1.0
+    return difference, float(np.max([np.abs(b).max(initial=0.0) for _, b in pairs]))
 
 
 def difference(expected: Sequence[Sequence[Tensor]], got: Sequence[Sequence[Tensor]]) -> float:
@@ -46,12 +63,11 @@ def difference(expected: Sequence[Sequence[Tensor]], got: Sequence[Sequence[Tens
     """
     worst = 0.0
     for one, other in zip(expected, got, strict=True):
-        if [tensor.shape for tensor in one] != [tensor.shape for tensor in other]:
+        if len(one) != len(other):
             return math.inf
         for left, right in zip(one, other, strict=True):
-            if left.numel():
-                share = (left - right).abs().max().item() / (left.abs().max().item() or 1.0)
-                worst = max(worst, math.inf if math.isnan(share) else share)
+            found, magnitude = largest_difference([right.numpy()], [left.numpy()])
+            worst = max(worst, found / (magnitude or 1.0))
     return worst
 
 
@@ -59,13 +75,8 @@ def prove(original: nn.Module, smaller: nn.Module, expected: list[list[Tensor]],
     """Return the :func:`difference` of the smaller network, which is in evaluation mode, from the original.
 
     A difference above the tolerance may be rounding: sums of fewer terms are added up in another order. Then both are
-    run again in double precision, and that decides.
-
-    Args:
-        original: is left as it is.
-        smaller: likewise.
-        expected: outputs of the original for ``inputs`` in evaluation mode.
-        inputs: what to run on.
+    run again in double precision, and that decides. Neither is changed. ``expected`` are the outputs of the original
+    for ``inputs`` in evaluation mode.
 
     Raises:
         ModelError: they do not compute the same.

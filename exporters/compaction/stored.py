@@ -36,11 +36,6 @@ FORMAT, VERSION = "granet compacted network", 1
 def write(path: str | os.PathLike[str], model: nn.Module, network: Network) -> None:
     """Write a smaller network to the file at ``path``, atomically and durably; equal ones make identical files.
 
-    Args:
-        path: of the file.
-        model: the smaller network.
-        network: name and images of the network that it was made from.
-
     Raises:
         FileError: the file cannot be written; one that was there is as it was.
         CheckpointError: a tensor cannot be stored.

@@ -188,6 +188,7 @@ def bench(
     from exporters.bench import providers
 
     providers.check_packages()  # before anything that would not even import without one
+    from exporters.bench.environment import physical_cores
     from exporters.bench.runner import measure
     from exporters.bench.settings import BenchSettings, cache_folder
     from granet.errors import BenchmarkError, UsageError
@@ -225,7 +226,6 @@ def bench(
         if not key or not equals:
             raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--option")
         extra[key] = value
-    given_threads: dict[str, Any] = {} if threads is None else {"threads": threads}
     settings = BenchSettings(
         provider=provider,
         batches=_numbers("--batch", batch, ","),
@@ -233,13 +233,13 @@ def bench(
         shape=_numbers("--shape", shape, "x") if shape else (),
         with_copies=with_copies,
         cuda_graph=cuda_graph,
+        threads=physical_cores() if threads is None else threads,
         time_limit=time_limit,
         processes=processes,
         width=width,
         options=extra,
         cache=cache or cache_folder(),
         seed=seed,
-        **given_threads,
     )
     skipped = []
     if suite is not None:
