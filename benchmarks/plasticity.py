@@ -25,8 +25,8 @@ import numpy as np
 from benchmarks.measure import heading, write
 from granet.analysis.comparison import Statistic
 from granet.plasticity import experiment
-from granet.plasticity.curves import Plasticity
 from granet.plasticity.grid import GridSettings, plan
+from granet.plasticity.report import PlasticityReport
 from granet.plasticity.results import Cell
 from granet.recipe import Recipe
 from granet.training import RunFolder, resolve_device, resume, train
@@ -67,7 +67,7 @@ def some(images: Path, count: int, into: Path) -> Path:
     return into
 
 
-def measure(arguments: argparse.Namespace, root: Path) -> Plasticity:
+def measure(arguments: argparse.Namespace, root: Path) -> PlasticityReport:
     """Trains the networks that lack, and measures the cells that do."""
     device, begin = resolve_device("auto"), time.perf_counter()
 
@@ -137,7 +137,7 @@ def scaled(statistic: Statistic | None) -> Statistic | None:
     return Statistic(mean=100 * statistic.mean, deviation=deviation, count=statistic.count)
 
 
-def tables(report: Plasticity, drop: float) -> None:
+def tables(report: PlasticityReport, drop: float) -> None:
     """Prints what was measured, and the two findings, as Markdown."""
     rates = list(dict.fromkeys(cell.rate for cell in report.cells))
     heads = " | ".join(f"{100 * rate:g} %" for rate in rates)

@@ -198,14 +198,14 @@ def export(
         if settings.compute == "fp16":
             proof.check_range(folder.write(float16.with_all_values(exact), twin_name), batches)
         sparse, twin = folder.write(encoded.model, output.name), folder.write(decoded, twin_name)
-        proved, answers = proof.prove(sparse, twin, batches, expected, precision=settings.coarsest, scratch=folder.path)
+        proved, outputs = proof.prove(sparse, twin, batches, expected, precision=settings.coarsest, scratch=folder.path)
 
         progress("writing")
         metadata.write_(encoded.model, _entries(origin, settings, weights, encoded.encodings, proved))
         metadata.write_(decoded, _entries(origin, settings, weights, {}, proved))
         sparse, twin = folder.write(encoded.model, output.name), folder.write(decoded, twin_name)
         conformance.check(sparse, full="coo" not in encoded.encodings.values())
-        proof.check_again(sparse, batches, answers)
+        proof.check_again(sparse, batches, outputs)
         size, dense_size = onnx_files.size(sparse), onnx_files.size(twin)
         folder.publish([output.name, *([twin_name] if settings.twin else [])])
 

@@ -86,25 +86,25 @@ def reference(model: nn.Module, batches: Sequence[Batch], where: str) -> Outputs
         ModelError: it fails, its outputs vary from run to run, or are not finite.
     """
     parts = [part for batch in batches for part in _parts(batch)]
-    answers = [[output.detach().numpy() for output in tracing.run(model, part, where)] for part in parts]
+    outputs = [[output.detach().numpy() for output in tracing.run(model, part, where)] for part in parts]
     again = [output.detach().numpy() for output in tracing.run(model, parts[0], where)]
-    if not _identical([again], answers[:1]):
+    if not _identical([again], outputs[:1]):
         raise ModelError(
             "the outputs of the torch network vary from run to run",
             where=where,
             remedy="let it draw no random numbers in evaluation mode, such as in a functional dropout",
         )
-    for answer in answers:
-        if not all(np.isfinite(output).all() for output in answer if output.dtype.kind == "f"):
+    for part_outputs in outputs:
+        if not all(np.isfinite(output).all() for output in part_outputs if output.dtype.kind == "f"):
             raise ModelError(
                 "the outputs of the torch network are not finite, so that nothing can be compared with them",
                 where=where,
                 remedy="granet verify finds weights that are not finite",
             )
-    return answers
+    return outputs
 
 
-def answers(session: OnnxSession, batches: Sequence[Batch]) -> Outputs:
+def session_outputs(session: OnnxSession, batches: Sequence[Batch]) -> Outputs:
     """Return the outputs of a session, in the same parts."""
     return [session.run([tensor.numpy() for tensor in part]) for batch in batches for part in _parts(batch)]
 
@@ -115,7 +115,7 @@ def check_graph(path: Path, batches: Sequence[Batch], expected: Outputs) -> None
     Raises:
         ModelError: it computes something else.
     """
-    error = _error(answers(runtime.open_session(path), batches), expected)
+    error = _error(session_outputs(runtime.open_session(path), batches), expected)
     _check_error(error, TOLERANCES["fp32"], "the exported graph")
 
 
@@ -194,7 +194,7 @@ def check_again(path: Path, batches: Sequence[Batch], given: Outputs) -> None:
     Raises:
         ModelError: it does not.
     """
-    if not _identical(answers(runtime.open_session(path), batches), given):
+    if not _identical(session_outputs(runtime.open_session(path), batches), given):
         raise ModelError("the finished file gives other results than the one that was proved", where=path.name)
 
 
@@ -207,7 +207,7 @@ def _run(path: Path, level: Level, batches: Sequence[Batch], scratch: Path) -> t
     """The outputs, and by operator the constants that the optimised graph computes in every run."""
     optimised = scratch / "optimised.onnx"
     try:
-        given = answers(runtime.open_session(path, level=level, optimised=optimised), batches)
+        given = session_outputs(runtime.open_session(path, level=level, optimised=optimised), batches)
         graph = onnx_files.read(optimised, external=False).graph
     finally:
         for file in scratch.glob("optimised.onnx*"):

@@ -34,7 +34,7 @@ def score(session: OnnxSession, network: Network, dataset: Dataset, split: str, 
         ModelError: the model does not take images, or does not return a logit for each class.
     """
     loss, correct, examples = 0.0, 0, 0
-    for logits, labels in answers(session, network, dataset, split, batch_size=batch_size):
+    for logits, labels in labelled_logits(session, network, dataset, split, batch_size=batch_size):
         loss += float(F.cross_entropy(logits, labels, reduction="sum").double())
         correct += int((logits.argmax(1) == labels).sum())
         examples += len(labels)
@@ -43,7 +43,7 @@ def score(session: OnnxSession, network: Network, dataset: Dataset, split: str, 
     return Score(loss / examples, correct / examples, examples)
 
 
-def answers(
+def labelled_logits(
     session: OnnxSession, network: Network, dataset: Dataset, split: str, *, batch_size: int = 256
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits, float32 [B, classes], and labels, int64 [B], of each batch; arguments and errors as for score."""

@@ -71,8 +71,8 @@ def match(
         if parameter.dim() < 2 or name in unused:
             continue
         values, mask = parameter.detach(), masks.get(name)
-        support = _array(values != 0 if mask is None else mask)
-        found = _find(stored, names[id(parameter)], _array(values), support)
+        support = _as_numpy(values != 0 if mask is None else mask)
+        found = _find(stored, names[id(parameter)], _as_numpy(values), support)
         if found is None and mask is None:
             continue
         if found is None:
@@ -136,7 +136,8 @@ def check_stored(exact: onnx.GraphProto, stored: onnx.GraphProto, precision: str
             )
 
 
-def _array(tensor: Tensor) -> Array:
+def _as_numpy(tensor: Tensor) -> Array:
+    """Return the tensor as an array on the CPU, bfloat16 as float32 because NumPy has no bfloat16."""
     tensor = tensor.detach().cpu()
     array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
     return array

@@ -22,7 +22,7 @@ from granet.methods.base import Method
 from granet.recipe import Recipe, build_method
 from granet.sparsifier import Sparsifier
 from granet.training import RunFolder, train
-from granet.training.run import build_optimizer
+from granet.training.optimizer import build_optimizer
 from tests.synthetic import arrays_dataset
 
 pytest.importorskip("accelerate", reason="pip install -c constraints.txt '.[accelerate]' first")

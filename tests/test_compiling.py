@@ -88,13 +88,13 @@ def test_a_network_that_cannot_be_compiled_is_reported(monkeypatch: pytest.Monke
     with pytest.raises(
         ModelError, match=r"training.compile: torch.compile cannot do this network; .*no kernel for that"
     ):
-        compiling.compiled(torch.nn.Linear(2, 2))(torch.zeros(1, 2))
+        compiling.CompiledNetwork(torch.nn.Linear(2, 2))(torch.zeros(1, 2))
 
 
 def test_other_errors_of_a_network_are_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda model: model)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        compiling.compiled(torch.nn.Linear(2, 2))(torch.zeros(1, 3))
+        compiling.CompiledNetwork(torch.nn.Linear(2, 2))(torch.zeros(1, 3))
 
 
 def test_the_compiler_is_tried_before_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_file_and_checkpoint_agree_on_every_image(here: Path, file: str) -> None
     compared = 0
     for split in ("validation", "test"):
         start, examples = 0, dataset.split(split)
-        for logits, labels in scoring.answers(session, checkpoint.network, dataset, split):
+        for logits, labels in scoring.labelled_logits(session, checkpoint.network, dataset, split):
             images = examples.images[start : start + len(labels)].float().div(255)
             mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in (checkpoint.network.mean, checkpoint.network.std))
             with torch.no_grad():

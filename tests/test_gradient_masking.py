@@ -89,7 +89,7 @@ def test_gradients_follow_the_masks() -> None:
         torch.manual_seed(seed)
         present = {name: torch.rand(parameter.shape) < 0.5 for name, parameter in model.items()}
         present["full"][:] = seed != 1  # everything, nothing, everything again
-        masks.follow(PackedMasks.of(present, Layout.of(model)))
+        masks.set_masks(PackedMasks.of(present, Layout.of(model)))
         expected = {}
         for name in ("conv", "half", "full"):
             gradient = weird(tuple(model[name].shape), model[name].dtype)
@@ -104,7 +104,7 @@ def test_gradients_follow_the_masks() -> None:
 def test_where_all_is_active_nothing_is_masked() -> None:
     model = parameters()
     masks = GradientMasks(model)
-    masks.follow(PackedMasks.all(Layout.of(model), torch.device("cpu")))
+    masks.set_masks(PackedMasks.all(Layout.of(model), torch.device("cpu")))
     for parameter in model.values():
         parameter.grad = torch.ones_like(parameter)
     masks.apply()

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from granet.analysis.history import tell
+from granet.analysis.history import report_history
 from granet.checkpoint import Checkpoint, load, load_outline, save
 from granet.errors import CheckpointError, FileError, Interrupted, UsageError
 from granet.history import format as log
@@ -124,7 +124,7 @@ def test_the_replay_gives_the_masks_of_every_update(method: str, make: Make, tmp
             assert mask.shape == replay.last.masks[name].shape
             assert past is None or torch.equal(mask, seen[past][name])
     assert [finding.fault for finding in replay.verify()] == [None] * 3
-    report = tell(replay)
+    report = report_history(replay)
     assert (len(seen) == 0) == (method in ("static", "dense"))
     assert report.bytes == len(history_of(tmp_path))
     assert report.bytes <= 1.1 * report.entropy_bytes + 400 * (not seen)
@@ -235,7 +235,7 @@ def test_a_new_run_replaces_the_history_of_an_earlier_one(make: Make, tmp_path: 
     folder = RunFolder(tmp_path)
     train(make(), folder, CPU)
     train(make("static"), folder, CPU, overwrite=True)
-    assert tell(Replay.open(tmp_path)).updates == ()
+    assert report_history(Replay.open(tmp_path)).updates == ()
     folder.clear()
     assert list(tmp_path.iterdir()) == []
 
@@ -250,7 +250,7 @@ def test_a_rewound_run_stores_the_masks_that_it_begins_with(finished: Path, tmp_
     for number, density in ((1, 0.1), (2, 0.05)):
         replay = Replay.open(tmp_path / f"round-{number:02d}")
         assert (replay.begins_at, replay.whole) == (12, True)
-        assert tell(replay).before.density == pytest.approx(density, rel=0.001)
+        assert report_history(replay).before.density == pytest.approx(density, rel=0.001)
         assert all(finding.fault is None for finding in replay.verify())
     with pytest.raises(UsageError, match="round-01"):
         Replay.open(tmp_path)
@@ -284,7 +284,7 @@ def told(*states: str, steps_per_epoch: int = 10) -> Replay:
 
 
 def test_overlap_matches_counts_by_hand() -> None:
-    report = tell(told("11110000", "11001000", "11011000", "10011100"))
+    report = report_history(told("11110000", "11001000", "11011000", "10011100"))
     assert report.before.density == 0.5
     assert [update.step for update in report.updates] == [5, 10, 15]
     assert [update.epoch for update in report.updates] == [0.5, 1.0, 1.5]
@@ -300,17 +300,17 @@ def test_overlap_matches_counts_by_hand() -> None:
 
 def test_survival_censors_weights_that_are_still_active() -> None:
     # Gained at the first update: two, of which one goes at the second. Gained at the second: one, which stays.
-    report = tell(told("10000", "11100", "11010", "11010"))
+    report = report_history(told("10000", "11100", "11010", "11010"))
     assert [(s.updates, s.observed) for s in report.survival] == [(1, 3), (2, 1)]
     assert [s.share for s in report.survival] == pytest.approx([2 / 3, 2 / 3])
-    assert tell(told("1100", "1010")).survival == ()
+    assert report_history(told("1100", "1010")).survival == ()
 
 
 def test_a_history_without_changes_has_no_entropy() -> None:
-    report = tell(told("1100", "1100"))
+    report = report_history(told("1100", "1100"))
     assert report.updates[0].lost == report.updates[0].gained == 0
     assert report.entropy_bytes == 0
-    assert tell(told("1100")).updates == ()
+    assert report_history(told("1100")).updates == ()
 
 
 # The command

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters import onnx_files
-from exporters.encoding import MARK, decoder_functions, encode, expand, inflate
-from exporters.encoding import encoding as encoding_module
+from exporters.encoding import MARK, decoder_functions, encode, inflate, inflate_with_names
 from exporters.encoding.decode import ALLOWANCE, PER_BYTE
 from granet.errors import GranetError, ModelError
 from granet_cli.app import run as command
@@ -39,7 +38,7 @@ def encoded(encoding: str = "gaps8", precision: str = "fp32", **options: Any) ->
 def laid_out(layout: str) -> onnx.ModelProto:
     """One that need not be the best."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoding_module, "_allowed", lambda *_: [layout])
+        patch.setitem(encode.__globals__, "_allowed", lambda *_: [layout])
         return encoded("auto", opset=21 if layout == "Gaps4" else 20)
 
 
@@ -72,7 +71,7 @@ def test_inflating_restores_the_model_before_encoding(encoding: str, opset: int)
     plain = conv(random((64, 32, 3, 3)), opset=opset)
     plain.doc_string, plain.producer_name = "a network", "somebody"
     plain.metadata_props.add(key="key", value="value")
-    inflated = expand(encode(plain, encoding=encoding, precision="fp32", scope=["w"]).model)
+    inflated = inflate_with_names(encode(plain, encoding=encoding, precision="fp32", scope=["w"]).model)
     assert inflated.tensors == ("w",)
     marked = onnx.ModelProto()
     marked.CopyFrom(plain)
@@ -84,7 +83,7 @@ def test_a_model_without_encoded_weights_is_copied() -> None:
     plain = product(random((4, 4)))
     assert inflate(plain) == plain
     assert inflate(plain) is not plain
-    assert expand(plain).tensors == ()
+    assert inflate_with_names(plain).tensors == ()
 
 
 def test_inflating_twice_changes_nothing_more() -> None:
@@ -100,7 +99,7 @@ def test_sparse_indices_may_be_flat_or_by_axis_and_constants_may_be_sparse() -> 
     graph = model([constant, sum_of], {}, {"x": [1]})
     graph.graph.sparse_initializer.append(sparse([5, 7], [1, 5], [2, 3], "flat"))
     graph.graph.sparse_initializer.append(sparse([5, 7], [[0, 1], [1, 2]], [2, 3], "axes"))
-    plain = expand(graph)
+    plain = inflate_with_names(graph)
     assert plain.tensors == ("flat", "axes", "c")
     assert initializer(plain.model, "flat").tolist() == initializer(plain.model, "axes").tolist() == expected.tolist()
     assert numpy_helper.to_array(plain.model.graph.node[0].attribute[0].t).tolist() == expected.tolist()
@@ -124,7 +123,7 @@ def test_branches_and_functions_are_inflated_too() -> None:
     outer.graph.input.append(helper.make_tensor_value_info("yes", TensorProto.BOOL, []))
     outer.functions.extend([*made.functions, inside])
     outer.opset_import.append(helper.make_opsetid(decoder_functions.DOMAIN, 1))
-    plain = expand(outer)
+    plain = inflate_with_names(outer)
     assert sorted(plain.tensors) == ["c", "c", "w", "w", "z"]
     assert [function.name for function in plain.model.functions] == ["F"]
     then = plain.model.graph.node[0].attribute[0].g
@@ -161,7 +160,7 @@ def test_annotations_of_other_tools_do_not_make_a_decoder_unknown() -> None:
     function.node[0].name = "named by a tool"
     table = next(x.t for node in function.node for x in node.attribute if x.name == "value")
     table.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(table), "with raw data"))
-    assert expand(noted).tensors == ("w",)
+    assert inflate_with_names(noted).tensors == ("w",)
 
 
 # What is refused

@@ -22,11 +22,10 @@ from exporters.encoding import (
     decoder_functions,
     encodable,
     encode,
-    expand,
     inflate,
+    inflate_with_names,
     layouts,
 )
-from exporters.encoding import encoding as encoding_module
 from exporters.encoding.decode import WeightReader, scopes
 from granet import allocation
 from granet.errors import ModelError, UnknownNameError
@@ -59,7 +58,7 @@ def only(values: Array, encoding: str, precision: str = "fp32", **options: Any) 
 def laid_out(values: Array, layout: str, opset: int) -> tuple[onnx.ModelProto, Encoded]:
     """The same with a layout that need not be the best."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoding_module, "_allowed", lambda *_: [layout])
+        patch.setitem(encode.__globals__, "_allowed", lambda *_: [layout])
         return only(values, "auto", opset=opset)
 
 
@@ -415,7 +414,7 @@ def test_a_model_with_encoded_weights_can_be_encoded_further() -> None:
     assert len(both.functions) == 1
     assert [entry.domain for entry in both.opset_import] == ["", decoder_functions.DOMAIN]
     assert run(both) == run(plain)
-    assert set(expand(both).tensors) == {"v", "w"}
+    assert set(inflate_with_names(both).tensors) == {"v", "w"}
 
 
 # Versions

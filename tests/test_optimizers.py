@@ -20,7 +20,7 @@ from granet.methods.base import Method
 from granet.methods.snapshot import Snapshot
 from granet.recipe import Recipe
 from granet.topology import TopologyUpdate
-from granet.training.run import build_optimizer
+from granet.training.optimizer import build_optimizer
 from tests.running import (
     DEVICES,
     METHODS,

@@ -24,8 +24,8 @@ from granet.masks.mapping import active, density
 from granet.plasticity import cell as cells
 from granet.plasticity import experiment
 from granet.plasticity.cell import baseline, measure, prepare, regenerated
-from granet.plasticity.curves import summarise
 from granet.plasticity.grid import Grid, GridSettings, Job, plan
+from granet.plasticity.report import summarise
 from granet.plasticity.results import Cell, read, write
 from granet.recipe import Recipe
 from granet.rewinding.plan import RewindRequest, base_recipe

@@ -22,6 +22,9 @@ ONNX Runtime inlines functions and folds what depends on constants alone when it
 ORT_ENABLE_BASIC on. It does not fold operators whose output shape depends on values (NonZero, Compress), nor a lone
 DequantizeLinear, so that none of them is used here. The time goes into memory that is touched for the first time: every
 line costs that works on as many elements as there are codes, or worse, weights.
+
+``encode`` inserts these functions into a model, for the nodes that ``node_builder`` makes. ``decode`` reads them back
+and computes the same in NumPy.
 """
 
 from __future__ import annotations
@@ -228,7 +231,7 @@ def _parsed(name: str) -> onnx.FunctionProto:
     if format == Format(TensorProto.FLOAT16, TensorProto.FLOAT) and layout.positions:
         lines, values, zero = f"  wide = Cast <to: int = {TensorProto.FLOAT}> (values)\n", "wide", format.weight
     zeros = TensorProto.DataType.Name(zero).lower() + "[1] {0}"
-    lines += layout.body.replace("VALUES", values).replace("ZERO", zeros) + _last_lines(layout, format)
+    lines += layout.body.replace("VALUES", values).replace("ZERO", zeros) + _reshape_and_scale_lines(layout, format)
     attributes = f" <{', '.join(layout.attributes)}>" if layout.attributes else ""
     signature = f"{name}{attributes} ({', '.join(layout.inputs(format))}) => (weight)"
     parsed = onnx.parser.parse_function(
@@ -238,8 +241,11 @@ def _parsed(name: str) -> onnx.FunctionProto:
     return parsed
 
 
-def _last_lines(layout: DecoderLayout, format: Format) -> str:
-    """From ``flat``, or from values that have the weight's shape already, to ``weight``."""
+def _reshape_and_scale_lines(layout: DecoderLayout, format: Format) -> str:
+    """Return the lines that compute ``weight`` from the flat values: reshape, scale, change the format.
+
+    Values of a layout without positions have the shape of the weight already.
+    """
     lines, shaped = "", "values"
     if layout.positions:
         shaped = "shaped" if format.scaled else "weight"

@@ -33,11 +33,11 @@ def inflate(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ModelError: encoded weights that are damaged, or decoders that granet did not write.
     """
-    return expand(model).model
+    return inflate_with_names(model).model
 
 
-def expand(model: onnx.ModelProto) -> Inflated:
-    """Inflate ``model``; return the copy and the names of the tensors that were encoded or sparse."""
+def inflate_with_names(model: onnx.ModelProto) -> Inflated:
+    """Inflate ``model`` as ``inflate`` does; return also the names of the tensors that were encoded or sparse."""
     reader = WeightReader(model)
     inflated = onnx.ModelProto()
     inflated.CopyFrom(model)

@@ -110,7 +110,7 @@ class HistoryReport:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
-def tell(replay: Replay) -> HistoryReport:
+def report_history(replay: Replay) -> HistoryReport:
     """Return the report on a history. Replays it once, with a few bytes of memory for each weight.
 
     Raises:

@@ -18,8 +18,7 @@ from typing import Any
 
 from granet import flops
 from granet.analysis import run_summary
-from granet.analysis.history import HistoryReport
-from granet.analysis.history import tell as tell_history
+from granet.analysis.history import HistoryReport, report_history
 from granet.analysis.inspection import Inspection, inspect, rebuild
 from granet.analysis.json_values import json_value
 from granet.analysis.measured_trajectory import measure_trajectory
@@ -232,7 +231,7 @@ def _history(folder: Path) -> tuple[HistoryReport | None, list[str]]:
     replay = Replay.open(folder)
     # The other notes say that the run is not finished, which its state shows.
     late = [] if replay.whole else [note for note in replay.notes if note.startswith("the history begins")]
-    return tell_history(replay), late
+    return report_history(replay), late
 
 
 def _trajectory(

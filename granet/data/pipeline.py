@@ -107,8 +107,8 @@ class Pipeline:
     def _labelled(
         self, batches: Iterator[Tensor], labels: Sequence[Tensor] | Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, answers in zip(batches, labels, strict=True):
-            yield self._normalise(images), answers
+        for images, batch_labels in zip(batches, labels, strict=True):
+            yield self._normalise(images), batch_labels
 
 
 def make_pipeline(

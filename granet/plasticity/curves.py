@@ -6,13 +6,11 @@ its training and then trained a little longer, minus the accuracy before it was 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from granet.analysis.comparison import Statistic
 from granet.plasticity.results import Cell
-from granet.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +45,7 @@ class RecoveryCurve:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drop:
+class LearningRateDrop:
     """A step at which the schedule lowers the learning rate."""
 
     step: int
@@ -56,47 +54,7 @@ class Drop:
     after: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plasticity:
-    """The result of ``granet plasticity``."""
-
-    runs: tuple[str, ...]
-    recipe: Recipe
-    """Of the first run."""
-    drops: tuple[Drop, ...]
-    curves: tuple[RecoveryCurve, ...]
-    """By regeneration, then by rate."""
-    cells: tuple[Cell, ...]
-    """Cells sorted by checkpoint, rate and regeneration; at least one."""
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds of the runs, each once, in the order of the cells."""
-        return tuple(dict.fromkeys(cell.seed for cell in self.cells))
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the result as dictionaries, lists and numbers."""
-        first = self.cells[0]
-        shares = {cell.drop_fraction for cell in self.cells} - {None}
-        return {
-            "runs": list(self.runs),
-            "seeds": list(self.seeds),
-            "recipe": self.recipe.name,
-            "method": self.recipe.method.name,
-            "model": self.recipe.model.name,
-            "data": self.recipe.data.name,
-            "split": first.split,
-            "examples": first.examples,
-            "epochs": first.epochs,
-            "scope": first.scope,
-            "drop_fraction": next(iter(shares), None),
-            "learning_rate_drops": [asdict(drop) for drop in self.drops],
-            "curves": [asdict(curve) for curve in self.curves],
-            "cells": [{**asdict(cell), "plasticity": cell.plasticity} for cell in self.cells],
-        }
-
-
-def summarise(cells: Sequence[Cell], runs: Iterable[str], recipe: Recipe, drops: Iterable[Drop]) -> Plasticity:
+def recovery_curves(cells: Sequence[Cell]) -> tuple[RecoveryCurve, ...]:
     """Return the curves of ``cells``, in the order in which rates and kinds of regeneration come up in them."""
     bare = {(cell.checkpoint, cell.rate): cell for cell in cells if cell.regeneration == "none"}
     rates = list(dict.fromkeys(cell.rate for cell in cells))
@@ -108,7 +66,7 @@ def summarise(cells: Sequence[Cell], runs: Iterable[str], recipe: Recipe, drops:
             points = [_point([cell for cell in mine if cell.step == step], bare) for step in steps]
             if points:
                 curves.append(RecoveryCurve(rate=rate, regeneration=regeneration, points=tuple(points)))
-    return Plasticity(runs=tuple(runs), recipe=recipe, drops=tuple(drops), curves=tuple(curves), cells=tuple(cells))
+    return tuple(curves)
 
 
 def _point(cells: Sequence[Cell], bare: dict[tuple[str, float], Cell]) -> CurvePoint:

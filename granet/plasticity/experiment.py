@@ -16,8 +16,8 @@ import torch
 
 from granet.plasticity import results
 from granet.plasticity.cell import CellProgressed, baseline, measure
-from granet.plasticity.curves import Plasticity, summarise
 from granet.plasticity.grid import FOLDER, Grid, Job
+from granet.plasticity.report import PlasticityReport, summarise
 from granet.plasticity.results import Cell, CellKey
 from granet.runs.folder import RunFolder
 from granet.training.run import open_data
@@ -61,7 +61,7 @@ def run(
     factory: str | None = None,
     watch: Callable[[Event], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
-) -> Plasticity:
+) -> PlasticityReport:
     """Measure the missing cells of ``grid``, and return the curves of all.
 
     Args:

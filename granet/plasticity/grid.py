@@ -13,7 +13,7 @@ from granet.analysis.comparison import IGNORED_SETTINGS
 from granet.checkpoint import Checkpoint, load_outline
 from granet.errors import CheckpointError, UnknownNameError, UsageError
 from granet.masks.mapping import density, shapes
-from granet.plasticity.curves import Drop
+from granet.plasticity.curves import LearningRateDrop
 from granet.plasticity.results import REGENERATIONS, Cell, CellKey
 from granet.recipe import Recipe
 from granet.recipe.learning_rate import learning_rate
@@ -147,7 +147,7 @@ class Grid:
         return tuple(dict.fromkeys(source.run for source in self.sources))
 
     @property
-    def drops(self) -> tuple[Drop, ...]:
+    def drops(self) -> tuple[LearningRateDrop, ...]:
         """The steps at which the schedule of the runs lowers the learning rate."""
         first = self.sources[0]
         recipe, steps = first.recipe, first.steps_per_epoch
@@ -156,7 +156,7 @@ class Grid:
             step = milestone.steps(steps)
             before, after = (learning_rate(recipe, max(n, 0), steps) for n in (step - 1, step))
             if after < before and step < recipe.total_steps(steps):
-                found.append(Drop(step=step, epoch=step / steps, before=before, after=after))
+                found.append(LearningRateDrop(step=step, epoch=step / steps, before=before, after=after))
         return tuple(found)
 
 

@@ -115,8 +115,8 @@ class CompiledStep:
         self._kind: tuple[object, ...] = ()
         self._kernels: dict[tuple[object, ...], Callable[..., None]] = {}
 
-    def follow(self, masks: PackedMasks) -> None:
-        """Mask by ``masks`` from now on."""
+    def set_masks(self, masks: PackedMasks) -> None:
+        """Set the masks that the following steps apply."""
         write_integers(masks, self._masks, -1)
 
     @torch.no_grad()

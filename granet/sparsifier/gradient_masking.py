@@ -82,8 +82,8 @@ class GradientMasks:
         self._partial: list[tuple[nn.Parameter, Tensor]] = []
 
     @torch.no_grad()
-    def follow(self, masks: PackedMasks) -> None:
-        """Mask by ``masks`` from now on. Layers in which everything is active are skipped."""
+    def set_masks(self, masks: PackedMasks) -> None:
+        """Set the masks that the following backward passes apply; layers in which everything is active are skipped."""
         full = {name for name, span in masks.layout.items() if masks.counts[name] == span.size}
         partial = {name: tensor for name, tensor in self._multipliers.items() if name not in full}
         write_integers(masks, partial, 1)

@@ -224,9 +224,9 @@ class Sparsifier:
         self._zero_outside(masks if survivors is None else survivors)
         if self._gradient_masks is None and self._compiled is None and masking.density(masks) < 1:
             self._gradient_masks = GradientMasks(self._parameters)
-        for follower in (self._gradient_masks, self._compiled):
-            if follower is not None:
-                follower.follow(masks)
+        for masked in (self._gradient_masks, self._compiled):
+            if masked is not None:
+                masked.set_masks(masks)
 
     def _zero_outside(self, masks: PackedMasks) -> None:
         zero_outside({n: [p, *shaped_state(self._optimizer, p)] for n, p in self._parameters.items()}, masks)

@@ -6,7 +6,7 @@ uncompiled run only where sums are rounded differently. ``granet.sparsifier.comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -33,19 +33,22 @@ def _sum(numbers: Tensor) -> Tensor:
     return numbers.sum() + 1
 
 
-def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return ``model`` through torch.compile, which compiles it at the first call with each shape and mode.
+class CompiledNetwork(nn.Module):
+    """A network that runs through torch.compile, which compiles it at the first call with each shape and mode."""
 
-    Raises, when called:
-        ModelError: the compiler cannot do this network.
-    """
-    forward: Callable[[Tensor], Tensor] = torch.compile(model)
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.network = torch.compile(model)
 
-    def call(images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits.
+
+        Raises:
+            ModelError: the compiler cannot do this network.
+        """
         with _compiler_errors(ModelError, "torch.compile cannot do this network"):
-            return forward(images)
-
-    return call
+            logits: Tensor = self.network(images)
+        return logits
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import Optimizer
 
 from granet import models
 from granet.checkpoint import Checkpoint, Network
@@ -28,6 +28,7 @@ from granet.training import starting_weights
 from granet.training.compiling import check_compiler
 from granet.training.device import Precision, move_model, resolve_precision
 from granet.training.distributed.world import SINGLE_PROCESS, World
+from granet.training.optimizer import build_optimizer
 
 
 @dataclass
@@ -206,28 +207,6 @@ def _check_smallest_part(recipe: Recipe, model: nn.Module, dataset: Dataset, wor
             got=f"{batch_size} images{' a rank' if ranks > 1 else ''} in parts of {largest}; {error}",
             remedy="choose a larger batch" if parts == 1 else "choose fewer parts, of which none is a single image",
         ) from error
-
-
-def build_optimizer(recipe: Recipe, model: nn.Module, device: torch.device) -> Optimizer:
-    """Return the optimizer of a recipe, with two parameter groups if norms and biases do not decay."""
-    settings = recipe.optimizer
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in parameters if parameter.dim() > 1 or settings.decay_norms_and_biases]
-    flat = [parameter for parameter in parameters if parameter.dim() <= 1 and not settings.decay_norms_and_biases]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": flat, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
-    common: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    # Fused SGD leaves momentum uninitialised if a scaler skips the very first step.
-    skips = settings.name == "sgd" and recipe.training.precision == "fp16"
-    fused: dict[str, Any] = {"fused": device.type in ("cpu", "cuda") and not skips}
-    if settings.name == "sgd":
-        nesterov = bool(settings.nesterov)
-        return SGD(groups, momentum=settings.momentum or 0.0, nesterov=nesterov, **common, **fused)
-    if settings.name == "adam":
-        return Adam(groups, **common, **fused)
-    if settings.name == "adamw":
-        return AdamW(groups, **common, **fused)
-    return RMSprop(groups, momentum=settings.momentum or 0.0, **common)
 
 
 def capture(run: Run) -> Checkpoint:

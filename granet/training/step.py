@@ -79,15 +79,15 @@ class TrainingStep:
         self._undo = self._snapshot() if run.world.undoes_lost_steps else None
         run.optimizer.zero_grad(set_to_none=True)
         parts = list(zip(*(batch.chunk(run.recipe.training.accumulate) for batch in (images, labels)), strict=True))
-        for number, (part, answers) in enumerate(parts, 1):
+        for number, (part, part_labels) in enumerate(parts, 1):
             with run.world.gradient_sync(self._network, last=number == len(parts)):
                 with autocast(run.device, run.precision):
                     logits = self._network(part)
-                    loss = self._loss(logits, answers)
-                run.scaler.scale(loss * (len(answers) / len(labels))).backward()
-            correct = (logits.detach().argmax(1) == answers).sum()
-            sums = run.world.sum_metrics(loss.detach().double() * len(answers), correct, run.sparsifier.masks)
-            run.sums.add(*sums, len(answers) * run.world.ranks.size)
+                    loss = self._loss(logits, part_labels)
+                run.scaler.scale(loss * (len(part_labels) / len(labels))).backward()
+            correct = (logits.detach().argmax(1) == part_labels).sum()
+            sums = run.world.sum_metrics(loss.detach().double() * len(part_labels), correct, run.sparsifier.masks)
+            run.sums.add(*sums, len(part_labels) * run.world.ranks.size)
 
     def optimize(self) -> None:
         """Change weights and optimizer state by the gradients; ``undo`` does nothing after this."""

@@ -86,7 +86,7 @@ def history(
         moment = view.masks_as_json(run, at, found)
         print_json(moment) if json else view.show_masks(Screen(), moment)
         return
-    report = analysis.tell(replay)
+    report = analysis.report_history(replay)
     findings = replay.verify() if verify else None
     if plot is not None:
         draw(plot, report)

@@ -29,13 +29,13 @@ def inflate(
       granet inflate sparse.onnx -o dense.onnx --overwrite --json
     """
     from exporters import onnx_files
-    from exporters.encoding import expand
+    from exporters.encoding import inflate_with_names
     from granet.errors import counted
     from granet_cli.render import print_json, printable, size
     from granet_cli.targets import check_target
 
     check_target(out, file, overwrite=overwrite)
-    inflated = expand(onnx_files.read(file))
+    inflated = inflate_with_names(onnx_files.read(file))
     onnx_files.write(out, inflated.model)
     before, after = onnx_files.size(file), onnx_files.size(out)
     if json:

@@ -18,7 +18,8 @@ from granet_cli.charts.palette import DASHES, FAINT, colour
 from granet_cli.charts.parts import Curve, Spec
 
 if TYPE_CHECKING:
-    from granet.plasticity.curves import Drop, Plasticity, RecoveryCurve
+    from granet.plasticity.curves import LearningRateDrop, RecoveryCurve
+    from granet.plasticity.report import PlasticityReport
 
 _TITLES = {
     "none": "pruned",
@@ -31,7 +32,7 @@ _APART = 2.5
 """Pixels between the error bars of neighbouring rates."""
 
 
-def draw(file: Path, report: Plasticity) -> None:
+def draw(file: Path, report: PlasticityReport) -> None:
     """Write the chart.
 
     Raises:
@@ -43,7 +44,7 @@ def draw(file: Path, report: Plasticity) -> None:
     render.write(file, chart(report))
 
 
-def chart(report: Plasticity) -> Spec:
+def chart(report: PlasticityReport) -> Spec:
     """Return the panels, side by side."""
     regenerations = list(dict.fromkeys(curve.regeneration for curve in report.curves))
     rates = list(dict.fromkeys(curve.rate for curve in report.curves))
@@ -65,7 +66,7 @@ def chart(report: Plasticity) -> Spec:
     }
 
 
-def _panel(report: Plasticity, regeneration: str, rates: Sequence[float], x: Spec, y: Spec) -> Spec:
+def _panel(report: PlasticityReport, regeneration: str, rates: Sequence[float], x: Spec, y: Spec) -> Spec:
     low, high = x["scale"]["domain"]
     curves = []
     for curve in report.curves:
@@ -99,13 +100,13 @@ def _without_regeneration(curve: RecoveryCurve, number: int) -> Spec:
     return {"data": {"values": rows}, "mark": mark}
 
 
-def _ends(report: Plasticity) -> list[float]:
+def _ends(report: PlasticityReport) -> list[float]:
     """Return the ends of all error bars, in percentage points."""
     known = [point.plasticity for curve in report.curves for point in curve.points if point.plasticity is not None]
     return [100 * (one.mean + sign * (one.deviation or 0.0)) for one in known for sign in (-1, 1)]
 
 
-def _mark_drops(drops: Sequence[Drop], low: float, high: float) -> list[Spec]:
+def _mark_drops(drops: Sequence[LearningRateDrop], low: float, high: float) -> list[Spec]:
     """Return a line at every drop of the learning rate within the axis, and above the plot the rates between them."""
     inside = [drop for drop in drops if low < drop.epoch < high]
     if not inside:
@@ -123,7 +124,7 @@ def _mark_drops(drops: Sequence[Drop], low: float, high: float) -> list[Spec]:
     return [parts.rules([drop.epoch for drop in inside], channel="x", dotted=True), texts]
 
 
-def _subject(report: Plasticity) -> str:
+def _subject(report: PlasticityReport) -> str:
     first = report.cells[0]
     seeds = f"{len(report.seeds)} seeds" if len(report.seeds) > 1 else f"seed {report.seeds[0]}"
     return (
@@ -132,7 +133,7 @@ def _subject(report: Plasticity) -> str:
     )
 
 
-def _remarks(report: Plasticity, regenerations: Sequence[str]) -> str:
+def _remarks(report: PlasticityReport, regenerations: Sequence[str]) -> str:
     remarks = [f"{report.cells[0].scope} pruning, {report.cells[0].examples:,} validation images"]
     if len(report.seeds) > 1:
         remarks.append("error bars: sample standard deviation over seeds, side by side")

@@ -13,8 +13,9 @@ from granet_cli.tables import TableColumn, means, table
 
 if TYPE_CHECKING:
     from granet.analysis.comparison import Statistic
-    from granet.plasticity.curves import CurvePoint, Plasticity, RecoveryCurve
+    from granet.plasticity.curves import CurvePoint, RecoveryCurve
     from granet.plasticity.grid import Grid
+    from granet.plasticity.report import PlasticityReport
 
 KINDS = {
     "none": "without regeneration",
@@ -59,7 +60,7 @@ def headline(grid: Grid) -> str:
     )
 
 
-def show(screen: Screen, report: Plasticity) -> None:
+def show(screen: Screen, report: PlasticityReport) -> None:
     """Write plasticity and accuracy after pruning, a table for each kind of regeneration."""
     first = report.cells[0]
     seeds = f"{len(report.seeds)} seeds" if len(report.seeds) > 1 else f"seed {report.seeds[0]}"

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from granet.errors import ModelError, listing
-from granet.training.compiling import compiled
+from granet.training.compiling import CompiledNetwork
 
 
 def data_parallel(model: nn.Module, group: dist.ProcessGroup, *, compile: bool) -> DistributedDataParallel:
     """Return ``model`` with gradients averaged over ``group``, perhaps through torch.compile."""
-    network = _Compiled(model) if compile else model
+    network = CompiledNetwork(model) if compile else model
     return DistributedDataParallel(network, process_group=group, gradient_as_bucket_view=True)
 
 
@@ -62,16 +62,3 @@ def settle_buckets(
         )
         error.everywhere = True
         raise error
-
-
-class _Compiled(nn.Module):
-    """A module that calls its network through torch.compile."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self._forward = compiled(model)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits."""
-        return self._forward(images)

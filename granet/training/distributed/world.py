@@ -16,7 +16,7 @@ from granet.data.ranks import ALONE, Ranks
 from granet.errors import GranetError, TrainingError
 from granet.masks.codec import Bytes
 from granet.masks.mapping import Masks
-from granet.training.compiling import compiled
+from granet.training.compiling import CompiledNetwork
 from granet.training.distributed.agreement import Facts
 
 Network = Callable[[Tensor], Tensor]
@@ -64,7 +64,7 @@ class World:
         Raises:
             ModelError: several ranks cannot train it together.
         """
-        return compiled(model) if compile else model
+        return CompiledNetwork(model) if compile else model
 
     def gradient_sync(self, network: Network, *, last: bool) -> AbstractContextManager[object]:  # noqa: ARG002
         """Context of the forward and backward pass of a part of a batch; the last part averages the gradients."""
