@@ -33,14 +33,10 @@ _NOT_WRITTEN = "the file could not be written; what was there before is as it wa
 
 
 def read(path: str | os.PathLike[str], *, external: bool = True) -> onnx.ModelProto:
-    """Return the model in an untrusted file, with the data of all its tensors.
+    """Return the model in an untrusted file, with the data of all its tensors, or without those in other files.
 
     Memory is bounded by a multiple of the files' sizes. Data outside the model's folder are not touched. Callers have
     to check that the bytes of a tensor fit its shape.
-
-    Args:
-        path: the file.
-        external: whether to load data that lie in other files.
 
     Raises:
         FileError: not there, or not a regular file.
@@ -87,10 +83,7 @@ class StagingFolder:
     def write(self, model: onnx.ModelProto, name: str, *, inline: int = INLINE) -> Path:
         """Write ``model`` to the file ``name`` in this folder, and a file of data if it is large; return its path.
 
-        Args:
-            model: is not changed.
-            name: of the file, here and where it is published.
-            inline: bytes of tensors up to which the model is one file.
+        The name is also that of the published file; up to ``inline`` bytes of tensors the model is one file.
 
         Raises:
             FileError: it cannot be written.

@@ -73,15 +73,10 @@ def open_session(
     optimised: Path | None = None,
     threads: int = 0,
 ) -> OnnxSession:
-    """Open the model in the file at ``path``.
+    """Open the model in the file at ``path``, with external data in the same folder.
 
-    Args:
-        path: an ONNX file, in one folder with its external data.
-        level: of optimisation.
-        provider: execution provider. Operators that it lacks run on the CPU.
-        options: of the provider.
-        optimised: a file to write the optimised graph to; its tensors go to ``NAME.data`` in the same folder.
-        threads: inside an operator; 0 for ONNX Runtime's choice.
+    Operators that the provider lacks run on the CPU. The optimised graph is written to the file ``optimised``, its
+    tensors to ``NAME.data`` in the same folder. ``threads`` are those inside an operator; 0 is ONNX Runtime's choice.
 
     Raises:
         UnknownNameError: no such level.
