@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from exporters.compaction import Compacted, LayerChange, compact
+from exporters.compaction.proof import difference
 from granet import flops
 from granet.errors import GranetError, ModelError, UsageError
 
@@ -733,3 +734,21 @@ def test_outputs_that_are_not_finite_are_an_error() -> None:
     model[0].weight.data[0, 0] = torch.nan
     with pytest.raises(ModelError, match="not finite"):
         compact(model, (torch.zeros(2, 4),))
+
+
+@pytest.mark.parametrize(
+    ("got", "share"),
+    [
+        ([[2.0, -4.0], [0.0]], 0.0),
+        ([[2.0, -3.0], [0.0]], 0.25),
+        ([[2.0, -4.0], [1e-3]], 1e-3),  # nothing to be a share of
+        ([[2.0, torch.nan], [0.0]], torch.inf),
+        ([[2.0, -torch.inf], [0.0]], torch.inf),
+        ([[2.0], [0.0]], torch.inf),
+        ([[2.0, -4.0]], torch.inf),
+    ],
+)
+def test_the_difference_of_outputs_is_a_share_of_the_largest_value(got: list[list[float]], share: float) -> None:
+    expected = [torch.tensor([2.0, -4.0]), torch.zeros(1)]
+    found = difference([expected], [[torch.tensor(values) for values in got]])
+    assert found == pytest.approx(share)
