@@ -39,7 +39,7 @@ def outputs(model: nn.Module, inputs: Sequence[Inputs]) -> list[list[Tensor]]:
 
 
 def _real(tensor: Tensor) -> Tensor:
-    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).double().cpu()
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).double()
 
 
 def largest_difference(given: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> tuple[float, float]:
@@ -66,7 +66,7 @@ def difference(expected: Sequence[Sequence[Tensor]], got: Sequence[Sequence[Tens
         if len(one) != len(other):
             return math.inf
         for left, right in zip(one, other, strict=True):
-            found, magnitude = largest_difference([right.numpy()], [left.numpy()])
+            found, magnitude = largest_difference([right.numpy(force=True)], [left.numpy(force=True)])
             worst = max(worst, found / (magnitude or 1.0))
     return worst
 
