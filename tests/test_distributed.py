@@ -403,11 +403,13 @@ def test_ranks_do_not_overwrite_a_run_but_a_restart_resumes_it(recipe: Callable[
     for message, everywhere in done(at_work(2, refused, given, tmp_path)):
         assert everywhere
         assert "already holds a run" in message
-    result = train(given, RunFolder(tmp_path), CPU, restarted=True)
+    again = World()
+    again.restarted = True
+    result = train(given, RunFolder(tmp_path), CPU, world=again)
     assert result.examples == 81
     assert contents(tmp_path) == before
     with pytest.raises(UsageError, match="already holds a run"):
-        train(given.override({"seed": 1}), RunFolder(tmp_path), CPU, restarted=True)
+        train(given.override({"seed": 1}), RunFolder(tmp_path), CPU, world=again)
 
 
 def dropping(world: World, recipe: Recipe, folder: Path) -> float:

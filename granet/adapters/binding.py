@@ -93,7 +93,7 @@ class Binding:
         steps: int,
         state: Mapping[str, Any] | None = None,
         where: str = "the checkpoint",
-    ) -> Sparsifier:
+    ) -> None:
         """Make the sparsifier: at step 0, or as in ``state``, for weights that are loaded already.
 
         Args:
@@ -126,7 +126,6 @@ class Binding:
                 raise
         check_equal(sparsifier.masks, where=f"step {sparsifier.steps}")
         self._sparsifier = sparsifier
-        return sparsifier
 
     def _advance(self) -> TopologyUpdate | None:
         """Call ``Sparsifier.step``; compare new masks over the ranks, and warn of what the update notes."""

@@ -180,15 +180,15 @@ def _read(folder: Path, factory: str | None) -> RunReport:
     inspection = inspect(checkpoints.shown, factory=factory)
     summary = run_summary.summarise(folder, checkpoints, inspection)
     history, history_notes = _history(folder)
-    speeds = metrics.read_speeds(files, step=last.step)
+    speeds, speed_fault = metrics.read_speeds(files, step=last.step)
     trained, session_fault = sessions.read(files, step=last.step)
-    epochs, epoch_notes = _epochs(last, speeds.of_epochs)
+    epochs, epoch_notes = _epochs(last, speeds)
     begins_at = 0 if summary.recipe.rewind is None else summary.recipe.rewind.start
     trajectory, warnings = _trajectory(checkpoints, history, begins_at, steps_per_epoch, factory)
     seconds = _seconds(epochs, begins_at, last.step, summary.recipe.training.batch_size)
     notes = [*summary.inspection.notes, *history_notes]
-    if speeds.fault:
-        notes.append(speeds.fault)
+    if speed_fault:
+        notes.append(speed_fault)
     elif epochs and seconds is None:
         notes.append("the time is unknown: some steps are in no epoch with a recorded speed")
     if session_fault:

@@ -11,9 +11,6 @@ from granet.checkpoint import Checkpoint
 from granet.masks.mapping import density
 from granet.recipe import Recipe
 
-KEY = "lineage"
-"""Key of the ancestors in the metrics of a checkpoint."""
-
 
 def ancestor(parent: Checkpoint, content_hash: str) -> dict[str, Any]:
     """Return what a child notes of its parent: content hash, recipe, method, step, density, ``course`` and accuracies.
@@ -56,5 +53,5 @@ def course(recipe: Recipe) -> str:
 
 def ancestors(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the ancestors noted in the metrics of a checkpoint, oldest first, and only well-formed notes."""
-    noted = metrics.get(KEY)
+    noted = metrics.get("lineage")
     return [note for note in noted if isinstance(note, dict)] if isinstance(noted, list) else []

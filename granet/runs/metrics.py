@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from granet.files import atomic
@@ -16,16 +15,11 @@ from granet.runs import json_lines
 from granet.runs.folder import RunFolder
 
 
-@dataclass(frozen=True)
-class TrainingSpeeds:
-    """Images per second of each epoch, from 1, that noted it; and what is wrong with the file, if anything is."""
+def read_speeds(folder: RunFolder, *, step: int) -> tuple[dict[int, float], str | None]:
+    """Return the images per second of each epoch, from 1, up to ``step``, and what is wrong with the file or None.
 
-    of_epochs: dict[int, float]
-    fault: str | None = None
-
-
-def read_speeds(folder: RunFolder, *, step: int) -> TrainingSpeeds:
-    """Read the speeds of the epochs up to ``step``; a resumed run repeats later ones."""
+    A resumed run repeats later epochs.
+    """
 
     def take(entry: dict[str, Any]) -> tuple[int, float] | None:
         if type(entry.get("step")) is not int:
@@ -42,8 +36,8 @@ def read_speeds(folder: RunFolder, *, step: int) -> TrainingSpeeds:
 
     found, fault = json_lines.read(folder.metrics_file, take)
     if found is None:
-        return TrainingSpeeds({}, fault or f"it has no {folder.metrics_file.name}, so its time is unknown")
-    return TrainingSpeeds(dict(found))
+        return {}, fault or f"it has no {folder.metrics_file.name}, so its time is unknown"
+    return dict(found), None
 
 
 def remove_later(folder: RunFolder, *, step: int, epochs: int, tested: bool) -> None:

@@ -38,20 +38,19 @@ def train(
     overwrite: bool = False,
     download: bool = False,
     world: World = SINGLE_PROCESS,
-    restarted: bool = False,
     watch: Watch = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Train ``recipe`` from the beginning into ``folder``; return loss and accuracy of its best epoch on the test set.
 
-    Nothing is written before recipe, data, network and device are known to fit each other.
+    Nothing is written before recipe, data, network and device are known to fit each other. Ranks that torchrun started
+    again after the loss of one resume a run of this very recipe.
 
     Args:
         dataset: that of the recipe, if it is open already.
         overwrite: replace a run in ``folder``.
         download: fetch published data that are not there.
         world: the ranks that train together. Each calls this with the same arguments.
-        restarted: resume a run of this very recipe in ``folder``, as after the loss of a rank.
         watch: called with every event.
         stop: asked before the first step and after every one; True ends the run with the state saved.
 
@@ -65,7 +64,7 @@ def train(
     """
     with world.share_errors():
         recipe = starting_weights.with_weights_hash(recipe)
-    if world.any(restarted or world.restarted):
+    if world.any(world.restarted):
         with world.share_errors():
             resumable = world.is_rank_zero and folder.holds_run() and folder.open()[0] == recipe
         if world.any(resumable):

@@ -80,9 +80,7 @@ def new_session(
     leads = rank.rank == 0  # the others never touch the folder
     folder = RunFolder(out if out is not None else fresh(stem) if leads else RUNS / stem)
     headline = f"{recipe.name}: {recipe.method.name}, {recipe.model.name}, {recipe.data.name} -> {folder.path}"
-    start: Callable[..., Evaluation] = partial(
-        training.train, recipe, folder, overwrite=overwrite, download=download, restarted=rank.restarts > 0
-    )
+    start: Callable[..., Evaluation] = partial(training.train, recipe, folder, overwrite=overwrite, download=download)
     if out is None and leads:
         start = partial(_in_fresh, folder.path, start)
     return TrainSession(folder, "\n".join((*varied.remarks, headline)), start)

@@ -17,7 +17,7 @@ import torch
 from granet.errors import DeviceError, Interrupted, LostRankError, UsageError
 from granet.training.device import resolve_device
 from granet.training.distributed.torchrun import TorchrunRank
-from granet.training.distributed.world import SINGLE_PROCESS, World
+from granet.training.distributed.world import World
 
 __all__ = ["TorchrunRank", "World", "device_for", "joined"]
 
@@ -61,7 +61,9 @@ def joined(rank: TorchrunRank, device: torch.device) -> Iterator[World]:
         UsageError: they cannot work together.
     """
     if rank.size == 1:
-        yield SINGLE_PROCESS
+        world = World()
+        world.restarted = rank.restarts > 0
+        yield world
         return
     from granet.training.distributed.process_group import ProcessGroup
 

@@ -72,7 +72,7 @@ class ProcessGroup(World):
                 got=_first_line(error),
                 remedy="look for what another rank says, and whether all machines can reach that address",
             ) from error
-        self.restarted = attempts > 1
+        self.restarted = attempts > 1 or rank.restarts > 0
         self._control = dist.group.WORLD
         self._checksum = MaskChecksum()
         self._differ = torch.zeros((), dtype=torch.bool, device=device)

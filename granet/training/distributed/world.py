@@ -29,7 +29,7 @@ class World:
 
     ranks: Ranks = ALONE
     restarted: bool = False
-    """Whether torchrun started these ranks again after an earlier attempt failed; known to rank 0."""
+    """Whether torchrun started these ranks again after an earlier attempt failed; known to one rank at least."""
     undoes_lost_steps: bool = False
     """Whether this rank saves when another is lost, and so has to undo the step which that cut short."""
 
