@@ -25,7 +25,7 @@ FIRST_STEP = """
 import os, sys
 from contextlib import contextmanager
 from granet_cli import app, startup
-startup.hurry()
+startup.defer_garbage_collection()
 from granet import training
 asked = 0
 def stop():

@@ -133,7 +133,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """The entry point ``granet``."""
-    startup.hurry()
+    startup.defer_garbage_collection()
     code = run()
     if code and os.environ.get("WORLD_SIZE", "1") != "1":
         # All is said and saved. What is left of torch.distributed may wait for a rank that is gone, for ever.

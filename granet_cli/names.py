@@ -52,11 +52,11 @@ def _starting(incomplete: str, names: Iterable[str]) -> list[str]:
 
 
 def _paths(incomplete: str, pattern: str) -> list[str]:
-    """What matches ``pattern`` in the folder typed so far, and its folders, written as the user began to."""
-    folder = incomplete[: incomplete.rfind("/") + 1]
-    place = Path(folder or ".").expanduser()
-    found = {*place.glob(pattern), *place.glob("*/")} if place.is_dir() else set()
-    return sorted(f"{folder}{path.name}{'/' if path.is_dir() else ''}" for path in found)
+    """Return what matches ``pattern`` in the folder typed so far, and its folders, written as the user began to."""
+    typed = incomplete[: incomplete.rfind("/") + 1]
+    folder = Path(typed or ".").expanduser()
+    found = {*folder.glob(pattern), *folder.glob("*/")} if folder.is_dir() else set()
+    return sorted(f"{typed}{path.name}{'/' if path.is_dir() else ''}" for path in found)
 
 
 def completion(names: Iterable[str], files: str | None = None) -> Callable[[str], list[str]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from granet_cli import names
+
+Number = TypeVar("Number", int, float)
 
 _WHAT, _SETTINGS, _RUN = "What to train", "Settings of the recipe", "The run"
 
@@ -39,8 +41,10 @@ def plot(what: str, panel: str | None = None) -> Any:
     return option(help, metavar="FILE", panel=panel, show_default=False)
 
 
-def numbers(text: str, flag: str, example: str) -> tuple[float, ...]:
-    """Parse the value of ``flag``: numbers separated by commas.
+def parse_numbers(
+    text: str, flag: str, example: str, *, number: type[Number], separator: str = ","
+) -> tuple[Number, ...]:
+    """Parse the value of ``flag``: numbers between separators, each as ``number`` reads it.
 
     Raises:
         UsageError: it is something else.
@@ -48,7 +52,7 @@ def numbers(text: str, flag: str, example: str) -> tuple[float, ...]:
     from granet.errors import UsageError
 
     try:
-        return tuple(float(number) for number in text.split(","))
+        return tuple(number(part) for part in text.split(separator))
     except ValueError:
         raise UsageError("not numbers", where=flag, got=repr(text), expected=f"such as {example}") from None
 

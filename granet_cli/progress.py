@@ -58,7 +58,7 @@ def showing(screen: Screen, display: Display) -> Iterator[Callable[[Any], None]]
     """Yield a function that passes events to ``display`` and goes silent once the screen cannot be written any more."""
 
     def show(event: Any) -> None:
-        startup.over()  # whoever has an event to show has imported all it needs
+        startup.restore_garbage_collection()  # whoever has an event to show has imported all it needs
         if not screen.quiet:
             try:
                 display.show(event)

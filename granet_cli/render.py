@@ -103,6 +103,12 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def common_folder(paths: Iterable[str]) -> str:
+    """Return the innermost folder that all ``paths`` are in, with its separator, or nothing."""
+    common = os.path.commonprefix(list(paths))  # noqa: RUF071  a prefix of characters, cut back to a folder
+    return common[: common.rfind("/") + 1]
+
+
 def bar(share: float, width: int, screen: Screen) -> Text:
     """Draw ``share`` (0 to 1) as a bar of ``width`` characters, never empty above 0."""
     if screen.columns is None:

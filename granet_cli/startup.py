@@ -12,14 +12,14 @@ _SELDOM = (200_000, 50, 50)
 _usual: tuple[int, int, int] | None = None
 
 
-def hurry() -> None:
-    """Make garbage collection rare. A command that never calls ``over`` still collects, two hundred times as late."""
+def defer_garbage_collection() -> None:
+    """Make garbage collection rare: two hundred times as late, until ``restore_garbage_collection`` is called."""
     global _usual  # noqa: PLW0603  there is one collector in a process
     _usual = gc.get_threshold()
     gc.set_threshold(*_SELDOM)
 
 
-def over() -> None:
+def restore_garbage_collection() -> None:
     """Restore normal garbage collection, exempting objects that exist by now; do nothing the second time."""
     global _usual  # noqa: PLW0603
     if _usual is not None:

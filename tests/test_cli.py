@@ -24,7 +24,7 @@ from granet.recipe import Recipe
 from granet.runs import events
 from granet_cli import names, render
 from granet_cli.app import app, run
-from granet_cli.choices import gather
+from granet_cli.overrides import gather
 from granet_cli.progress import training_display
 from granet_cli.train import session
 from tests.commandline import Granet

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from granet.analysis.checkpoint_diff import ChangedSetting, Difference, Side, diff
+from granet.analysis.checkpoint_diff import ChangedSetting, Difference, InspectedCheckpoint, diff
 from granet.checkpoint import Checkpoint, content_hash, save
 from granet.errors import UsageError
 from granet.recipe import Recipe
@@ -31,7 +31,7 @@ def toy(weights: list[float], mask: str, explored: str | None = None, **parts: o
 
 
 def differing(one: Checkpoint, other: Checkpoint) -> Difference:
-    return diff(Side.of(one, path="a", bytes=1), Side.of(other, path="b", bytes=2))
+    return diff(InspectedCheckpoint.of(one, path="a", bytes=1), InspectedCheckpoint.of(other, path="b", bytes=2))
 
 
 ONE = toy([1.0, -2.0, 2.0, 0.0, 0.0, 0.0], "111000", "111010")

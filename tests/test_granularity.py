@@ -28,6 +28,8 @@ SHAPES = {"conv": (8, 3, 3, 3), "fc": (10, 8)}
 class Rows:
     """All weights of an output at once: as short as a granularity is."""
 
+    description = "all weights of an output"
+
     def units(self, shapes: Shapes) -> Shapes:
         return {name: (shape[0], *(1 for _ in shape[1:])) for name, shape in shapes.items()}
 

@@ -35,14 +35,14 @@ app.run(["train", "--out", os.path.join(sys.argv[1], "run"), "--device", "cpu"])
 def test_garbage_is_collected_as_usual_once_training_has_begun() -> None:
     usual, frozen = gc.get_threshold(), gc.get_freeze_count()
     try:
-        startup.hurry()
+        startup.defer_garbage_collection()
         assert gc.get_threshold()[0] > 100 * usual[0]
         assert gc.isenabled()
-        startup.over()
+        startup.restore_garbage_collection()
         assert gc.get_threshold() == usual
         assert gc.get_freeze_count() > frozen
         gc.set_threshold(usual[0] + 1)
-        startup.over()
+        startup.restore_garbage_collection()
         assert gc.get_threshold()[0] == usual[0] + 1, "the second time nothing happens"
     finally:
         gc.set_threshold(*usual)

@@ -84,7 +84,7 @@ class Overlap:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class InspectedCheckpoint:
     """One of the two checkpoints, and the size of its file in bytes."""
 
     path: str
@@ -93,7 +93,7 @@ class Side:
     report: Inspection
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, *, path: str, bytes: int, factory: str | None = None) -> Side:
+    def of(cls, checkpoint: Checkpoint, *, path: str, bytes: int, factory: str | None = None) -> InspectedCheckpoint:
         """Inspect ``checkpoint``; ``factory`` as for ``inspect``."""
         return cls(path=path, bytes=bytes, checkpoint=checkpoint, report=inspect(checkpoint, factory=factory))
 
@@ -135,7 +135,7 @@ class ChangedSetting:
 class Difference:
     """All that ``granet diff`` shows."""
 
-    sides: tuple[Side, Side]
+    sides: tuple[InspectedCheckpoint, InspectedCheckpoint]
     total: Overlap
     """All masked layers together."""
     layers: Mapping[str, Overlap]
@@ -164,7 +164,7 @@ class Difference:
         }
 
 
-def diff(first: Side, second: Side) -> Difference:
+def diff(first: InspectedCheckpoint, second: InspectedCheckpoint) -> Difference:
     """Compare two checkpoints of one network. A layer that one of them does not mask is fully active there.
 
     Raises:
@@ -188,7 +188,7 @@ def diff(first: Side, second: Side) -> Difference:
     )
 
 
-def _check_same_network(first: Side, second: Side) -> None:
+def _check_same_network(first: InspectedCheckpoint, second: InspectedCheckpoint) -> None:
     shapes = [{n: tuple(w.shape) for n, w in side.checkpoint.weights.items()} for side in (first, second)]
     for name in {**shapes[0], **shapes[1]}:
         mine, theirs = (shape.get(name, "no such parameter") for shape in shapes)

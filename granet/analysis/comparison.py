@@ -285,12 +285,12 @@ def _differences(one: RunSummary, other: RunSummary, *, along_density: bool = Fa
     }
     if one.images != other.images:
         found.add("images")
-    before = _before_rounds if along_density else lambda run: run.ancestors
+    before = _ancestors_before_rewind if along_density else lambda run: run.ancestors
     if before(one) != before(other):
         found.add("ancestors")
     return found
 
 
-def _before_rounds(run: RunSummary) -> tuple[Ancestor, ...]:
+def _ancestors_before_rewind(run: RunSummary) -> tuple[Ancestor, ...]:
     """Return the ancestors without earlier rounds of the same rewind."""
     return run.ancestors[: max(len(run.ancestors) - ((run.round or 1) - 1), 0)]

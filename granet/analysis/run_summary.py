@@ -42,7 +42,7 @@ class Ancestor:
     mode: str | None
     round: int | None
     course: str | None
-    """Hash of the settings of its training, see ``granet.runs.lineage.course``."""
+    """Hash of the settings of its training, see ``granet.runs.lineage.settings_hash``."""
 
     def __str__(self) -> str:
         how = self.method if self.mode is None else self.mode if self.round is None else f"{self.mode} {self.round}"

@@ -123,51 +123,51 @@ def _signed(number: int) -> int:
     return number - (1 << 64) if number >> 63 else number
 
 
-# Ranks: float32 or float64
+# Scores to compare, themselves or their magnitudes: float32 or float64
 
 
-def at_least(ranks: Tensor, bound: Tensor) -> Tensor:
-    """Return a bit mask of the ranks that are at least the 0-d ``bound``, none if it is NaN.
+def at_least(scores: Tensor, bound: Tensor) -> Tensor:
+    """Return a bit mask of the scores that are at least the 0-d ``bound``, none if it is NaN.
 
-    The number of ranks is a multiple of 8.
+    The number of scores is a multiple of 8.
     """
-    return torch.from_numpy(_packed(ranks.numpy() >= bound.numpy())) if _on_cpu(ranks) else pack(ranks >= bound)
+    return torch.from_numpy(_packed(scores.numpy() >= bound.numpy())) if _on_cpu(scores) else pack(scores >= bound)
 
 
-def at_most(ranks: Tensor, bound: Tensor) -> Tensor:
-    """Return as bits which ranks are ``bound`` or less."""
-    return torch.from_numpy(_packed(ranks.numpy() <= bound.numpy())) if _on_cpu(ranks) else pack(ranks <= bound)
+def at_most(scores: Tensor, bound: Tensor) -> Tensor:
+    """Return as bits which scores are ``bound`` or less."""
+    return torch.from_numpy(_packed(scores.numpy() <= bound.numpy())) if _on_cpu(scores) else pack(scores <= bound)
 
 
 class Sifted(NamedTuple):
-    """Ranks split by a bracket: the number above it, and the indices (int32) and ranks inside it."""
+    """Scores split by a bracket: the number above it, and the indices (int32) and scores inside it."""
 
     above: Tensor
     indices: Tensor
-    ranks: Tensor
+    scores: Tensor
 
     def reaching(self, bound: Tensor) -> Sifted:
-        """Return this with only those ranks of the bracket that are ``bound``, 0-d, or more."""
-        if _on_cpu(self.ranks):
-            found = np.flatnonzero(self.ranks.numpy() >= bound.numpy())
-            indices, ranks = (torch.from_numpy(part.numpy()[found]) for part in (self.indices, self.ranks))
-            return self._replace(indices=indices, ranks=ranks)
-        reached = self.ranks >= bound
-        return self._replace(indices=self.indices[reached], ranks=self.ranks[reached])
+        """Return this with only those scores of the bracket that are ``bound``, 0-d, or more."""
+        if _on_cpu(self.scores):
+            found = np.flatnonzero(self.scores.numpy() >= bound.numpy())
+            indices, scores = (torch.from_numpy(part.numpy()[found]) for part in (self.indices, self.scores))
+            return self._replace(indices=indices, scores=scores)
+        reached = self.scores >= bound
+        return self._replace(indices=self.indices[reached], scores=self.scores[reached])
 
 
-def sift(ranks: Tensor, eligible: Tensor, low: Tensor, high: Tensor, above: Tensor) -> Sifted:
-    """Split the eligible ranks into those that are ``high`` or more and those between ``low`` and ``high``.
+def sift(scores: Tensor, eligible: Tensor, low: Tensor, high: Tensor, above: Tensor) -> Sifted:
+    """Split the eligible scores into those that are ``high`` or more and those between ``low`` and ``high``.
 
     Args:
-        ranks: as many as a multiple of 8. NaN counts as between the two.
+        scores: as many as a multiple of 8. NaN counts as between the two.
         eligible: bits.
         low: 0-d, NaN for no limit.
         high: 0-d, NaN for no limit.
         above: where to write the bits of those that are ``high`` or more.
     """
-    if _on_cpu(ranks):
-        values, allowed, upper = ranks.numpy(), eligible.numpy(), above.numpy()
+    if _on_cpu(scores):
+        values, allowed, upper = scores.numpy(), eligible.numpy(), above.numpy()
         reached = _packed(np.greater_equal(values, high.numpy(), out=_scratch(values.size, np.bool_)))
         np.bitwise_and(reached, allowed, out=upper)
         reached |= _packed(np.less_equal(values, low.numpy(), out=_scratch(values.size, np.bool_)))
@@ -177,32 +177,32 @@ def sift(ranks: Tensor, eligible: Tensor, low: Tensor, high: Tensor, above: Tens
         some = np.flatnonzero(reached != 0)
         found = np.flatnonzero(_unpacked(reached[some]))
         indices = (some[found >> 3] << 3) + (found & 7)
-        ranks = torch.from_numpy(values[indices])
-        return Sifted(torch.tensor(_ones(upper)), torch.from_numpy(indices.astype(np.int32)), ranks)
+        scores = torch.from_numpy(values[indices])
+        return Sifted(torch.tensor(_ones(upper)), torch.from_numpy(indices.astype(np.int32)), scores)
     competing = unpack(eligible)
-    over = (ranks >= high).logical_and_(competing)
+    over = (scores >= high).logical_and_(competing)
     above.copy_(pack(over))
-    inside = positions((ranks <= low).logical_or_(over).logical_not_().logical_and_(competing))
-    return Sifted(over.count_nonzero(), inside.int(), ranks[inside])
+    inside = positions((scores <= low).logical_or_(over).logical_not_().logical_and_(competing))
+    return Sifted(over.count_nonzero(), inside.int(), scores[inside])
 
 
-def kth_largest(ranks: Tensor, k: int) -> Tensor:
-    """Return the ``k``-th largest of ``ranks``, which have no NaN: 0-d; ``k`` from 1 to their number."""
-    if _on_cpu(ranks):
-        return torch.from_numpy(np.asarray(_kth_largest(ranks.numpy(), k)))
-    return torch.topk(ranks, k, sorted=False).values.amin()
+def kth_largest(scores: Tensor, k: int) -> Tensor:
+    """Return the ``k``-th largest of ``scores``, which have no NaN: 0-d; ``k`` from 1 to their number."""
+    if _on_cpu(scores):
+        return torch.from_numpy(np.asarray(_kth_largest(scores.numpy(), k)))
+    return torch.topk(scores, k, sorted=False).values.amin()
 
 
-def best_each(ranks: Tensor, lengths: Sequence[int], ks: Sequence[int]) -> Tensor:
-    """Return a bool mask of the ``ks`` largest of each part of ``ranks``, and of all that tie with the last of them.
+def best_each(scores: Tensor, lengths: Sequence[int], ks: Sequence[int]) -> Tensor:
+    """Return a bool mask of the ``ks`` largest of each part of ``scores``, and of all that tie with the last of them.
 
     Args:
-        ranks: without NaN; parts of these ``lengths`` follow each other.
+        scores: without NaN; parts of these ``lengths`` follow each other.
         lengths: of the parts.
         ks: for each part, from 0 to its length.
     """
-    if _on_cpu(ranks):
-        values, begin = ranks.numpy(), 0
+    if _on_cpu(scores):
+        values, begin = scores.numpy(), 0
         marks = np.zeros(values.shape, np.bool_)
         for length, k in zip(lengths, ks, strict=True):
             if k:
@@ -210,16 +210,16 @@ def best_each(ranks: Tensor, lengths: Sequence[int], ks: Sequence[int]) -> Tenso
                 np.greater_equal(part, _kth_largest(part, k), out=marks[begin : begin + length])
             begin += length
         return torch.from_numpy(marks)
-    if not len(ranks):
-        return torch.zeros_like(ranks, dtype=torch.bool)
-    # Sorted by rank and then by part, all parts at once: as many launches for a hundred of them as for one.
-    sizes, wanted = torch.tensor([lengths, ks], device=ranks.device)
-    of = torch.repeat_interleave(torch.arange(len(lengths), device=ranks.device), sizes, output_size=len(ranks))
-    order = ranks.argsort(descending=True)
+    if not len(scores):
+        return torch.zeros_like(scores, dtype=torch.bool)
+    # Sorted by score and then by part, all parts at once: as many launches for a hundred of them as for one.
+    sizes, wanted = torch.tensor([lengths, ks], device=scores.device)
+    of = torch.repeat_interleave(torch.arange(len(lengths), device=scores.device), sizes, output_size=len(scores))
+    order = scores.argsort(descending=True)
     order = order[of[order].argsort(stable=True)]
-    last = (sizes.cumsum(0) - sizes + wanted - 1).clamp(min=0, max=len(ranks) - 1)
-    bounds = ranks[order[last]].masked_fill(wanted == 0, torch.nan)
-    return ranks >= bounds[of]
+    last = (sizes.cumsum(0) - sizes + wanted - 1).clamp(min=0, max=len(scores) - 1)
+    bounds = scores[order[last]].masked_fill(wanted == 0, torch.nan)
+    return scores >= bounds[of]
 
 
 def active_sums(scores: Tensor, bits: Tensor, shares: Sequence[slice]) -> Tensor:
@@ -239,9 +239,9 @@ def magnitudes(scores: Tensor, *, scratch: bool = False) -> Tensor:
     return torch.abs(scores, out=torch.from_numpy(_scratch(scores.numel(), scores.numpy().dtype)))
 
 
-def ascending(ranks: Tensor) -> Tensor:
-    """Return ``ranks`` in ascending order."""
-    return torch.from_numpy(np.sort(ranks.numpy())) if _on_cpu(ranks) else ranks.sort().values
+def ascending(scores: Tensor) -> Tensor:
+    """Return ``scores`` in ascending order."""
+    return torch.from_numpy(np.sort(scores.numpy())) if _on_cpu(scores) else scores.sort().values
 
 
 def largest(scores: Tensor) -> Tensor:
@@ -250,12 +250,12 @@ def largest(scores: Tensor) -> Tensor:
     return torch.maximum(-lowest, highest).double()
 
 
-def has_nan(ranks: Tensor) -> bool:
+def has_nan(scores: Tensor) -> bool:
     """Whether any rank is NaN."""
-    if not len(ranks):
+    if not len(scores):
         return False
     # The maximum is the cheapest reduction that propagates NaN.
-    return bool(np.isnan(ranks.numpy().max())) if _on_cpu(ranks) else bool(ranks.amax().isnan())
+    return bool(np.isnan(scores.numpy().max())) if _on_cpu(scores) else bool(scores.amax().isnan())
 
 
 def take(tensor: Tensor, indices: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ class _Contest:
         if not sifted:
             return
         missing = budget - int(torch.stack([found.above for found in sifted]).sum())
-        left = kernels.join([found.ranks for found in sifted])
+        left = kernels.join([found.scores for found in sifted])
         self._refuse_nan(left)  # NaN is neither above the bracket nor below it
         if not 0 <= missing <= len(left):
             sifted.clear()
@@ -162,9 +162,9 @@ class _Contest:
             del left
             reached = [found.reaching(bound) for found in sifted]
             sifted.clear()
-            indices, ranks = (kernels.join([one[part] for one in reached]) for part in (1, 2))
+            indices, scores = (kernels.join([one[part] for one in reached]) for part in (1, 2))
             if surplus := len(indices) - missing:
-                tied = kernels.positions(ranks == bound)
+                tied = kernels.positions(scores == bound)
                 last = self._logical(indices[tied]).argsort()[-surplus:]
                 indices[tied[last]] = -1
                 indices = indices[indices >= 0]
@@ -173,15 +173,15 @@ class _Contest:
     def select_each(self, budgets: Counts, chosen: PackedMasks) -> None:
         """Mark the ``budgets[name]`` best of each layer, with as many launches for all layers of a piece as for one."""
         for piece in self._pieces():
-            ranks, eligible = self._read(piece)
+            scores, eligible = self._read(piece)
             names = [name for name, *_ in piece.parts]
             lengths, wanted = [self._available(name) for name in names], [budgets[name] for name in names]
             indices = kernels.positions(kernels.unpack(eligible))
-            allowed = kernels.take(ranks, indices)
+            allowed = kernels.take(scores, indices)
             self._refuse_nan(allowed)
             taken = kernels.best_each(allowed, lengths, wanted)
             if int(taken.count_nonzero()) == sum(wanted):
-                marks = torch.zeros(ranks.shape, dtype=torch.bool, device=ranks.device)
+                marks = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
                 chosen.bits[piece.bytes] = kernels.pack(marks.index_put_((indices,), taken))
             else:  # some that are equal to the last of a layer
                 for name in names:
@@ -196,9 +196,9 @@ class _Contest:
         """
         ties = self.eligible.cleared()
         for piece in self._pieces():
-            ranks, eligible = self._read(piece)
-            reached = kernels.at_least(ranks, bound).bitwise_and_(eligible)
-            equal = kernels.at_most(ranks, bound).bitwise_and_(reached)
+            scores, eligible = self._read(piece)
+            reached = kernels.at_least(scores, bound).bitwise_and_(eligible)
+            equal = kernels.at_most(scores, bound).bitwise_and_(reached)
             ties.bits[piece.bytes], chosen.bits[piece.bytes] = equal, reached.bitwise_xor_(equal)
         above = PackedMasks(self.layout, chosen.bits).counts
         left = budget - sum(above.values())
@@ -218,16 +218,16 @@ class _Contest:
 
     def _select_by_partition(self, budget: int, chosen: PackedMasks) -> None:
         """Mark the ``budget`` best by a full partition of all scores, in logical order."""
-        ranks = torch.cat([self._rank(self.scores[name].detach().reshape(-1)) for name in self.layout])
+        scores = torch.cat([self._compared(self.scores[name].detach().reshape(-1)) for name in self.layout])
         eligible = torch.cat([self.eligible[name].reshape(-1) for name in self.layout])
         if self.inactive:
             eligible.logical_not_()
         marks = torch.zeros_like(eligible)
         if budget:
-            bound = kernels.kth_largest(kernels.take(ranks, kernels.positions(eligible)), budget)
-            torch.ge(ranks, bound, out=marks).logical_and_(eligible)
+            bound = kernels.kth_largest(kernels.take(scores, kernels.positions(eligible)), budget)
+            torch.ge(scores, bound, out=marks).logical_and_(eligible)
             if surplus := int(marks.count_nonzero()) - budget:
-                tied = kernels.positions((ranks == bound).logical_and_(marks))
+                tied = kernels.positions((scores == bound).logical_and_(marks))
                 marks[tied[-surplus:]] = False
         spans = self.layout.values()
         parts = torch.split(marks, [span.size for span in spans])
@@ -238,15 +238,15 @@ class _Contest:
         return self.layout.pieces(self.eligible.bits.device)
 
     def _read(self, piece: Piece) -> tuple[Tensor, Tensor]:
-        """Return the ranks of a piece, valid until the next one is read, and as bits which of them are eligible."""
+        """Return the compared values of a piece, valid until the next is read, and as bits which are eligible."""
         eligible = self.eligible.bits[piece.bytes]
         if self.inactive:
             eligible = kernels.invert(eligible)
             piece.clear_spare(eligible)
-        return self._rank(piece.gather(self.entries), scratch=True), eligible
+        return self._compared(piece.gather(self.entries), scratch=True), eligible
 
-    def _rank(self, scores: Tensor, *, scratch: bool = False) -> Tensor:
-        """Return what is compared; ``scratch`` as for ``kernels.magnitudes``."""
+    def _compared(self, scores: Tensor, *, scratch: bool = False) -> Tensor:
+        """Return what is compared, scores or their magnitudes; ``scratch`` as for ``kernels.magnitudes``."""
         scores = scores.to(self.dtype)
         return scores if self.signed else kernels.magnitudes(scores, scratch=scratch)
 
@@ -255,7 +255,7 @@ class _Contest:
         return self.layout[name].size - active if self.inactive else active
 
     def _bracket(self, budget: int) -> tuple[Tensor, Tensor]:
-        """Return two ranks that the ``budget``-th largest most probably lies between; NaN where there is no limit."""
+        """Return two values that the ``budget``-th largest most probably lies between; NaN where there is no limit."""
         total = self.layout.size
         device = self.eligible.bits.device
         none = torch.full((), torch.nan, dtype=self.dtype, device=device)
@@ -266,8 +266,8 @@ class _Contest:
         scores = torch.cat([self.entries[name][:: 8 * step] for name in self.layout])
         bits = kernels.join([self.eligible.bits[span.start : span.end : step] for span in self.layout.values()])
         indices = kernels.positions((bits & 1) != self.inactive)
-        sample = kernels.ascending(kernels.take(self._rank(scores), indices))
-        # The quantiles of all ranks, those that are not eligible below all others.
+        sample = kernels.ascending(kernels.take(self._compared(scores), indices))
+        # The quantiles of what is compared, those that are not eligible below all others.
         share = budget / total
         middle, spread = share * len(scores) - 0.5, 4.0 * math.sqrt(len(scores) * share * (1 - share)) + 2.0
 
@@ -285,9 +285,9 @@ class _Contest:
                 indices = indices.index_put((inside,), first + span.logical(indices[inside] - first))
         return indices
 
-    def _refuse_nan(self, ranks: Tensor) -> None:
-        """Raise UsageError for NaN among ``ranks``, which are those of eligible scores."""
-        if not kernels.has_nan(ranks):
+    def _refuse_nan(self, scores: Tensor) -> None:
+        """Raise UsageError for NaN among ``scores``, all of them eligible."""
+        if not kernels.has_nan(scores):
             return
         for name in self.layout:
             eligible = self.eligible[name].logical_not_() if self.inactive else self.eligible[name]

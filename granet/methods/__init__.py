@@ -1,4 +1,10 @@
-"""Methods of sparse training: GraNet, RigL, SET, SNFS, GMP and the controls they are compared with."""
+"""Methods of sparse training: GraNet, RigL, SET, SNFS, GMP and the controls they are compared with.
+
+To add a method, write a file here with one class: a frozen keyword-only dataclass derived from ``Method``, ``Pruning``
+or ``Swapping``, with ``@register("its-name")`` above it, a field declared with ``setting`` for each setting, and
+what it does otherwise than its base class. Nothing else has to be edited: recipes, ``granet list methods``, completion
+and the tests over all methods find it there. "A new method" in ``CONTRIBUTING.md`` shows a whole one.
+"""
 
 from granet.methods.base import Method, register
 from granet.methods.dense import Dense

@@ -13,7 +13,7 @@ from typing import ClassVar, TypeVar
 from granet.allocation import ALLOCATIONS, Allocation, Shapes, sizes
 from granet.errors import UsageError
 from granet.masks.mapping import Masks
-from granet.methods.granularity import GRANULARITIES
+from granet.methods.granularity import GRANULARITIES, described_granularities
 from granet.methods.settings import setting, settings_of
 from granet.methods.snapshot import Snapshot
 from granet.topology import TopologyUpdate
@@ -42,15 +42,17 @@ class Method:
     """
 
     granularity: str = setting(
-        "What is pruned, dropped and grown together: weight, each by itself", choices=GRANULARITIES, default="weight"
+        f"What is pruned, dropped and grown together: {described_granularities()}",
+        choices=GRANULARITIES,
+        default="weight",
     )
 
     replaces_step: ClassVar[bool] = False
     """Whether an update takes the place of that step's optimizer step."""
 
     def __post_init__(self) -> None:
-        for one in settings_of(type(self)).values():
-            one.check(getattr(self, one.name), where=type(self).__name__)
+        for declared in settings_of(type(self)).values():
+            declared.check(getattr(self, declared.name), where=type(self).__name__)
 
     @property
     def momentum_decay(self) -> float | None:

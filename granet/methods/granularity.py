@@ -2,7 +2,13 @@
 
 A granularity is a change of coordinates. ``coarsen`` turns what a method sees of the weights into scores and masks of
 units; the method selects, allocates and counts units as if they were weights; ``refine`` turns its masks of units back
-into masks of weights, which are all that the rest of granet knows. One class here is all that a granularity takes.
+into masks of weights, which are all that the rest of granet knows.
+
+To add a granularity, write a class here that follows ``Granularity`` and enter an instance in ``GRANULARITIES``. All
+methods, recipes, ``--set method.granularity=NAME`` and the explanation of that setting take it from there, and
+``granet/methods/update.py`` calls it; no other module changes. ``tests/test_granularity.py`` shows one that is tested.
+Where units of different layers have different sizes, the density of weights is exact to the unit only, and ``granet
+plan`` and ``granet verify`` still count weights.
 """
 
 from __future__ import annotations
@@ -18,6 +24,9 @@ from granet.methods.snapshot import Snapshot
 
 class Granularity(Protocol):
     """A way to group weights into units, of which each is active or inactive as a whole."""
+
+    description: str
+    """What a unit is, after its name in the explanation of the setting."""
 
     def units(self, shapes: Shapes) -> Shapes:
         """Return the shapes of the layers counted in units, with as many dimensions as those of the weights."""
@@ -37,6 +46,8 @@ class Granularity(Protocol):
 class SingleWeights:
     """Every weight is a unit of its own: the identity, without a copy."""
 
+    description = "each by itself"
+
     def units(self, shapes: Shapes) -> Shapes:
         """Return ``shapes``."""
         return shapes
@@ -52,3 +63,8 @@ class SingleWeights:
 
 GRANULARITIES: Mapping[str, Granularity] = {"weight": SingleWeights()}
 """Granularities by the name that recipes use."""
+
+
+def described_granularities() -> str:
+    """Return the granularities with what their units are, as the explanation of the setting lists them."""
+    return "; ".join(f"{name}, {granularity.description}" for name, granularity in GRANULARITIES.items())

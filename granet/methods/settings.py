@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -48,8 +48,8 @@ def setting(
     """
     limits = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
     given = {name: limit for name, limit in limits.items() if limit is not None}
-    about = {"description": description, "choices": tuple(choices), "limits": given}
-    return field(default=default, metadata=about)
+    metadata = {"description": description, "choices": tuple(choices), "limits": given}
+    return field(default=default, metadata=metadata)
 
 
 def fixed(value: Any) -> Any:
@@ -134,26 +134,27 @@ def settings_of(method: type) -> Mapping[str, MethodSetting]:
     """Return the settings of a method by name, in the order of its fields, required ones first."""
     if method not in _read_before:
         hints = get_type_hints(method, include_extras=True)
-        found = [_read(method, one, hints[one.name]) for one in fields(method) if one.init]
-        _read_before[method] = {one.name: one for one in sorted(found, key=lambda one: not one.required)}
+        settings = [_read(method, item, hints[item.name]) for item in fields(method) if item.init]
+        _read_before[method] = {found.name: found for found in sorted(settings, key=lambda found: not found.required)}
     return _read_before[method]
 
 
 _read_before: dict[type, Mapping[str, MethodSetting]] = {}
 
 
-def _read(method: type, one: Any, hint: Any) -> MethodSetting:
-    declared = (getattr(cls, "__dataclass_fields__", {}).get(one.name) for cls in method.__mro__)
-    about: Mapping[str, Any] = next((its.metadata for its in declared if its and its.metadata), {})
+def _read(method: type, item: Field[Any], hint: Any) -> MethodSetting:
+    """Return the setting of a field; a subclass that only has another default has the metadata of its base class."""
+    declarations = (getattr(cls, "__dataclass_fields__", {}).get(item.name) for cls in method.__mro__)
+    metadata: Mapping[str, Any] = next((other.metadata for other in declarations if other and other.metadata), {})
     optional = NoneType in get_args(hint)
     kind = next(part for part in get_args(hint) if part is not NoneType) if optional else hint
-    names = get_args(kind) if get_origin(kind) is Literal else about.get("choices", ())
+    names = get_args(kind) if get_origin(kind) is Literal else metadata.get("choices", ())
     return MethodSetting(
-        name=one.name,
+        name=item.name,
         kind=str if names else kind if kind in (float, int, bool, str, Steps) else None,
         choices=names,
         optional=optional,
-        default=one.default,
-        description=about.get("description", ""),
-        limits=about.get("limits", {}),
+        default=item.default,
+        description=metadata.get("description", ""),
+        limits=metadata.get("limits", {}),
     )

@@ -65,7 +65,7 @@ class RunFolder:
         names = (_KEPT.fullmatch(path.name) for path in self.path.glob("step-*.safetensors"))
         return sorted(int(name[1]) for name in names if name)
 
-    def round(self, number: int) -> RunFolder:
+    def round_folder(self, number: int) -> RunFolder:
         """Return the folder of a round, from 1."""
         return RunFolder(self.path / f"round-{number:02d}")
 
@@ -210,7 +210,7 @@ class RunFolder:
         if not self.holds_run():
             if not self.rewind_file.is_file():
                 raise UsageError("no run here", where=self.path)
-            remedy = f"name one of its rounds, such as {self.round(1).path}"
+            remedy = f"name one of its rounds, such as {self.round_folder(1).path}"
             raise UsageError("this is a rewind in several rounds", where=self.path, remedy=remedy)
         if not os.path.lexists(self.last):
             remedy = f"wait for the first one, or go on by granet train --resume {self.path}"

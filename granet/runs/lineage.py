@@ -23,7 +23,7 @@ def ancestor(parent: Checkpoint, content_hash: str) -> dict[str, Any]:
         "method": parent.recipe.method.name,
         "step": parent.step,
         "density": density(parent.masks),
-        "course": course(parent.recipe),
+        "course": settings_hash(parent.recipe),
     }
     if parent.recipe.rewind is not None:
         noted |= {"mode": parent.recipe.rewind.mode, "round": parent.recipe.rewind.round}
@@ -34,8 +34,8 @@ def ancestor(parent: Checkpoint, content_hash: str) -> dict[str, Any]:
     return noted
 
 
-def course(recipe: Recipe) -> str:
-    """Return a hash of how a run was trained, 64 hexadecimal digits, equal for runs that differ only in their seed.
+def settings_hash(recipe: Recipe) -> str:
+    """Return a hash of training settings, 64 hexadecimal digits, equal for runs that differ only in their seed.
 
     It covers all settings except the seed, name, description and paths.
     """

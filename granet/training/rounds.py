@@ -100,8 +100,8 @@ def _rounds(
         raise CheckpointError("the recipe says nothing of rounds", where=whole.rewind_file)
     total, rows = len(first.rewind.densities), []
     for number in range(1, total + 1):
-        folder = whole.round(number)
-        recipe = round_of(first, number, None if number == 1 else whole.round(number - 1).last)
+        folder = whole.round_folder(number)
+        recipe = round_of(first, number, None if number == 1 else whole.round_folder(number - 1).last)
         begun = folder.holds_run()
         if begun:
             _check_round(folder, recipe)

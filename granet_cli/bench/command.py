@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from granet_cli import help, options
-from granet_cli.options import option
+from granet_cli.options import option, parse_numbers
 
 _WHAT, _WHERE, _HOW = "What to measure", "Where it runs", "How it is measured"
 STDOUT = "-"
@@ -38,15 +38,6 @@ def complete_json(arguments: list[str]) -> list[str]:
         if word == "--json" and (following.startswith("-") or not following.lower().endswith(".json")):
             result.append(STDOUT)
     return result
-
-
-def _numbers(option: str, text: str, separator: str) -> tuple[int, ...]:
-    parts = text.split(separator)
-    if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
-        raise typer.BadParameter(
-            f"{text!r} is not a list of numbers such as {separator.join(('3', '224', '224'))}", param_hint=option
-        )
-    return tuple(int(part) for part in parts)
 
 
 def _complete_provider(incomplete: str) -> list[str]:
@@ -228,9 +219,9 @@ def bench(
         extra[key] = value
     settings = BenchSettings(
         provider=provider,
-        batches=_numbers("--batch", batch, ","),
+        batches=parse_numbers(batch, "--batch", "1,64", number=int),
         precisions=tuple(precision.split(",")) if precision else (),
-        shape=_numbers("--shape", shape, "x") if shape else (),
+        shape=parse_numbers(shape, "--shape", "3x224x224", number=int, separator="x") if shape else (),
         with_copies=with_copies,
         cuda_graph=cuda_graph,
         threads=physical_cores() if threads is None else threads,

@@ -39,7 +39,7 @@ def compact(
     from exporters import compaction
     from granet.checkpoint import load
     from granet.models import from_checkpoint
-    from granet_cli.choices import check_network
+    from granet_cli.overrides import check_network
     from granet_cli.render import Screen, print_json
     from granet_cli.targets import check_target
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from granet.errors import listing
 from granet_cli.layers import SortKeys
-from granet_cli.render import FAINT, Screen, setting, size
+from granet_cli.render import FAINT, Screen, common_folder, setting, size
 from granet_cli.tables import TableColumn, fits, means, table, varying
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _table(screen: Screen, groups: Sequence[RunGroup], *, numbered: bool) -> Tex
             ),
         )
     )
-    common = _common_folder(groups)
+    common = common_folder([str(run.path) for group in groups for run in group.runs])
     for start in ("", common):
         columns: list[TableColumn[RunGroup]] = [
             TableColumn("#", lambda group: str(numbers[id(group)]), right=True, shown=numbered),
@@ -107,12 +107,6 @@ def brace_paths(paths: Sequence[str]) -> str:
     back = re.sub(r"^\d+", "", _shared([path[::-1] for path in rest])[::-1])
     braces = "{" + ",".join(path[: len(path) - len(back)] for path in rest) + "}"
     return f"{front}{braces}{back}" if len(braces) <= _LONGEST_BRACES else listing(paths)
-
-
-def _common_folder(groups: Iterable[RunGroup]) -> str:
-    """Return the folder that all runs are in, with its separator, or nothing."""
-    common = _shared([str(run.path) for group in groups for run in group.runs])
-    return common[: common.rfind("/") + 1]
 
 
 def _shared(texts: Sequence[str]) -> str:

@@ -44,7 +44,7 @@ def diff(
             "the checkpoints hold another network", where="--model", got=model, expected=" or ".join(networks)
         )
     sides = [
-        checkpoint_diff.Side.of(checkpoint, path=str(path), bytes=path.stat().st_size, factory=model)
+        checkpoint_diff.InspectedCheckpoint.of(checkpoint, path=str(path), bytes=path.stat().st_size, factory=model)
         for path, checkpoint in checkpoints
     ]
     found = checkpoint_diff.diff(*sides)

@@ -11,7 +11,7 @@ from granet_cli.render import FAINT, Screen, percent, printable, setting, short,
 from granet_cli.tables import Bar, TableColumn, table
 
 if TYPE_CHECKING:
-    from granet.analysis.checkpoint_diff import ChangedSetting, Difference, Overlap, Side
+    from granet.analysis.checkpoint_diff import ChangedSetting, Difference, InspectedCheckpoint, Overlap
 
 
 def show(screen: Screen, found: Difference) -> None:
@@ -43,7 +43,7 @@ def show(screen: Screen, found: Difference) -> None:
     screen.print(Text(f"{rest.parameters:,} parameters without a mask: change {_change(rest) or '-'}", style=FAINT))
 
 
-def _facts(side: Side) -> dict[str, str | None]:
+def _facts(side: InspectedCheckpoint) -> dict[str, str | None]:
     report, flops, accuracies = side.report, side.report.flops, side.accuracies
     cost = "unknown"
     if flops is not None and flops["dense"]:

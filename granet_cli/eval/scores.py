@@ -25,7 +25,7 @@ def checkpoint(
     from granet.checkpoint import load
     from granet.training import open_data, resolve_device
     from granet.training.scoring import score
-    from granet_cli.choices import check_network, evaluated_on
+    from granet_cli.overrides import check_network, evaluated_on
 
     resolved = resolve_device(device)
     state = load(file)
@@ -41,7 +41,7 @@ def onnx(file: Path, *, data: str | None, split: str, batch_size: int, device: s
     from exporters.scoring import score
     from granet.data import SIZED, open_dataset
     from granet.errors import UsageError
-    from granet_cli.choices import data_settings
+    from granet_cli.overrides import data_settings
 
     if model is not None:
         raise UsageError("an ONNX model needs no code to be confirmed", where="--model", remedy="leave it out")

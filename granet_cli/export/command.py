@@ -154,8 +154,8 @@ def _write_onnx(
     from exporters.onnx_export import ExportSettings, export, twin_of
     from granet.checkpoint import load
     from granet_cli import render
-    from granet_cli.choices import check_network
     from granet_cli.export import view as exporting
+    from granet_cli.overrides import check_network
     from granet_cli.targets import check_target
 
     if asked.get("compute") == "fp16":

@@ -28,7 +28,7 @@ def find_images(checkpoint: Checkpoint, data: str | None) -> Dataset | None:
     from granet.data import open_dataset
     from granet.errors import DataError, UsageError
     from granet.training import open_data
-    from granet_cli.choices import EMBEDDED, evaluated_on
+    from granet_cli.overrides import EMBEDDED, evaluated_on
 
     network = checkpoint.network
     if data is not None:

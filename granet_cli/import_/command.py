@@ -113,19 +113,19 @@ def import_weights(
     from granet.checkpoint import save
     from granet.importing import import_weights as read
     from granet.masks.mapping import active, density, size
-    from granet_cli import choices, render
+    from granet_cli import overrides, render
     from granet_cli.targets import check_target
 
     check_target(out, file, *([mask_file] if mask_file is not None else []), overwrite=overwrite)
-    folder = choices.directory(data) if data is not None else None
+    folder = overrides.directory(data) if data is not None else None
     checkpoint = read(
         file,
         model=model,
         classes=_classes(classes),
         in_channels=in_channels,
         image_size=image_size,
-        mean=None if mean is None else options.numbers(mean, "--mean", "0.49,0.48,0.45"),
-        std=None if std is None else options.numbers(std, "--std", "0.25,0.24,0.26"),
+        mean=None if mean is None else options.parse_numbers(mean, "--mean", "0.49,0.48,0.45", number=float),
+        std=None if std is None else options.parse_numbers(std, "--std", "0.25,0.24,0.26", number=float),
         data=data if folder is None else None,
         directory=folder,
         mask_file=mask_file,

@@ -66,9 +66,9 @@ def inspect(
         return
     from granet.analysis import inspection
     from granet.checkpoint import load_outline
-    from granet_cli.choices import check_network
     from granet_cli.inspect.view import show
     from granet_cli.layers import select
+    from granet_cli.overrides import check_network
     from granet_cli.render import Screen, print_json
 
     checkpoint = load_outline(file)

@@ -63,7 +63,7 @@ def plan(
     from granet.recipe import Recipe
     from granet.training.placeholder_dataset import PlaceholderImages
     from granet.training.plan import plan as planned
-    from granet_cli import choices
+    from granet_cli import overrides
     from granet_cli.plan.view import images_of, show
     from granet_cli.render import Screen, print_json, say
 
@@ -76,11 +76,13 @@ def plan(
         "training.keep_every": keep_every,
         "training.keep_last": keep_last,
     }
-    asked = choices.gather(settings, assignments or (), method=method, epochs=epochs, data=data)
-    varied = choices.vary(Recipe.load("quickstart" if recipe is None else recipe), asked)
-    place = training.resolve_device(device)
-    for remark in varied.remarks:
+    asked = overrides.gather(settings, assignments or (), method=method, epochs=epochs, data=data)
+    overridden = overrides.apply_overrides(Recipe.load("quickstart" if recipe is None else recipe), asked)
+    torch_device = training.resolve_device(device)
+    for remark in overridden.remarks:
         say(remark)
-    missing = images_of(varied.recipe, images, classes)
-    found = planned(varied.recipe, place, images=None if missing is None else PlaceholderImages(**missing), steps=steps)
+    missing = images_of(overridden.recipe, images, classes)
+    found = planned(
+        overridden.recipe, torch_device, images=None if missing is None else PlaceholderImages(**missing), steps=steps
+    )
     print_json(found.as_json()) if json else show(Screen(), found)

@@ -24,7 +24,7 @@ def images_of(recipe: Recipe, count: int | None, classes: int | None) -> dict[st
         UsageError: a number of classes alone.
     """
     from granet.errors import UsageError
-    from granet_cli.choices import EMBEDDED
+    from granet_cli.overrides import EMBEDDED
 
     if count is None and classes is not None:
         raise UsageError(

@@ -92,7 +92,7 @@ def plasticity(
     from granet.errors import Interrupted, UsageError
     from granet.plasticity import experiment, grid
     from granet_cli.charts.render import check_plot
-    from granet_cli.choices import check_network
+    from granet_cli.overrides import check_network
     from granet_cli.plasticity import progress, view
     from granet_cli.plasticity.plot import draw
     from granet_cli.render import Screen, print_json, say
@@ -103,12 +103,12 @@ def plasticity(
         check_plot(plot, overwrite=overwrite)
     elif overwrite:
         raise UsageError("there is nothing to overwrite", where="--overwrite", remedy="name the picture with --plot")
-    place = training.resolve_device(device)
+    torch_device = training.resolve_device(device)
     settings = grid.GridSettings(epochs=epochs, scope=scope.value, drop_fraction=drop_fraction)
     planned = grid.plan(
         runs,
         settings,
-        options.numbers(rates, "--rates", "0.2,0.5,0.9"),
+        options.parse_numbers(rates, "--rates", "0.2,0.5,0.9", number=float),
         [kind.strip() for kind in regeneration.split(",")],
         workers=workers,
     )
@@ -123,7 +123,9 @@ def plasticity(
     screen = Screen(stderr=True)  # so that the tables, alone on standard output, are the same after every stop
     try:
         with training.stop_on_signals() as stop, progress.grid_display(screen, stopping=stop) as watch:
-            report = experiment.run(planned, place, out=out, directory=data, factory=model, watch=watch, stop=stop)
+            report = experiment.run(
+                planned, torch_device, out=out, directory=data, factory=model, watch=watch, stop=stop
+            )
     except (Interrupted, KeyboardInterrupt) as stopped:
         say("stopped; finished cells are kept, and the same command goes on with the others")
         raise typer.Exit(130) from stopped

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from granet_cli.compare.view import brace_paths
 from granet_cli.layers import stem
-from granet_cli.render import duration, percent, setting, short, size
+from granet_cli.render import common_folder, duration, percent, setting, short, size
 from granet_cli.report.facts import state
 from granet_cli.tables import means
 
@@ -48,8 +47,7 @@ class Table:
 def short_names(runs: Sequence[RunReport]) -> tuple[str, list[str]]:
     """Return the folder that all runs are in, with its separator, or nothing; and their paths from there on."""
     paths = [str(run.summary.path) for run in runs]
-    common = os.path.commonprefix([f"{os.path.dirname(path)}/" for path in paths])  # noqa: PTH120, RUF071
-    common = common[: common.rfind("/") + 1]
+    common = common_folder(paths)
     if len(paths) == 1 or common.count("/") < 2:
         return "", paths
     return common, [path.removeprefix(common) for path in paths]

@@ -150,7 +150,7 @@ def rewind(
         "--overwrite": overwrite,
         "--model": model,
     }
-    place = training.resolve_device(device)
+    torch_device = training.resolve_device(device)
     screen = Screen(stderr=json)
     planned = None
     if resume is not None:
@@ -178,7 +178,7 @@ def rewind(
         )
         planned = session.planned(asked, factory=model)
         if dry_run:
-            run = planned.begun(place)
+            run = planned.begun(torch_device)
             plans = preview(run.model, capture(run))
             if json:
                 print_json(rewind_tables.plan_as_json(planned.recipe, plans))
@@ -195,12 +195,12 @@ def rewind(
             watch = sessions.recording(shown)
             if planned is None:
                 directory = None if data is None else data.absolute()
-                rows = rewinding_rounds.resume_rewind(folder, place, directory=directory, watch=watch, stop=stop)
+                rows = rewinding_rounds.resume_rewind(folder, torch_device, directory=directory, watch=watch, stop=stop)
             else:
                 rows = rewinding_rounds.rewind(
                     planned.recipe,
                     folder,
-                    place,
+                    torch_device,
                     dataset=planned.dataset,
                     overwrite=overwrite,
                     watch=watch,

@@ -18,7 +18,7 @@ from granet.recipe import Recipe
 from granet.rewinding.plan import RewindRequest, base_recipe, plan
 from granet.training import RunFolder, open_data
 from granet.training.run import Run, begin
-from granet_cli.choices import check_network, gather
+from granet_cli.overrides import check_network, gather
 from granet_cli.train import session
 
 

@@ -1,4 +1,4 @@
-"""``granet train``: a recipe, varied as asked, to its end; or a run from where it stopped."""
+"""``granet train``: a recipe with the overrides applied, to its end; or a run from where it stopped."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def train(
     from granet.runs import sessions
     from granet.training import distributed
     from granet.training.tensorboard import write_tensorboard
-    from granet_cli import choices, progress, summary
+    from granet_cli import overrides, progress, summary
     from granet_cli.render import Screen, print_json, say
     from granet_cli.train import session
 
@@ -79,15 +79,15 @@ def train(
         "training.keep_last": keep_last,
     }
     rank = distributed.TorchrunRank.of()
-    place = distributed.device_for(device, rank)
+    torch_device = distributed.device_for(device, rank)
     screen = Screen(stderr=json)
     run: TrainSession | None = None
     with training.stop_on_signals(patient=rank.size > 1) as stop:
         try:
             with ExitStack() as stack:
-                world = stack.enter_context(distributed.joined(rank, place))
+                world = stack.enter_context(distributed.joined(rank, torch_device))
                 with world.share_errors():
-                    asked = choices.gather(settings, assignments or (), method=method, epochs=epochs, data=data)
+                    asked = overrides.gather(settings, assignments or (), method=method, epochs=epochs, data=data)
                     run = (
                         session.new_session(recipe, asked, out, overwrite=overwrite, download=download, rank=rank)
                         if resume is None
@@ -102,7 +102,9 @@ def train(
                     watchers.append(sessions.recording(shown))
                     if tensorboard:
                         watchers.append(stack.enter_context(write_tensorboard(run.folder)))
-                run.start(place, world=world, watch=lambda event: [watch(event) for watch in watchers], stop=stop)
+                run.start(
+                    torch_device, world=world, watch=lambda event: [watch(event) for watch in watchers], stop=stop
+                )
         except (Interrupted, KeyboardInterrupt) as stopped:
             if run is None:
                 raise

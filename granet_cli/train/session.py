@@ -18,7 +18,7 @@ from granet.errors import UsageError
 from granet.recipe import Recipe
 from granet.training import Evaluation, RunFolder
 from granet.training.distributed import TorchrunRank
-from granet_cli.choices import EMBEDDED, Choices, contradictions, vary
+from granet_cli.overrides import EMBEDDED, Overrides, apply_overrides, contradictions
 
 RUNS = Path("runs")
 _SINGLE = TorchrunRank()
@@ -43,7 +43,7 @@ class TrainSession:
 
 def new_session(
     name: str | None,
-    choices: Choices,
+    overrides: Overrides,
     out: Path | None,
     *,
     overwrite: bool,
@@ -64,8 +64,8 @@ def new_session(
             got=rank.max_restarts,
             remedy="name the run with --out, or leave --max-restarts out",
         )
-    varied = vary(Recipe.load(DEFAULT if name is None else name), choices)
-    recipe = varied.recipe
+    overridden = apply_overrides(Recipe.load(DEFAULT if name is None else name), overrides)
+    recipe = overridden.recipe
     if recipe.rewind is not None and len(recipe.rewind.densities) > recipe.rewind.round == 1:
         raise UsageError(
             "this recipe is the first of several rounds of a rewind",
@@ -73,7 +73,7 @@ def new_session(
             remedy="start it with granet rewind, or resume it with granet rewind --resume DIR",
         )
     if recipe.data.directory is None and recipe.data.name in DATASETS and recipe.data.name != EMBEDDED:
-        options = "--data DIR" if choices.data is None else f"--data DIR --set data.name={recipe.data.name}"
+        options = "--data DIR" if overrides.data is None else f"--data DIR --set data.name={recipe.data.name}"
         raise UsageError(f"the folder of dataset {recipe.data.name} is not given", remedy=f"add {options}")
     method = recipe.method.name.rpartition(":")[2]
     stem = recipe.name if method in recipe.name else f"{recipe.name}-{method}"
@@ -83,13 +83,13 @@ def new_session(
     start: Callable[..., Evaluation] = partial(training.train, recipe, folder, overwrite=overwrite, download=download)
     if out is None and leads:
         start = partial(_in_fresh, folder.path, start)
-    return TrainSession(folder, "\n".join((*varied.remarks, headline)), start)
+    return TrainSession(folder, "\n".join((*overridden.remarks, headline)), start)
 
 
 def resumed_session(
     path: Path,
     name: str | None,
-    choices: Choices,
+    overrides: Overrides,
     out: Path | None,
     *,
     overwrite: bool,
@@ -108,15 +108,15 @@ def resumed_session(
                 "not allowed when a run is resumed", where=option, remedy="leave it out, or leave out --resume"
             )
     folder = RunFolder(path)
-    if rank.rank == 0 and (name is not None or choices.named()):
+    if rank.rank == 0 and (name is not None or overrides.named()):
         recipe, _ = folder.open()
-        contrary = contradictions(recipe, choices, Recipe.load(name) if name is not None else None)
+        contrary = contradictions(recipe, overrides, Recipe.load(name) if name is not None else None)
         if contrary:
             lines = "".join(f"\n  {line}" for line in contrary)
             raise UsageError(
                 f"these settings contradict the run; leave them out, or start another run:{lines}", where=path
             )
-    return TrainSession(folder, f"resuming {path}", partial(training.resume, folder, directory=choices.data_folder()))
+    return TrainSession(folder, f"resuming {path}", partial(training.resume, folder, directory=overrides.data_folder()))
 
 
 def fresh(stem: str) -> Path:

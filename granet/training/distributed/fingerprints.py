@@ -31,7 +31,7 @@ def of_masks(masks: Masks) -> Facts:
     """Return a hash of the mask of each layer. Waits for the device."""
     packed = PackedMasks.of(masks)
     bits = packed.bits.cpu().numpy()
-    return {name: _hash(bits[place.start : place.end]) for name, place in packed.layout.items()}
+    return {name: _hash(bits[span.start : span.end]) for name, span in packed.layout.items()}
 
 
 def of_weights(model: nn.Module) -> Facts:

@@ -21,7 +21,7 @@ EMBEDDED = "fashion-mnist-subset"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class Overrides:
     """Overrides of a recipe.
 
     Attributes:
@@ -56,7 +56,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Varied:
+class OverriddenRecipe:
     """A recipe with overrides applied, and remarks for the user about side effects."""
 
     recipe: Recipe
@@ -70,7 +70,7 @@ def gather(
     method: str | None = None,
     epochs: int | None = None,
     data: str | None = None,
-) -> Choices:
+) -> Overrides:
     """Combine flags (None: not given) and ``section.key=value`` assignments into overrides.
 
     Raises:
@@ -93,10 +93,10 @@ def gather(
         if key in settings or elsewhere.get(key) is not None:
             raise UsageError("a setting is given twice", where="--set", got=key)
         settings[key] = value.strip()
-    return Choices(method=method, epochs=epochs, data=data, settings=settings)
+    return Overrides(method=method, epochs=epochs, data=data, settings=settings)
 
 
-def vary(recipe: Recipe, choices: Choices) -> Varied:
+def apply_overrides(recipe: Recipe, overrides: Overrides) -> OverriddenRecipe:
     """Apply overrides to a recipe.
 
     The method is exchanged first, then the training is stretched to another length, then single settings are set,
@@ -105,24 +105,24 @@ def vary(recipe: Recipe, choices: Choices) -> Varied:
     Raises:
         UsageError: an override is invalid or does not fit the recipe.
     """
-    settings, remarks = dict(choices.settings), []
+    settings, remarks = dict(overrides.settings), []
     if "model.weights" in settings:
         settings.setdefault("model.weights_hash", None)  # another file than the recipe's
-    if choices.data is not None:
-        settings = {**data_settings(choices.data, recipe.data.name, settings), **settings}
-    if choices.method is not None and choices.method != recipe.method.name:
+    if overrides.data is not None:
+        settings = {**data_settings(overrides.data, recipe.data.name, settings), **settings}
+    if overrides.method is not None and overrides.method != recipe.method.name:
         given = {
             key.removeprefix("method."): recipe.settings()[key].parse(value) if isinstance(value, str) else value
             for key, value in settings.items()
             if key.startswith("method.") and key in recipe.settings()  # ``override`` reports the others
         }
-        recipe, left_out = recipe.with_method(choices.method, **given)
+        recipe, left_out = recipe.with_method(overrides.method, **given)
         if left_out:
             names = ", ".join(left_out)
-            remarks.append(f"left out, because method {choices.method} does not use them: {names}")
-    if choices.epochs is not None:
-        longer = recipe.stretched(choices.epochs)
-        moved = [f"{key} {_told(old)} -> {_told(new)}" for key, new, old in longer.differences(recipe)]
+            remarks.append(f"left out, because method {overrides.method} does not use them: {names}")
+    if overrides.epochs is not None:
+        longer = recipe.stretched(overrides.epochs)
+        moved = [f"{key} {_format_value(old)} -> {_format_value(new)}" for key, new, old in longer.differences(recipe)]
         if len(moved) > 1:
             remarks.append(f"the recipe is stretched: {', '.join(moved)}")
         recipe = longer
@@ -131,7 +131,7 @@ def vary(recipe: Recipe, choices: Choices) -> Varied:
         recipe = recipe.override({"data.directory": str(_absolute(recipe.data.directory))})
     if recipe.model.weights is not None:
         recipe = recipe.override({"model.weights": str(_absolute(recipe.model.weights))})
-    return Varied(recipe, tuple(remarks))
+    return OverriddenRecipe(recipe, tuple(remarks))
 
 
 def data_settings(data: str, present: str, settings: Mapping[str, object]) -> dict[str, object]:
@@ -201,19 +201,19 @@ def check_network(checkpoint: Checkpoint, name: str | None) -> None:
         raise UsageError("the checkpoint holds another network", where="--model", got=name, expected=network)
 
 
-def contradictions(run: Recipe, choices: Choices, base: Recipe | None) -> list[str]:
+def contradictions(run: Recipe, overrides: Overrides, base: Recipe | None) -> list[str]:
     """Describe each override that contradicts the recipe of a run to be resumed.
 
     Args:
         run: the recipe of the run.
-        choices: the overrides; only these settings are compared.
+        overrides: the overrides; only these settings are compared.
         base: a recipe given as a whole; then all settings are compared, except the data folder.
     """
-    asked = vary(run if base is None else base, choices).recipe
+    asked = apply_overrides(run if base is None else base, overrides).recipe
     return [
-        f"{key}: asked for {_told(mine)}, the run has {_told(theirs)}"
+        f"{key}: asked for {_format_value(mine)}, the run has {_format_value(theirs)}"
         for key, mine, theirs in asked.differences(run)
-        if key in choices.named() or (base is not None and key not in ("data.directory", "description"))
+        if key in overrides.named() or (base is not None and key not in ("data.directory", "description"))
     ]
 
 
@@ -221,7 +221,7 @@ def _twice(data: object, key: str, value: object) -> UsageError:
     return UsageError("a setting is given twice", where="--data", got=f"{data} and --set {key}={value}")
 
 
-def _told(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(str, value))}]"
     return "nothing" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
