@@ -286,8 +286,8 @@ def test_placeholders_have_the_sizes_of_published_datasets() -> None:
 @pytest.mark.parametrize(
     ("recipe", "images", "message"),
     [
-        ("imagenet-resnet50-granet", PlaceholderImages(), "--images: the size of dataset image-folder is not known"),
-        ("imagenet-resnet50-granet", PlaceholderImages(count=5), "--classes: how large"),
+        ("imagenet-resnet50-granet", PlaceholderImages(), "--images: the size of dataset image-folder"),
+        ("imagenet-resnet50-granet", PlaceholderImages(count=5), "--classes: the size of dataset image-folder"),
         ("cifar10-resnet50-granet", PlaceholderImages(count=0), "--images: must be at least 1"),
         ("cifar10-resnet50-granet", PlaceholderImages(count=1), "too few images"),
     ],
