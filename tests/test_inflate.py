@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters import onnx_files
-from exporters.encoding import MARK, decoder_functions, encode, inflate, inflate_with_names
+from exporters.encoding import MARK, decoder_functions, encode, encoder, inflate, inflate_with_names
 from exporters.encoding.decode import ALLOWANCE, PER_BYTE
 from granet.errors import GranetError, ModelError
 from granet_cli.app import run as command
@@ -38,7 +38,7 @@ def encoded(encoding: str = "gaps8", precision: str = "fp32", **options: Any) ->
 def laid_out(layout: str) -> onnx.ModelProto:
     """One that need not be the best."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(encode.__globals__, "_allowed", lambda *_: [layout])
+        patch.setattr(encoder, "_allowed", lambda *_: [layout])
         return encoded("auto", opset=21 if layout == "Gaps4" else 20)
 
 

@@ -22,6 +22,7 @@ from exporters.encoding import (
     decoder_functions,
     encodable,
     encode,
+    encoder,
     inflate,
     inflate_with_names,
     layouts,
@@ -58,7 +59,7 @@ def only(values: Array, encoding: str, precision: str = "fp32", **options: Any) 
 def laid_out(values: Array, layout: str, opset: int) -> tuple[onnx.ModelProto, Encoded]:
     """The same with a layout that need not be the best."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(encode.__globals__, "_allowed", lambda *_: [layout])
+        patch.setattr(encoder, "_allowed", lambda *_: [layout])
         return only(values, "auto", opset=opset)
 
 

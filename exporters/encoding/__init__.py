@@ -5,7 +5,7 @@
 
 The encodings are described in ``docs/onnx-encodings.md``. ``decoder_functions`` has the decoders, ``layouts`` the bytes
 that they read, ``values`` the number formats, ``coo`` the standard's own sparse initializer. ``encodable`` finds what
-can be encoded, ``choose`` chooses encodings, ``node_builder`` builds nodes, ``encode`` puts a model together;
+can be encoded, ``choose`` chooses encodings, ``node_builder`` builds nodes, ``encoder`` puts a model together;
 ``decode`` reads untrusted models, ``inflating`` replaces what was encoded.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from exporters.encoding.decode import EncodedWeight
 from exporters.encoding.decoder_functions import DOMAIN
-from exporters.encoding.encode import ENCODINGS, Encoded, EncodedTensor, encode
+from exporters.encoding.encoder import ENCODINGS, Encoded, EncodedTensor, encode
 from exporters.encoding.inflating import MARK, Inflated, inflate, inflate_with_names
 from exporters.encoding.values import PRECISIONS
 

@@ -23,7 +23,7 @@ ORT_ENABLE_BASIC on. It does not fold operators whose output shape depends on va
 DequantizeLinear, so that none of them is used here. The time goes into memory that is touched for the first time: every
 line costs that works on as many elements as there are codes, or worse, weights.
 
-``encode`` inserts these functions into a model, for the nodes that ``node_builder`` makes. ``decode`` reads them back
+``encoder`` inserts these functions into a model, for the nodes that ``node_builder`` makes. ``decode`` reads them back
 and computes the same in NumPy.
 """
 
