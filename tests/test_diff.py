@@ -139,3 +139,10 @@ def test_a_file_that_is_not_a_checkpoint_is_an_error(granet: Granet) -> None:
         assert (answer.code, answer.out) == (1, "")
         assert message in answer.err
     assert granet("diff", "a.safetensors", "b.safetensors", "--model", "my.code:network").code == 2
+
+
+@pytest.mark.parametrize("value", [True, 1e300, "0.5", None])
+def test_an_accuracy_that_no_run_notes_is_unknown(value: object, granet: Granet, tmp_path: Path) -> None:
+    file = tmp_path / "odd.safetensors"
+    save(file, checkpoint(metrics={"epochs": [{"validation_accuracy": value}]}))
+    assert granet("diff", file, file, "--json").json()["first"]["accuracy"]["validation"] is None

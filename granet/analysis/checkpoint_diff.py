@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from granet.analysis.inspection import Inspection, inspect
+from granet.analysis.inspection import Inspection, inspect, newest_validation_accuracy
 from granet.analysis.json_values import json_value
 from granet.checkpoint import Checkpoint
 from granet.errors import UsageError, listing
@@ -100,11 +100,8 @@ class InspectedCheckpoint:
     @property
     def accuracies(self) -> dict[str, float | None]:
         """Newest validation, best validation and test accuracy, 0 to 1; None where it is not known."""
-        epochs = self.report.metrics.get("epochs")
-        newest = epochs[-1] if isinstance(epochs, list) and epochs else None
-        accuracy = newest.get("validation_accuracy") if isinstance(newest, dict) else None
         return {
-            "validation": accuracy if isinstance(accuracy, int | float) else None,
+            "validation": newest_validation_accuracy(self.report.metrics),
             "best_validation": self.report.best_validation_accuracy,
             "test": self.report.test_accuracy,
         }

@@ -247,6 +247,12 @@ def number_at(document: object, *path: str) -> float | None:
     return document if abs(document) < 2**53 else None
 
 
+def newest_validation_accuracy(metrics: Mapping[str, Any]) -> float | None:
+    """Return the validation accuracy of the last finished epoch in untrusted metrics; None where there is none."""
+    epochs = metrics.get("epochs")
+    return number_at(epochs[-1], "validation_accuracy") if isinstance(epochs, list) and epochs else None
+
+
 def _origin(metrics: object) -> str | None:
     """Format the note that ``granet.importing`` writes; None where there is none."""
     note = metrics.get("imported") if isinstance(metrics, dict) else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from granet.analysis.inspection import Inspection, inspect, number_at
+from granet.analysis.inspection import Inspection, inspect, newest_validation_accuracy, number_at
 from granet.analysis.json_values import json_value
 from granet.checkpoint import Checkpoint, load_outline
 from granet.errors import CheckpointError
@@ -164,7 +164,7 @@ def open_checkpoints(folder: Path) -> RunCheckpoints:
 def summarise(folder: Path, checkpoints: RunCheckpoints, report: Inspection) -> RunSummary:
     """Return the summary of a run; ``report`` inspects the checkpoint that is shown."""
     last, file = checkpoints.last, checkpoints.file
-    validation = _newest_validation_accuracy(last)
+    validation = newest_validation_accuracy(last.metrics)
     if file == RunFolder(folder).best:
         validation = number_at(checkpoints.shown.metrics, "best", "accuracy")
     return RunSummary(
@@ -195,11 +195,6 @@ def _check_belongs(file: Path, best: Checkpoint, last: Checkpoint, *, tested: bo
     step = number_at(last.metrics, "best", "step")
     if tested and best.step != step:
         raise CheckpointError("not the checkpoint that was tested", where=file, got=f"step {best.step}", expected=step)
-
-
-def _newest_validation_accuracy(checkpoint: Checkpoint) -> float | None:
-    epochs = checkpoint.metrics.get("epochs")
-    return number_at(epochs[-1], "validation_accuracy") if isinstance(epochs, list) and epochs else None
 
 
 def _examples(checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
