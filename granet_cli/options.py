@@ -54,7 +54,7 @@ def parse_numbers(
     try:
         return tuple(number(part) for part in text.split(separator))
     except ValueError:
-        raise UsageError("not numbers", where=flag, got=repr(text), expected=f"such as {example}") from None
+        raise UsageError("not a list of numbers", where=flag, got=repr(text), expected=f"such as {example}") from None
 
 
 class PruningScope(StrEnum):

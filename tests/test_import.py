@@ -693,7 +693,7 @@ def test_the_command_says_what_it_wrote(capfd: pytest.CaptureFixture[str]) -> No
             2,
             "masks.pt would",
         ),
-        ("import a.pth --model resnet8 --image-size 8 --mean a,b -o x", 2, "--mean: not numbers"),
+        ("import a.pth --model resnet8 --image-size 8 --mean a,b -o x", 2, "--mean: not a list of numbers"),
         ("import a.pth --model resnet8 --image-size 8 --classes 99999999999999 -o x", 2, "out of range"),
         ("import a.pth --model resnet8 --data cifra10 -o x", 2, "cifar10"),
         ("import a.pth --model resnet20 --image-size 8 -o x", 1, "missing: layer1.1.conv1.weight"),

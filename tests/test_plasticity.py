@@ -590,7 +590,7 @@ def test_runs_that_are_not_one_training_are_refused(trained: Callable[..., Path]
         (["RUN"], 2, "Missing option '--epochs'"),
         (["RUN", "--epochs", 0], 2, "--epochs: out of range; got 0"),
         (["RUN", "--epochs", 1, "--rates", "0.5,1"], 2, "--rates: not a share to prune; got 1.0"),
-        (["RUN", "--epochs", 1, "--rates", "half"], 2, "--rates: not numbers; got 'half'"),
+        (["RUN", "--epochs", 1, "--rates", "half"], 2, "--rates: not a list of numbers; got 'half'"),
         (["RUN", "--epochs", 1, "--rates", "0.5,0.50"], 2, "--rates: a value is given twice"),
         (["RUN", "--epochs", 1, "--rates", "nan"], 2, "--rates: not a share to prune"),
         (["RUN", "--epochs", 1, "--rates", "0.99999"], 2, "every layer keeps at least one active weight"),
