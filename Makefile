@@ -19,8 +19,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
 
+# One process a core; a test that is slow does not hold up the others. `make test TESTS=tests/test_x.py` runs some.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

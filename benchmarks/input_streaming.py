@@ -42,7 +42,7 @@ from benchmarks.measure import Measurement, heading, report, save
 from benchmarks.pictures import dataset_of, files_of, write_jpegs
 from granet.data import Pipeline, make_pipeline
 from granet.data.augment import Augmentation, CropWindow, draw_one
-from granet.data.images import whole_view
+from granet.data.images import evaluation_view
 from granet.randomness import generator
 
 DECODES, LOOKS = "Pillow decodes", "Pillow decodes and looks"
@@ -74,7 +74,7 @@ def looks(work: Work, windows: Sequence[CropWindow]) -> None:
         with Image.open(path) as file:
             image = file.convert("RGB")
         if work.augment != "resized-crop-flip":
-            image = whole_view(image, work.side)
+            image = evaluation_view(image, work.side)
         image = image.crop((left, top, left + width, top + height))
         if image.size != (work.side, work.side):
             image = image.resize((work.side, work.side), Image.Resampling.BILINEAR)

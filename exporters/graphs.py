@@ -1,9 +1,9 @@
-"""Traverse, copy and measure the protocol buffers of ONNX models."""
+"""Traverse, copy, trim and measure the protocol buffers of ONNX models."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import onnx
@@ -102,6 +102,25 @@ def copy_without(model: onnx.ModelProto, *fields: str) -> onnx.ModelProto:
     copy_fields(model, copy, leave=["graph"])
     copy_fields(model.graph, copy.graph, leave=fields)
     return copy
+
+
+def keep_(items: Any, wanted: Callable[[Any], bool]) -> None:
+    """Remove the unwanted items of a repeated field, in place, from the end, so that nothing is copied."""
+    for index in range(len(items) - 1, -1, -1):
+        if not wanted(items[index]):
+            del items[index]
+
+
+def drop_unread_constants_(graph: onnx.GraphProto, candidates: Collection[str]) -> None:
+    """Remove the initializers and constants among ``candidates`` that nothing reads any more, in place."""
+    whole = list(graphs(graph))
+    read = {name for inner in whole for node in inner.node for name in node.input}
+    read |= {value.name for inner in whole for value in inner.output}
+    unread = set(candidates) - read
+    for inner in whole:
+        keep_(inner.initializer, lambda tensor: tensor.name not in unread)
+        keep_(inner.sparse_initializer, lambda tensor: tensor.values.name not in unread)
+        keep_(inner.node, lambda node: not (node.op_type == "Constant" and unread.issuperset(node.output)))
 
 
 def field_bytes(message: Message) -> int:

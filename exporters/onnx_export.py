@@ -189,7 +189,7 @@ def export(
             graph = graph_cleanup.serialize(float16.halve(traced.model))
         encoded = encode(graph, encoding=settings.encoding, precision=settings.precision, scope=scope)
         decoded = inflate(encoded.model)
-        weight_matching.check_stored(graph.graph, decoded.graph, settings.precision)
+        proof.check_stored(graph.graph, decoded.graph, settings.precision)
 
         progress("comparing with torch in ONNX Runtime")
         twin_name = twin_of(output).name

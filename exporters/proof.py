@@ -3,7 +3,7 @@
 A chain of comparisons, each as strict as possible:
 
     torch network  ~  graph in fp32, in ONNX Runtime     within the rounding of fp32
-    its weights    ~  weights that the file decodes to   within the stored precision, value by value (``tensors``)
+    its weights    ~  weights that the file decodes to   within the stored precision, value by value
     dense twin     =  the file, in ONNX Runtime          bit by bit, at two levels of optimisation
     torch network  ~  the file, in ONNX Runtime          within a tolerance for its precision
 
@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from torch import nn
 
 from exporters import onnx_files, runtime, tracing
@@ -109,6 +112,40 @@ def session_outputs(session: OnnxSession, batches: Sequence[Batch]) -> Outputs:
     return [session.run([tensor.numpy() for tensor in part]) for batch in batches for part in _parts(batch)]
 
 
+def check_stored(exact: onnx.GraphProto, stored: onnx.GraphProto, precision: str) -> None:
+    """Compare the weights that a file decodes to with those that were to be stored.
+
+    In fp32 they are the same bits. In fp16 each is within half a unit in the last place, 2^-11 of its magnitude or,
+    below the normal numbers, 2^-25. In int8 each is within half a step, 1/254 of the largest of its channel and so of
+    its tensor, and rounding.
+
+    Raises:
+        ModelError: a weight is further away, not zero where the exact one is, or missing.
+    """
+    decoded = {tensor.name: tensor for tensor in stored.initializer}
+    for tensor in exact.initializer:
+        values = numpy_helper.to_array(tensor)
+        again = numpy_helper.to_array(decoded[tensor.name]) if tensor.name in decoded else None
+        if again is None or again.dtype != values.dtype or again.shape != values.shape:
+            raise ModelError("a tensor was lost in encoding", where=tensor.name)
+        if values.tobytes() == again.tobytes():
+            continue
+        bits = np.dtype(f"u{values.itemsize}")
+        wrong: NDArray[np.bool_] = values.view(bits) != again.view(bits)
+        if precision != "fp32" and ir.DataType(tensor.data_type).is_floating_point():
+            wide, wide_again = values.astype(np.float64), again.astype(np.float64)
+            rounding = np.abs(wide) * float(np.finfo(values.dtype).eps)
+            int8, fp16 = np.abs(wide).max() / 254 + rounding, np.maximum(np.abs(wide) * 2.0**-11, 2.0**-25)
+            bound = int8 if precision == "int8" else fp16
+            wrong = ~(np.abs(wide - wide_again) <= bound) | ((wide == 0) & (wide_again != 0))
+        if wrong.any():
+            raise ModelError(
+                f"values that do not decode to the originals within the precision of {precision}",
+                where=tensor.name,
+                got=f"{np.count_nonzero(wrong)} of {values.size}",
+            )
+
+
 def check_graph(path: Path, batches: Sequence[Batch], expected: Outputs) -> None:
     """Compare the graph with its weights in fp32, whatever precision they will have, with torch.
 
@@ -181,7 +218,7 @@ def prove(
         max_abs_error=error[0],
         max_rel_error=error[1],
         tolerance=TOLERANCES[precision],
-        argmax_agreement=_agreement(given, expected),
+        argmax_agreement=_top1_agreement(given, expected),
         bit_identical=LEVELS,
         unfolded=0,
     )
@@ -246,7 +283,7 @@ def _check_error(error: tuple[float, float], tolerance: float, what: str) -> Non
         )
 
 
-def _agreement(given: Outputs, expected: Outputs) -> float | None:
+def _top1_agreement(given: Outputs, expected: Outputs) -> float | None:
     pairs = [(ours[0], theirs[0]) for ours, theirs in zip(given, expected, strict=True)]
     if any(theirs.ndim != 2 for _, theirs in pairs):
         return None

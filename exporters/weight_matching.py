@@ -102,40 +102,6 @@ def nonzero(graph: onnx.GraphProto, names: Collection[str]) -> int:
     return sum(int(np.count_nonzero(values)) for values in tensors)
 
 
-def check_stored(exact: onnx.GraphProto, stored: onnx.GraphProto, precision: str) -> None:
-    """Compare the weights that a file decodes to with those that were to be stored.
-
-    In fp32 they are the same bits. In fp16 each is within half a unit in the last place, 2^-11 of its magnitude or,
-    below the normal numbers, 2^-25. In int8 each is within half a step, 1/254 of the largest of its channel and so of
-    its tensor, and rounding.
-
-    Raises:
-        ModelError: a weight is further away, not zero where the exact one is, or missing.
-    """
-    decoded = {tensor.name: tensor for tensor in stored.initializer}
-    for tensor in exact.initializer:
-        values = numpy_helper.to_array(tensor)
-        again = numpy_helper.to_array(decoded[tensor.name]) if tensor.name in decoded else None
-        if again is None or again.dtype != values.dtype or again.shape != values.shape:
-            raise ModelError("a tensor was lost in encoding", where=tensor.name)
-        if values.tobytes() == again.tobytes():
-            continue
-        bits = np.dtype(f"u{values.itemsize}")
-        wrong: NDArray[np.bool_] = values.view(bits) != again.view(bits)
-        if precision != "fp32" and ir.DataType(tensor.data_type).is_floating_point():
-            wide, wide_again = values.astype(np.float64), again.astype(np.float64)
-            rounding = np.abs(wide) * float(np.finfo(values.dtype).eps)
-            int8, fp16 = np.abs(wide).max() / 254 + rounding, np.maximum(np.abs(wide) * 2.0**-11, 2.0**-25)
-            bound = int8 if precision == "int8" else fp16
-            wrong = ~(np.abs(wide - wide_again) <= bound) | ((wide == 0) & (wide_again != 0))
-        if wrong.any():
-            raise ModelError(
-                f"values that do not decode to the originals within the precision of {precision}",
-                where=tensor.name,
-                got=f"{np.count_nonzero(wrong)} of {values.size}",
-            )
-
-
 def _as_numpy(tensor: Tensor) -> Array:
     """Return the tensor as an array on the CPU, bfloat16 as float32 because NumPy has no bfloat16."""
     tensor = tensor.detach().cpu()

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from granet.models.torchvision_guard import import_torchvision
 from granet_cli.app import run
 from tests.commandline import Answer, Granet
+
+# The process that collects what parallel workers report imports the classes of their warnings, torchvision with them.
+import_torchvision()
 
 # Models here are tiny: threads cost more than they give, and more still where tests share the machine.
 torch.set_num_threads(1)

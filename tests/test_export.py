@@ -16,7 +16,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from exporters import graph_cleanup, metadata, onnx_export, onnx_files, proof, weight_matching
+from exporters import graph_cleanup, metadata, onnx_export, onnx_files, proof
 from exporters.onnx_export import ExportReport, ExportSettings, export, twin_of
 from granet.checkpoint import Checkpoint
 from granet.errors import CheckpointError, ModelError, UnknownNameError, UsageError
@@ -338,7 +338,7 @@ def test_a_difference_between_file_and_twin_stops_the_export(
     small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _wrong(monkeypatch, onnx_export, "inflate", _negate_bias)
-    monkeypatch.setattr(weight_matching, "check_stored", lambda *_: None)
+    monkeypatch.setattr(proof, "check_stored", lambda *_: None)
     with pytest.raises(ModelError, match=r"dense twin give different results; .*expected the same bits"):
         exported(small, tmp_path / "m.onnx")
 

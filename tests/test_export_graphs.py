@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters import conformance, float16, graph_cleanup, onnx_files, runtime, weight_matching
+from exporters import conformance, float16, graph_cleanup, onnx_files, proof, runtime, weight_matching
 from granet.errors import ModelError
 from tests.export_networks import Small
 
@@ -283,10 +283,10 @@ def test_stored_values_are_compared_within_their_precision(precision: str, chang
     exact = graph([], {"w": rand(6, 4)}, ["n"]).graph
     stored = graph([], {"w": (rand(6, 4) * change).astype(np.float32)}, ["n"]).graph
     if expected is None:
-        weight_matching.check_stored(exact, stored, precision)
+        proof.check_stored(exact, stored, precision)
     else:
         with pytest.raises(ModelError, match=f"w: .*{expected}"):
-            weight_matching.check_stored(exact, stored, precision)
+            proof.check_stored(exact, stored, precision)
 
 
 def test_a_zero_must_come_back_as_zero() -> None:
@@ -295,8 +295,6 @@ def test_a_zero_must_come_back_as_zero() -> None:
     changed = values.copy()
     changed[0, 0] = 1e-6
     with pytest.raises(ModelError, match="got 1 of 24"):
-        weight_matching.check_stored(
-            graph([], {"w": values}, ["n"]).graph, graph([], {"w": changed}, ["n"]).graph, "int8"
-        )
+        proof.check_stored(graph([], {"w": values}, ["n"]).graph, graph([], {"w": changed}, ["n"]).graph, "int8")
     with pytest.raises(ModelError, match="lost"):
-        weight_matching.check_stored(graph([], {"w": values}, ["n"]).graph, graph([], {}, ["n"]).graph, "fp32")
+        proof.check_stored(graph([], {"w": values}, ["n"]).graph, graph([], {}, ["n"]).graph, "fp32")

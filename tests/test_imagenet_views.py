@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from granet.data.augment import CropWindow, draw_one
-from granet.data.images import whole_view, window_view
+from granet.data.images import evaluation_view, window_view
 from granet.models.torchvision_guard import import_torchvision
 
 
@@ -27,7 +27,7 @@ def noise(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("size", [(256, 256), (500, 375), (375, 500), (333, 499), (257, 1000), (100, 60), (225, 224)])
 def test_the_view_of_evaluation_is_that_of_torchvision(transforms, size):
     theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])(noise(*size))
-    assert whole_view(noise(*size), 224).tobytes() == theirs.tobytes()
+    assert evaluation_view(noise(*size), 224).tobytes() == theirs.tobytes()
 
 
 @pytest.mark.parametrize("flip", [False, True])

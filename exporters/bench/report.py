@@ -27,6 +27,7 @@ class Model:
         control: label of the model that it is compared with; None for a control.
         origin: how a control came to be one.
         sha256: of the file.
+        bytes: size of the file, with the tensors that lie beside it.
         inputs: as the file declares them.
         operators: provider of ONNX Runtime -> operator -> nodes that it ran, by the profile.
         work: what a run on the smallest batch computes.
@@ -37,6 +38,7 @@ class Model:
     control: str | None
     origin: str | None = None
     sha256: str = ""
+    bytes: int = 0
     inputs: tuple[Input, ...] = ()
     operators: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     work: Work = field(default_factory=Work)
@@ -55,7 +57,7 @@ class Model:
             "role": "control" if self.control is None else "model",
             "origin": self.origin,
             "sha256": self.sha256,
-            "bytes": file_size(self.path),
+            "bytes": self.bytes,
             "inputs": [asdict(node) for node in self.inputs],
             "nodes": self.nodes,
             "operators": self.operators,

@@ -103,7 +103,8 @@ class _Run:
                 model.inputs = controls.declared_inputs(onnx_files.read(model.path))
                 with model.path.open("rb") as file:
                     model.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            model.inputs, model.sha256 = first.inputs, first.sha256
+                model.bytes = file_size(model.path)
+            model.inputs, model.sha256, model.bytes = first.inputs, first.sha256, first.bytes
         controls.check_inputs(planner.models, self._settings, planner.checkpoint)
         if planner.checkpoint:
             report.skipped += [Skipped(f"torch {name}", why) for name, why in planner.checkpoint.impossible.items()]

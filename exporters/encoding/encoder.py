@@ -1,4 +1,4 @@
-"""Encode the dense weights of a model."""
+"""Encode the dense weights of a model: emit decoder nodes in place of initializers, and the functions they call."""
 
 from __future__ import annotations
 

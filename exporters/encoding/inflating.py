@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import onnx
 from onnx import helper, numpy_helper
 
 from exporters.encoding.decode import WeightReader, scopes
 from exporters.encoding.decoder_functions import DOMAIN
-from exporters.graphs import bodies, graphs
+from exporters.graphs import bodies, drop_unread_constants_, graphs, keep_
 from granet.errors import ModelError
 
 MARK = "granet.inflated"
@@ -46,29 +45,17 @@ def inflate_with_names(model: onnx.ModelProto) -> Inflated:
     # Scopes are those of the original: they refer to tensors that the copy loses on the way.
     for (graph, scope), copy in zip(scopes(model.graph), graphs(inflated.graph), strict=True):
         decoders = reader.decoders(graph, scope)
-        _keep_(copy.node, lambda node: node.domain != DOMAIN)
+        keep_(copy.node, lambda node: node.domain != DOMAIN)
         copy.initializer.extend(numpy_helper.from_array(decoder.decode(), decoder.name) for decoder in decoders)
         tensors += [decoder.name for decoder in decoders]
         inputs.update(name for decoder in decoders for name in decoder.inputs)
-    _drop_unread_(inflated.graph, inputs)
+    drop_unread_constants_(inflated.graph, inputs)
     _drop_functions_(inflated)
     for body in bodies(inflated):
         tensors += _densify_(body, reader)
     if tensors and MARK not in {entry.key for entry in inflated.metadata_props}:
         inflated.metadata_props.add(key=MARK, value="true")
     return Inflated(inflated, tuple(tensors))
-
-
-def _drop_unread_(graph: onnx.GraphProto, candidates: Collection[str]) -> None:
-    """Remove the constants among ``candidates`` that nothing reads any more."""
-    whole = list(graphs(graph))
-    read = {name for inner in whole for node in inner.node for name in node.input}
-    read |= {value.name for inner in whole for value in inner.output}
-    unread = set(candidates) - read
-    for inner in whole:
-        _keep_(inner.initializer, lambda tensor: tensor.name not in unread)
-        _keep_(inner.sparse_initializer, lambda tensor: tensor.values.name not in unread)
-        _keep_(inner.node, lambda node: not (node.op_type == "Constant" and unread.issuperset(node.output)))
 
 
 def _densify_(body: onnx.GraphProto | onnx.FunctionProto, reader: WeightReader) -> list[str]:
@@ -89,15 +76,8 @@ def _densify_(body: onnx.GraphProto | onnx.FunctionProto, reader: WeightReader) 
 
 
 def _drop_functions_(model: onnx.ModelProto) -> None:
-    _keep_(model.functions, lambda function: function.domain != DOMAIN)
-    _keep_(model.opset_import, lambda entry: entry.domain != DOMAIN)
+    keep_(model.functions, lambda function: function.domain != DOMAIN)
+    keep_(model.opset_import, lambda entry: entry.domain != DOMAIN)
     for body in bodies(model):
         if any(node.domain == DOMAIN for node in body.node):
             raise ModelError("a decoder inside a function, where granet writes none", where=body.name)
-
-
-def _keep_(items: Any, wanted: Callable[[Any], bool]) -> None:
-    """Remove the unwanted items of a repeated field, from the end, so that nothing is copied."""
-    for index in range(len(items) - 1, -1, -1):
-        if not wanted(items[index]):
-            del items[index]

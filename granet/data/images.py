@@ -161,7 +161,7 @@ def common_side(sizes: Iterable[tuple[int, int]]) -> int | None:
     return side
 
 
-def whole_view(image: Image.Image, side: int) -> Image.Image:
+def evaluation_view(image: Image.Image, side: int) -> Image.Image:
     """Return what evaluation sees: an image of that size as it is; any other resized, and its central square.
 
     The shorter side becomes ``side / WHOLE`` pixels, by bilinear interpolation; 256 for 224. Sizes and positions are
@@ -227,7 +227,7 @@ def load_all(reader: ImageReader, side: int) -> Tensor:
 
     def decode(start: int) -> None:
         part = range(count)[start : start + 256]
-        fill(pixels[part.start : part.stop], (whole_view(image, side) for image in reader.images(part)))
+        fill(pixels[part.start : part.stop], (evaluation_view(image, side) for image in reader.images(part)))
 
     # Pillow releases the interpreter lock while it decodes, so threads are enough.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

@@ -32,7 +32,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from granet.data.augment import Augmentation, draw_each
 from granet.data.dataset import Dataset, Stored
-from granet.data.images import ImageReader, fill, fill_window, whole_view, window_view
+from granet.data.images import ImageReader, evaluation_view, fill, fill_window, window_view
 from granet.data.shared_batches import PREFETCH, SharedBatches
 from granet.errors import DataError
 from granet.randomness import key
@@ -87,7 +87,7 @@ class ImageDecoder(TorchDataset["Tensor | DataError"]):
     def _fill(self, pixels: NDArray[np.uint8], request: BatchRequest) -> None:
         images, side = self._reader.images(request.indices), self._image_size
         if request.epoch is None or self._augment == "none":
-            fill(pixels, (whole_view(image, side) for image in images))
+            fill(pixels, (evaluation_view(image, side) for image in images))
             return
         # All draws come first: between images, with torch's code gone from the caches, they take ten times as long.
         drawn = draw_each(
@@ -98,7 +98,7 @@ class ImageDecoder(TorchDataset["Tensor | DataError"]):
             fill(pixels, (window_view(image, crop.window(image.height, image.width), side) for image, crop in views))
             return
         for target, image, crop in zip(pixels, images, drawn, strict=True):
-            fill_window(target, whole_view(image, side), crop.window(side, side))
+            fill_window(target, evaluation_view(image, side), crop.window(side, side))
 
 
 class StreamingImages:

@@ -98,8 +98,8 @@ class PackedMasks(Mapping[str, Tensor]):
         """The shapes of the layers."""
         return {name: span.shape for name, span in self.layout.items()}
 
-    def write(self, other: PackedMasks) -> None:
-        """Copy the layers of ``other``, in span."""
+    def copy_from(self, other: PackedMasks) -> None:
+        """Overwrite the layers that ``other`` has with its masks."""
         for name, theirs in other.layout.items():
             mine = self.layout[name]
             self.bits[mine.start : mine.end] = other.bits[theirs.start : theirs.end]
@@ -111,7 +111,7 @@ class PackedMasks(Mapping[str, Tensor]):
     def updated(self, other: PackedMasks) -> PackedMasks:
         """Return a copy in which the layers of ``other`` are as they are there."""
         result = self._copied()
-        result.write(other)
+        result.copy_from(other)
         return result
 
     def intersection(self, other: PackedMasks) -> PackedMasks:

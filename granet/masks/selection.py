@@ -232,7 +232,7 @@ class _Contest:
         spans = self.layout.values()
         parts = torch.split(marks, [span.size for span in spans])
         shaped = [part.view(span.shape) for part, span in zip(parts, spans, strict=True)]
-        chosen.write(PackedMasks.of(dict(zip(self.layout, shaped, strict=True)), self.layout))
+        chosen.copy_from(PackedMasks.of(dict(zip(self.layout, shaped, strict=True)), self.layout))
 
     def _pieces(self) -> Sequence[Piece]:
         return self.layout.pieces(self.eligible.bits.device)

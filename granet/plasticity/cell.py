@@ -38,7 +38,7 @@ from granet.plasticity.grid import Job
 from granet.plasticity.results import Cell
 from granet.rewinding.start_state import start_state
 from granet.topology import grow, swap
-from granet.training.device import use_kernels
+from granet.training.device import set_determinism
 from granet.training.evaluate import Evaluation, evaluate
 from granet.training.run import EpochSums, Run, begin, capture, restore
 from granet.training.scoring import score
@@ -83,7 +83,7 @@ def measure(
     """
     if stop():
         raise _stopped(job)
-    use_kernels(deterministic=job.recipe.training.deterministic)
+    set_determinism(deterministic=job.recipe.training.deterministic)
     run, counts = prepare(job, dataset, device)
     pruned = _evaluate(run, stop)
     after = _evaluate(run, stop) if train(run, job, watch=watch, stop=stop) else None

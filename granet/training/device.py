@@ -97,8 +97,8 @@ def seed(device: torch.device, key: int) -> None:
         torch.cuda.default_generators[number].manual_seed(key)
 
 
-def use_kernels(*, deterministic: bool) -> None:
-    """Choose deterministic kernels or the fastest ones, for the whole process.
+def set_determinism(*, deterministic: bool) -> None:
+    """Switch deterministic kernels on or off, for the whole process; matrix products on a GPU may use TF32 either way.
 
     Deterministic kernels make a resumed run on CUDA bit-identical to one that never stopped; on the CPU it is so
     anyway.

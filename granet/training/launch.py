@@ -21,7 +21,7 @@ from granet.runs import metrics
 from granet.runs.events import Resized, Started, Watch
 from granet.runs.folder import RunFolder
 from granet.training import starting_weights
-from granet.training.device import describe_device, use_kernels
+from granet.training.device import describe_device, set_determinism
 from granet.training.distributed import fingerprints
 from granet.training.distributed.world import SINGLE_PROCESS, World
 from granet.training.evaluate import Evaluation
@@ -71,7 +71,7 @@ def train(
             directory = None if recipe.data.directory is None else Path(recipe.data.directory)
             return resume(folder, device, directory=directory, dataset=dataset, world=world, watch=watch, stop=stop)
     world.from_rank_zero(lambda: folder.check_free(overwrite=overwrite))
-    use_kernels(deterministic=recipe.training.deterministic)
+    set_determinism(deterministic=recipe.training.deterministic)
     with world.share_errors():
         if dataset is None and world.is_rank_zero:
             dataset = open_data(recipe, download=download)
@@ -122,7 +122,7 @@ def resume(
 
         state = world.checkpoint_from_rank_zero(load)
         recipe = state.recipe if state is not None else _recipe_without_checkpoint(world, folder)
-        use_kernels(deterministic=recipe.training.deterministic)
+        set_determinism(deterministic=recipe.training.deterministic)
         with world.share_errors():
             data = open_data(recipe, directory=directory) if dataset is None else dataset
         run = _make_run(recipe, data, device, world, state)

@@ -1,4 +1,8 @@
-"""The torch optimizer that a recipe describes."""
+"""Build the torch optimizer that a recipe describes: sgd, adam, adamw or rmsprop.
+
+What else knows optimizers: ``granet.sparsifier.optimizer_rules`` (compiled update rules), ``optimizer_state`` (state
+under masks), and ``granet.recipe.setting_rules`` (which settings each of them has).
+"""
 
 from __future__ import annotations
 

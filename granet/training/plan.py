@@ -19,7 +19,7 @@ from granet.errors import UsageError
 from granet.masks import mapping
 from granet.recipe import Recipe
 from granet.rewinding.start_state import masked
-from granet.training.device import use_kernels
+from granet.training.device import set_determinism
 from granet.training.placeholder_dataset import PlaceholderImages, placeholder_dataset
 from granet.training.run import Run, begin, capture, open_data, split_sizes
 from granet.training.step_timing import StepTiming, time_steps
@@ -127,7 +127,7 @@ def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | No
         raise UsageError(
             "this is the recipe of a rewind", where="rewind", remedy="see granet rewind --dry-run, which plans those"
         )
-    use_kernels(deterministic=recipe.training.deterministic)
+    set_determinism(deterministic=recipe.training.deterministic)
     dataset = open_data(recipe) if images is None else placeholder_dataset(recipe, images)
     run = begin(recipe, dataset, device)
     method, per_epoch = run.sparsifier.method, run.pipeline.steps_per_epoch

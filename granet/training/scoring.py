@@ -10,7 +10,7 @@ from granet.checkpoint import Checkpoint
 from granet.data import Dataset, make_pipeline
 from granet.errors import DataError
 from granet.models import from_checkpoint
-from granet.training.device import move_model, resolve_precision, use_kernels
+from granet.training.device import move_model, resolve_precision, set_determinism
 from granet.training.evaluate import Evaluation, evaluate
 
 
@@ -59,7 +59,7 @@ def score(
     )
     settings = checkpoint.recipe.training
     asked = "fp32" if device.type == "cpu" and settings.precision == "fp16" else settings.precision
-    use_kernels(deterministic=settings.deterministic)
+    set_determinism(deterministic=settings.deterministic)
     model = move_model(from_checkpoint(checkpoint, factory=factory), device)
     return evaluate(model, pipeline.evaluation(split, batch_size), precision=resolve_precision(asked, device))
 
