@@ -1,0 +1,1 @@
+"""Sparse convolutions for CPUs inside ONNX Runtime: programs that the native library in ``kernels/`` runs."""
