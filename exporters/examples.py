@@ -11,6 +11,7 @@ from torch import Tensor
 from exporters.tracing import Example
 from granet.checkpoint import Network
 from granet.data import Dataset, make_pipeline
+from granet.data.memory_format import image_layout
 from granet.randomness import generator
 
 _ELEMENTS = 2**20
@@ -75,10 +76,11 @@ def real_images(dataset: Dataset, network: Network) -> Batch:
 def labelled_batches(
     dataset: Dataset, network: Network, split: str, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images, normalised as in the training of ``network``, and labels of a split, without augmentation."""
+    """Yield contiguous images, normalised as in the training of ``network``, and labels of a split, not augmented."""
     dataset = replace(dataset, mean=network.mean, std=network.std)
     pipeline = make_pipeline(dataset, batch_size=1, device=torch.device("cpu"), seed=0, augment="none")
-    yield from pipeline.evaluation(split, batch_size)
+    for images, labels in pipeline.evaluation(split, batch_size):
+        yield image_layout(images, torch.contiguous_format), labels
 
 
 def _count(size: int) -> int:

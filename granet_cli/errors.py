@@ -59,7 +59,16 @@ def _explain(error: Exception) -> tuple[str, int]:
         return f"the device has too little memory: {what}\nuse a smaller --batch-size, or --precision bf16", 1
     if isinstance(error, MemoryError) or "can't allocate memory" in what:  # the second is torch's, on a CPU
         return f"there is too little memory: {what}\nuse a smaller --batch-size, or --set data.residency=streaming", 1
+    if line := _users_line(error):
+        return f"code of yours failed: {what}\nin {line}; GRANET_DEBUG=1 adds the calls that led there", 1
     return f"unexpected {what}\nthis is a bug in granet: please report it, with what GRANET_DEBUG=1 adds to this", 1
+
+
+def _users_line(error: Exception) -> str | None:
+    """Return file, line and function of the user's code that raised it, None where none was running."""
+    user_code = sys.modules.get("granet.files.user_code")  # not imported yet: then no such code was either
+    line: str | None = None if user_code is None else user_code.line_of(error)
+    return line
 
 
 def _usage(error: typer.TyperException) -> str:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from granet import models
 from granet.checkpoint import load
 from granet.errors import Interrupted
 from granet.recipe import Recipe
 from granet.training import RunFolder, resume, train
 from tests.synthetic import arrays_dataset
 
-CPU, LAST = torch.device("cpu"), torch.channels_last
+CPU, FORMAT = torch.device("cpu"), "training.memory_format"
 RECIPE = """
     name = "tiny"
     model.name = "resnet8"
@@ -29,25 +25,6 @@ RECIPE = """
 """
 
 
-@pytest.fixture
-def channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lays networks and images out as on a GPU."""
-    build, built = models.build, list[nn.Module]()
-
-    def laid_out(*arguments: Any, **settings: Any) -> nn.Module:
-        network: nn.Module = build(*arguments, **settings).to(memory_format=LAST)  # type: ignore[call-overload]
-        built.append(network)
-        return network
-
-    def image_layout(images: Tensor) -> Tensor:
-        assert built[-1].get_parameter("layer1.0.conv1.weight").is_contiguous(memory_format=LAST)
-        return images.contiguous(memory_format=LAST)
-
-    monkeypatch.setattr(models, "build", laid_out)
-    for name in ("step", "evaluate"):
-        monkeypatch.setattr(import_module(f"granet.training.{name}"), "image_layout", image_layout)
-
-
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     runs = RunFolder(tmp_path_factory.mktemp("usual"))
@@ -55,9 +32,8 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return runs
 
 
-@pytest.mark.usefixtures("channels_last")
 def test_channels_last_trains_to_the_same_masks_and_resumes_exactly(usual: RunFolder, tmp_path: Path) -> None:
-    recipe, data = Recipe.from_toml(RECIPE, where="test"), arrays_dataset()
+    recipe, data = Recipe.from_toml(RECIPE, where="test").override({FORMAT: "channels_last"}), arrays_dataset()
     whole, stopped, asked = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "stopped"), iter(range(100))
     train(recipe, whole, CPU, dataset=data)
     with pytest.raises(Interrupted):

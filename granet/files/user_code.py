@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import importlib
 import keyword
+import os
+import site
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from granet.errors import GranetError, UsageError, nearest
+
+_OURS = frozenset({"granet", "granet_cli", "exporters"})
+_named: set[str] = set()
+"""Packages that users named code of; it is theirs wherever it is installed."""
 
 
 def parse(spec: str, *, what: str, attribute: str) -> tuple[str, str]:
@@ -42,6 +51,7 @@ def find(spec: str, *, what: str, attribute: str, error: type[GranetError]) -> A
         GranetError: the module or the attribute is not there, or importing it fails; of the class ``error``.
     """
     module_name, dotted = parse(spec, what=what, attribute=attribute)
+    _named.add(module_name.partition(".")[0])
     with working_directory_on_path():
         found = _import(spec, module_name, error)
     for part in dotted.split("."):
@@ -54,6 +64,41 @@ def find(spec: str, *, what: str, attribute: str, error: type[GranetError]) -> A
             )
         found = getattr(found, part)
     return found
+
+
+def line_of(error: BaseException) -> str | None:
+    """Return file, line and function of the user's code that ``error`` came from: "nets.py, line 12, in forward".
+
+    It is the innermost call of code that is neither granet's nor of an installed library, among those that granet made.
+    None when there is none: then the error is granet's own, or of a library that granet called.
+    """
+    called, found = False, None
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        called = called or _package(frame) in _OURS
+        if called and _is_users(frame):
+            found = f"{_shown(frame.f_code.co_filename)}, line {number}, in {frame.f_code.co_name}"
+    return found
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def _is_users(frame: FrameType) -> bool:
+    package, file = _package(frame), frame.f_code.co_filename
+    if package in _named:
+        return True
+    if package in _OURS or package in sys.stdlib_module_names or file.startswith("<"):
+        return False
+    paths = sysconfig.get_paths()
+    libraries = {paths[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")} | {*site.getsitepackages()}
+    return not any(os.path.realpath(file).startswith(os.path.realpath(folder) + os.sep) for folder in libraries)
+
+
+def _shown(file: str) -> str:
+    """Return a path relative to the working directory where it lies in there."""
+    path, here = Path(file), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else file
 
 
 @contextmanager

@@ -11,8 +11,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from granet.errors import ModelError, UnknownNameError, UsageError
+from granet.models import own_network
 from granet.models.catalog import CATALOG
 from granet.models.factory import call
+from granet.models.failures import network_errors
+from granet.models.logits import check_logits
 from granet.models.timm_networks import build_timm
 from granet.models.torchvision_networks import build_torchvision
 from granet.randomness import key
@@ -27,7 +30,7 @@ def build(
     """Build a freshly initialised network on the CPU, in training mode, that maps images to logits.
 
     Initialisation is a function of ``seed`` alone, given the name and the three sizes: it draws from torch's CPU
-    generator, which is seeded for the purpose and restored afterwards. The network is tried on one blank image,
+    generator, which is seeded for the purpose and restored afterwards. The network is tried on one image of noise,
     so that a size that does not fit is an error here and not in the middle of a run.
 
     Args:
@@ -38,7 +41,7 @@ def build(
         classes: number of logits.
         image_size: height and width of the images in pixels.
         seed: key of the initialisation.
-        trial: False leaves the blank image out, for networks that take something else than one batch of images.
+        trial: False leaves that image out, for networks that take something else than one batch of images.
 
     Returns:
         A network that maps float [N, in_channels, image_size, image_size] to [N, classes].
@@ -49,7 +52,7 @@ def build(
         ModelError: the network cannot be built, or does not map such images to that many logits.
     """
     with _keyed_generator(seed), torch.device("cpu"):
-        network = _construct(name, in_channels, classes, image_size)
+        network = own_network.on_cpu(_construct(name, in_channels, classes, image_size), name)
         if trial:
             _try_out(network, name, (1, in_channels, image_size, image_size), classes)
     return network
@@ -92,9 +95,7 @@ def _construct(name: str, in_channels: int, classes: int, image_size: int) -> nn
             raise UsageError("must be at least 1", where=option, got=value)
     if is_factory(name):
         network = call(name, in_channels=in_channels, classes=classes, image_size=image_size)
-        if not isinstance(network, nn.Module):
-            raise ModelError("not a network", where=name, got=type(network).__name__, expected="a torch.nn.Module")
-        return network
+        return own_network.checked(network, name)
     library, colon, rest = name.partition(":")
     try:
         if colon:
@@ -138,29 +139,31 @@ def _keyed_generator(seed: int) -> Iterator[None]:
 
 
 def _try_out(network: nn.Module, name: str, shape: tuple[int, ...], classes: int) -> None:
-    """Run one blank image through the network in evaluation mode, which changes no statistics."""
+    """Run an image of noise through the network in evaluation mode, which changes no statistics."""
     modes = {module: module.training for module in network.modules()}
-    like = next(network.parameters(), torch.empty(0))
     network.eval()
+    size = f"{shape[1]} x {shape[2]} x {shape[3]}"
     try:
-        with torch.no_grad():
-            output = network(torch.zeros(shape, device=like.device))
-    except Exception as error:
-        raise ModelError(
-            f"the network cannot take images of {shape[1]} x {shape[2]} x {shape[3]}",
-            where=name,
-            got=f"{type(error).__name__}: {error}",
-            remedy="choose a network for that size and number of channels, or another image size",
-        ) from error
+        with (
+            torch.no_grad(),
+            network_errors(
+                f"the network cannot take images of {size}", where=name, network=network, remedy=_remedy(network)
+            ),
+        ):
+            output = network(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
     finally:
         for module, training in modes.items():
             module.training = training
-    got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-    if got != (1, classes):
-        raise ModelError(
-            "the network does not give one logit for each class",
-            where=name,
-            got=got,
-            expected=(1, classes),
-            remedy="let the factory follow its argument 'classes'" if is_factory(name) else None,
+    check_logits(output, (1, classes), where=name, mode="evaluation", own=is_factory(name))
+
+
+def _remedy(network: nn.Module) -> str:
+    odd = next((p for p in network.parameters() if p.is_floating_point() and p.dtype != torch.float32), None)
+    if odd is not None:
+        return (
+            f"images are float32 and weights {odd.dtype}: let the factory make float32; training.precision has others"
         )
+    return (
+        "choose a network for that size and number of channels, or another image size; it has to take any number of "
+        "images, here one"
+    )

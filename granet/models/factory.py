@@ -6,8 +6,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
 from granet.errors import ModelError
-from granet.files.user_code import find, working_directory_on_path
+from granet.files.user_code import find, line_of, working_directory_on_path
 
 
 def call(spec: str, **offered: int) -> Any:
@@ -22,8 +24,14 @@ def call(spec: str, **offered: int) -> Any:
     """
     with working_directory_on_path():
         factory = find(spec, what="model factory", attribute="factory", error=ModelError)
-        if not callable(factory):
-            raise ModelError("not a factory", where=spec, got=type(factory).__name__, expected="a function or a class")
+        if not callable(factory) or isinstance(factory, nn.Module):
+            raise ModelError(
+                "not a factory",
+                where=spec,
+                got=type(factory).__name__,
+                expected="a function or a class",
+                remedy="name a function that makes the network" if isinstance(factory, nn.Module) else None,
+            )
         arguments = _accepted(spec, factory, offered)
         try:
             return factory(**arguments)
@@ -31,7 +39,7 @@ def call(spec: str, **offered: int) -> Any:
             raise ModelError(
                 "the factory failed",
                 where=spec,
-                got=f"{type(error).__name__}: {error}",
+                got=f"{type(error).__name__}: {error}" + (f" ({line})" if (line := line_of(error)) else ""),
                 remedy=f"it was called with {', '.join(f'{k}={v}' for k, v in arguments.items()) or 'nothing'}",
             ) from error
 

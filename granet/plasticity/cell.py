@@ -222,7 +222,13 @@ def _batches(run: Run) -> Generator[tuple[Tensor, Tensor]]:
 
 
 def _evaluate(run: Run, stop: Callable[[], bool]) -> Evaluation:
-    return evaluate(run.model, run.pipeline.evaluation(SPLIT), precision=run.precision, stop=stop)
+    return evaluate(
+        run.model,
+        run.pipeline.evaluation(SPLIT),
+        precision=run.precision,
+        memory_format=run.memory_format,
+        stop=stop,
+    )
 
 
 def _load(job: Job) -> Checkpoint:

@@ -310,6 +310,9 @@ class TrainingSection(Section):
     """Share of each label that is spread evenly over all classes."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the forward and backward pass; auto is bf16 on a GPU that has it and fp32 elsewhere."""
+    memory_format: Literal["contiguous", "channels_last"] | None = None
+    """How images lie in memory, and on channels_last weights too. Left out, it is channels_last on a GPU and contiguous
+    on a CPU, except for granet's own networks, which take images as they are stored."""
     compile: bool = False
     """Whether training puts the network through torch.compile, and the optimizer step of masked weights too, except in
     fp16; needs a C++ compiler, on a GPU Triton."""

@@ -6,11 +6,14 @@ import os
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from granet.errors import DeviceError, UsageError, counted
+from granet.models import CATALOG
 
 Precision = Literal["fp32", "bf16", "fp16"]
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+"""By the name that a recipe calls them."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -67,16 +70,24 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
-def image_layout(images: Tensor) -> Tensor:
-    """Return ``images``, [examples, channels, height, width], in the memory format that is fastest on their device."""
-    return images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images
+def resolve_memory_format(asked: str | None, device: torch.device, model: str) -> torch.memory_format:
+    """Return the memory format of images; None asks for the fastest that the network is known to take.
 
-
-def move_model(model: nn.Module, device: torch.device) -> nn.Module:
-    """Move ``model`` to ``device``, in the memory format of ``image_layout``, and return it."""
-    model = model.to(device)
+    On a GPU that is channels_last, for weights too. On a CPU granet's own networks take images as they are stored
+    (preserve_format). All others get them contiguous, since ``view`` fails on a convolution's output in channels_last.
+    """
+    if asked is not None:
+        return MEMORY_FORMATS[asked]
     if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        return torch.channels_last
+    return torch.preserve_format if model in CATALOG else torch.contiguous_format
+
+
+def move_model(model: nn.Module, device: torch.device, memory_format: torch.memory_format) -> nn.Module:
+    """Move ``model`` to ``device``, its weights in channels_last where images are, and return it."""
+    model = model.to(device)
+    if memory_format is torch.channels_last:
+        model = model.to(memory_format=memory_format)  # type: ignore[call-overload]  # missing in torch's stubs
     return model
 
 

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from granet.data.memory_format import image_layout
 from granet.errors import DataError, Interrupted
-from granet.training.device import Precision, autocast, image_layout
+from granet.models.failures import network_errors
+from granet.training.device import Precision, autocast
 from granet.training.distributed.world import SINGLE_PROCESS, World
 
 
@@ -29,6 +31,7 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     precision: Precision = "fp32",
+    memory_format: torch.memory_format = torch.preserve_format,
     stop: Callable[[], bool] = lambda: False,
     world: World = SINGLE_PROCESS,
     rounds: int = 0,
@@ -42,12 +45,14 @@ def evaluate(
         model: maps images to logits; the same on every rank.
         batches: images and labels of this rank, see ``granet.data.Pipeline.evaluation``.
         precision: number format of the forward pass.
+        memory_format: of the images, see ``image_layout``.
         stop: asked before every batch, equally often by every rank.
         world: the ranks that share the work.
         rounds: the largest number of batches of a rank; needed for several ranks.
 
     Raises:
         DataError: no batches.
+        ModelError: the network fails, or returns something else than logits.
         Interrupted: ``stop`` returned True.
     """
     training = model.training
@@ -57,10 +62,11 @@ def evaluate(
         for images, labels in batches:
             if stop():
                 raise Interrupted("stopped while evaluating")
-            with autocast(images.device, precision):
-                logits = model(image_layout(images))
-            loss = F.cross_entropy(logits.float(), labels, reduction="sum").double()
-            rows.append((loss, (logits.argmax(1) == labels).sum(), len(labels)))
+            with network_errors("the network fails in evaluation", where=type(model).__name__, network=model):
+                with autocast(images.device, precision):
+                    logits = model(image_layout(images, memory_format))
+                loss = F.cross_entropy(logits.float(), labels, reduction="sum").double()
+                rows.append((loss, (logits.argmax(1) == labels).sum(), len(labels)))
         for _ in range(rounds - len(rows)):
             if stop():
                 raise Interrupted("stopped while evaluating")

@@ -199,5 +199,12 @@ def _started(run: Run, folder: RunFolder) -> Started:
         parameters=sum(mask.numel() for mask in run.sparsifier.masks.values()),
         density=run.sparsifier.density,
         examples=split_sizes(run.dataset),
-        notes=starting_weights.notes(run.metrics) if run.step == 0 else (),
+        notes=(*starting_weights.notes(run.metrics), *_layout_notes(run)) if run.step == 0 else (),
     )
+
+
+def _layout_notes(run: Run) -> tuple[str, ...]:
+    asked = run.recipe.training.memory_format
+    if run.device.type == "cuda" and asked is None and run.memory_format is not torch.channels_last:
+        return ("images are contiguous, since the network fails on those in channels_last, which would be faster",)
+    return ()

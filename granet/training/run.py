@@ -19,16 +19,17 @@ from torch.optim import Optimizer
 from granet import models
 from granet.checkpoint import Checkpoint, Network
 from granet.data import Dataset, Pipeline, make_pipeline, open_dataset
-from granet.errors import CheckpointError, UsageError
+from granet.errors import CheckpointError
 from granet.recipe import Recipe, build_method
 from granet.runs.retention import Retention
 from granet.sparsifier import Sparsifier
 from granet.sparsifier.optimizer_state import laid_out
 from granet.training import starting_weights
 from granet.training.compiling import check_compiler
-from granet.training.device import Precision, move_model, resolve_precision
+from granet.training.device import Precision, resolve_precision
 from granet.training.distributed.world import SINGLE_PROCESS, World
 from granet.training.optimizer import build_optimizer
+from granet.training.trial import Trial, check_reached, grows_by_gradient, placed, try_out
 
 
 @dataclass
@@ -68,6 +69,8 @@ class Run:
     pipeline: Pipeline
     device: torch.device
     precision: Precision
+    memory_format: torch.memory_format
+    """Of images, and where it is channels_last of weights."""
     model: nn.Module
     optimizer: Optimizer
     sparsifier: Sparsifier
@@ -131,7 +134,8 @@ def begin(
 
     Raises:
         UsageError: settings that do not fit the data, the device or each other.
-        ModelError: a network that cannot be built, or weights to start from that do not fit it.
+        ModelError: a network that cannot be built, trained or evaluated on such batches, one with layers that the loss
+            does not depend on where the method grows weights by gradient, or weights to start from that do not fit it.
         CheckpointError: weights to start from that cannot be read.
     """
     world.ranks.check(recipe.training.batch_size, recipe.training.accumulate)
@@ -156,8 +160,8 @@ def begin(
         seed=recipe.seed,
     )
     start = starting_weights.start(recipe, model, dataset) if fresh else {}
-    model = move_model(model, device)
-    _check_smallest_part(recipe, model, dataset, world)
+    model, tried = placed(model, Trial.of(recipe, dataset, device, precision), asked=recipe.training.memory_format)
+    idle = try_out(model, tried, recipe, dataset, ranks=world.ranks.size)
     if recipe.training.sync_batch_norm:
         model = world.sync_batch_norms(model)
     optimizer = build_optimizer(recipe, model, device)
@@ -171,6 +175,8 @@ def begin(
         # A fused optimizer unscales fp16 gradients inside its step, which ours does not.
         compiled=recipe.training.compile and precision != "fp16" and method.final_density() < 1,
     )
+    if idle & sparsifier.masks.keys() and grows_by_gradient(method, sparsifier.total_steps):
+        check_reached(sparsifier, idle, recipe, where=recipe.model.name)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     return Run(
         recipe=recipe,
@@ -178,6 +184,7 @@ def begin(
         pipeline=pipeline,
         device=device,
         precision=precision,
+        memory_format=tried.memory_format,
         model=model,
         optimizer=optimizer,
         sparsifier=sparsifier,
@@ -186,27 +193,6 @@ def begin(
         world=world,
         metrics={"epochs": [], "updates": [], **start},
     )
-
-
-def _check_smallest_part(recipe: Recipe, model: nn.Module, dataset: Dataset, world: World) -> None:
-    """Raise UsageError if a part of a batch is one image, which the network cannot normalise in training."""
-    ranks, parts = world.ranks.size, recipe.training.accumulate
-    batch_size = recipe.training.batch_size // ranks
-    largest = -(-batch_size // parts)
-    if (batch_size % largest or largest) > 1 or (ranks > 1 and recipe.training.sync_batch_norm):
-        return
-    like = next(model.parameters())
-    image = torch.zeros(1, dataset.channels, dataset.image_size, dataset.image_size, device=like.device)
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=()):
-            copy.deepcopy(model).train()(image)
-    except ValueError as error:
-        raise UsageError(
-            "the network cannot train on one image at a time",
-            where="training.batch_size" if parts == 1 else "training.accumulate",
-            got=f"{batch_size} images{' a rank' if ranks > 1 else ''} in parts of {largest}; {error}",
-            remedy="choose a larger batch" if parts == 1 else "choose fewer parts, of which none is a single image",
-        ) from error
 
 
 def capture(run: Run) -> Checkpoint:

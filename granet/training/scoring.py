@@ -10,8 +10,9 @@ from granet.checkpoint import Checkpoint
 from granet.data import Dataset, make_pipeline
 from granet.errors import DataError
 from granet.models import from_checkpoint
-from granet.training.device import move_model, resolve_precision, set_determinism
+from granet.training.device import resolve_precision, set_determinism
 from granet.training.evaluate import Evaluation, evaluate
+from granet.training.trial import Trial, placed
 
 
 def score(
@@ -60,8 +61,11 @@ def score(
     settings = checkpoint.recipe.training
     asked = "fp32" if device.type == "cpu" and settings.precision == "fp16" else settings.precision
     set_determinism(deterministic=settings.deterministic)
-    model = move_model(from_checkpoint(checkpoint, factory=factory), device)
-    return evaluate(model, pipeline.evaluation(split, batch_size), precision=resolve_precision(asked, device))
+    precision = resolve_precision(asked, device)
+    trial = Trial.of(checkpoint.recipe, dataset, device, precision)
+    model, trial = placed(from_checkpoint(checkpoint, factory=factory), trial, asked=settings.memory_format)
+    batches = pipeline.evaluation(split, batch_size)
+    return evaluate(model, batches, precision=precision, memory_format=trial.memory_format)
 
 
 def _shown(value: object) -> object:

@@ -5,7 +5,7 @@ The loop calls the parts one by one, to check the numbers between them:
 
 1. ``backward``: forward and backward pass of the batch, in parts where gradients are accumulated.
 2. ``optimize``: the optimizer step, at the learning rate that the schedule has at this step.
-3. ``Sparsifier.step``: counts the step and changes the topology when an update is due.
+3. ``update_topology``: counts the step and changes the topology when an update is due.
 
 Weights, masks and optimizer state change in 2 and 3 only, so a step that fails in 1 can be undone.
 """
@@ -18,10 +18,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from granet.data.memory_format import image_layout
+from granet.models.failures import network_errors
 from granet.randomness import key
 from granet.recipe.learning_rate import learning_rate
 from granet.topology import TopologyUpdate
-from granet.training.device import autocast, image_layout, seed
+from granet.training import trial
+from granet.training.device import autocast, seed
 from granet.training.run import EpochSums, Run
 
 
@@ -57,7 +60,7 @@ class TrainingStep:
         """
         self.backward(images, labels)
         self.optimize()
-        return self._run.sparsifier.step()
+        return self.update_topology()
 
     def backward(self, images: Tensor, labels: Tensor) -> None:
         """Compute the gradients of the batch of all ranks, and add its loss and accuracy to the sums of the epoch.
@@ -69,18 +72,21 @@ class TrainingStep:
             labels: of these images, int64 [examples].
 
         Raises:
-            ModelError: the compiler cannot do this network.
+            ModelError: the network fails, or the compiler cannot do it.
             TrainingError: the ranks do not have the same masks.
             LostRankError: another rank is gone.
         """
-        run, images = self._run, image_layout(images)
+        run, images = self._run, image_layout(images, self._run.memory_format)
         # Dropout and the like draw from torch's global stream; seeding it by the step makes them resumable.
         seed(run.device, key(run.recipe.seed, "forward", run.step, *run.world.rank_key))
         self._undo = self._snapshot() if run.world.undoes_lost_steps else None
         run.optimizer.zero_grad(set_to_none=True)
         parts = list(zip(*(batch.chunk(run.recipe.training.accumulate) for batch in (images, labels)), strict=True))
         for number, (part, part_labels) in enumerate(parts, 1):
-            with run.world.gradient_sync(self._network, last=number == len(parts)):
+            with (
+                network_errors("the network fails in training", where=run.recipe.model.name, network=run.model),
+                run.world.gradient_sync(self._network, last=number == len(parts)),
+            ):
                 with autocast(run.device, run.precision):
                     logits = self._network(part)
                     loss = self._loss(logits, part_labels)
@@ -96,6 +102,20 @@ class TrainingStep:
             group["lr"] = learning_rate(run.recipe, run.step, run.pipeline.steps_per_epoch)
         run.scaler.step(run.optimizer)
         run.scaler.update()
+
+    def update_topology(self) -> TopologyUpdate | None:
+        """Count the step; return the change of the topology, None when none was due.
+
+        Raises:
+            ModelError: an update needs a gradient that the loss of this step did not give.
+        """
+        run, method = self._run, self._run.sparsifier.method
+        step = run.step + 1
+        due = method.due(step, run.total_steps) and method.needs_gradients(step, run.total_steps)
+        if due or method.momentum_decay is not None:
+            idle = {name for name, parameter in run.model.named_parameters() if parameter.grad is None}
+            trial.check_reached(run.sparsifier, idle, run.recipe, where=f"{run.recipe.model.name}, step {step}")
+        return run.sparsifier.step()
 
     def undo(self) -> None:
         """Undo a ``backward`` that no ``optimize`` followed, on the rank that saves though another was lost."""
@@ -120,4 +140,5 @@ class TrainingStep:
         """Zeros in the shape and layout of the images that this rank computes at a time."""
         run, settings = self._run, self._run.recipe.training
         count, side = settings.batch_size // run.world.ranks.size // settings.accumulate, run.dataset.image_size
-        return image_layout(torch.zeros(max(count, 1), run.dataset.channels, side, side, device=run.device))
+        images = torch.zeros(max(count, 1), run.dataset.channels, side, side, device=run.device)
+        return image_layout(images, run.memory_format)

@@ -111,7 +111,7 @@ def _evaluation(run: Run, *, real_images: bool) -> float:
     examples = len(run.dataset.validation)
     batches = run.pipeline.evaluation("validation", EVALUATED) if real_images else _noise(run, min(examples, EVALUATED))
     begin = _now(run)
-    result = evaluate(run.model, islice(batches, 1), precision=run.precision)
+    result = evaluate(run.model, islice(batches, 1), precision=run.precision, memory_format=run.memory_format)
     return (_now(run) - begin) * examples / result.examples
 
 

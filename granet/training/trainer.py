@@ -134,7 +134,7 @@ class Trainer:
         self._training_step.optimize()
         if update_due:
             self._check_weights()
-        update = run.sparsifier.step()
+        update = self._training_step.update_topology()
         if update is not None:
             self._record_update(update)
         if run.world.is_rank_zero and self._throughput.report_due():
@@ -268,7 +268,15 @@ class Trainer:
         # Never compiled: `granet eval` computes the same numbers, and odd batches would each be compiled anew.
         batches = run.pipeline.evaluation(split, EVALUATED)
         rounds = run.world.ranks.rounds(-(-len(run.dataset.split(split)) // EVALUATED))
-        return evaluate(run.model, batches, precision=run.precision, stop=self.stop, world=run.world, rounds=rounds)
+        return evaluate(
+            run.model,
+            batches,
+            precision=run.precision,
+            memory_format=run.memory_format,
+            stop=self.stop,
+            world=run.world,
+            rounds=rounds,
+        )
 
     def _save(self, state: checkpoint.Checkpoint, *, best: bool = False, keep: bool = True) -> None:
         """Begin to save ``state`` as the last checkpoint, and as the best and as one to keep where asked for."""
