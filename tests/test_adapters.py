@@ -43,6 +43,7 @@ from tests.adapted_hosts import (
     with_transformers,
 )
 
+EMA = lightning.pytorch.callbacks.EMAWeightAveraging
 ModelCheckpoint = lightning.pytorch.callbacks.ModelCheckpoint
 MixedPrecision = lightning.pytorch.plugins.precision.MixedPrecision
 
@@ -129,6 +130,46 @@ def test_a_callback_starts_over_with_a_new_trainer(tmp_path: Path) -> None:
     module = Module()
     fit(lightning_trainer(callback), module)
     assert Outcome.of(module.net, callback.sparsifier) == by_three_lines("rigl")
+
+
+def test_lightning_refuses_a_longer_fit_than_was_planned_and_speaks_of_the_fit_before() -> None:
+    callback, module = with_lightning.SparsifierCallback(method("granet"), module="net"), Module()
+    trainer = lightning_trainer(callback, max_epochs=2)
+    fit(trainer, module)
+    trainer.fit_loop.max_epochs = 3
+    with pytest.raises(
+        UsageError, match=r"^the fit before: .*got total_steps 12; expected total_steps 8.*give its total_"
+    ):
+        fit(trainer, module)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_lightning_warns_when_averaged_weights_are_left_in_the_network(first: bool) -> None:
+    callback, module = with_lightning.SparsifierCallback(method("granet"), module="net"), Module()
+    callbacks = [EMA(decay=0.5), callback]
+    with pytest.warns(RuntimeWarning, match=r"at the end of fit: .*1\.0000 of the weights .* 0\.2000 by the masks"):
+        fit(lightning_trainer(*callbacks[:: 1 if first else -1]), module)
+    assert callback.sparsifier.density == 1
+    callback.sparsifier.apply_masks()
+    assert callback.sparsifier.density == masking.density(callback.sparsifier.masks)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("granet", True), ("rigl", 1), ("snfs", 3)])
+def test_a_trial_run_of_lightning_is_not_too_short_for_any_method(name: str, steps: bool | int) -> None:
+    callback = with_lightning.SparsifierCallback(method(name), module="net")
+    fit(lightning_trainer(callback, fast_dev_run=steps), Module())
+    assert callback.sparsifier.steps == int(steps)
+
+
+@pytest.mark.filterwarnings("ignore:.*`training_step` returned `None`")
+def test_a_batch_that_lightning_skips_advances_the_clock() -> None:
+    class Skipping(Module):
+        def training_step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor | None:
+            return None if self.global_step == 2 else super().training_step(batch)
+
+    callback, module = with_lightning.SparsifierCallback(method("granet"), module="net"), Skipping()
+    fit(lightning_trainer(callback), module)
+    assert callback.sparsifier.steps == TOTAL
 
 
 @every_method

@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from granet.adapters.ranks import check_equal
 from granet.adapters.state import unpack_into
 from granet.errors import UnknownNameError, UsageError
 from granet.layers.maskable import maskable, unwrap
+from granet.masks import mapping as masking
 from granet.methods.base import Method
+from granet.methods.update import check_method
 from granet.sparsifier import Sparsifier
-from granet.sparsifier.optimizer_state import shaped_state
+from granet.sparsifier.optimizer_state import hooked, shaped_state
 from granet.topology import TopologyUpdate
 
 _SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA")
@@ -107,7 +108,7 @@ class Binding:
             CheckpointError: a damaged state.
             TrainingError: the ranks have different masks.
         """
-        network, optimizer = self._find_parameters(model), unwrap_optimizer(optimizer)
+        network, optimizer = self._find_parameters(model), hooked(optimizer)
         total_steps = self._total_steps if self._total_steps is not None else steps
         loaded = [
             (tensor, tensor.detach().clone())
@@ -127,9 +128,22 @@ class Binding:
         check_equal(sparsifier.masks, where=f"step {sparsifier.steps}")
         self._sparsifier = sparsifier
 
-    def _advance(self) -> TopologyUpdate | None:
+    def _warn_if_not_masked(self, when: str) -> None:
+        """Warn of weights outside the masks that are not zero, since somebody wrote them after the last step."""
+        sparsifier = self.sparsifier
+        masked = masking.density(sparsifier.masks)
+        if (really := sparsifier.density) > masked:
+            warnings.warn(
+                f"{when}: somebody, such as a callback that averages weights, wrote weights outside the masks: "
+                f"{really:.4f} of the weights are not zero or active, and {masked:.4f} by the masks. "
+                "sparsifier.apply_masks() sets them to zero",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _advance(self, *, skipped: bool = False) -> TopologyUpdate | None:
         """Call ``Sparsifier.step``; compare new masks over the ranks, and warn of what the update notes."""
-        update = self.sparsifier.step()
+        update = self.sparsifier.step(skipped=skipped)
         if update is not None:
             check_equal(self.sparsifier.masks, where=f"step {update.step}")
             if update.note:
@@ -137,19 +151,21 @@ class Binding:
         return update
 
 
-def unwrap_optimizer(optimizer: object) -> Optimizer:
-    """Return the torch optimizer inside the wrappers of hosts.
+def steps_of_a_trial(method: Method, parameters: Mapping[str, nn.Parameter], steps: int) -> int:
+    """Return ``steps`` doubled until the method has a schedule for so many, for a run of a few steps as a trial.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the method does not fit the layers, or any number of steps.
     """
-    inner = optimizer
-    while inner is not None:
-        # A wrapper may be a subclass of Optimizer and yet have no hooks of its own, as Accelerate's.
-        if isinstance(inner, Optimizer) and "_optimizer_step_pre_hooks" in vars(inner):
-            return inner
-        inner = getattr(inner, "optimizer", None)
-    raise UsageError("not an optimizer of torch", got=type(optimizer).__name__)
+    shapes = {name: parameter.shape for name, parameter in parameters.items()}
+    for doublings in range(40):
+        try:
+            check_method(method, shapes, steps << doublings)
+        except UsageError:
+            continue
+        return steps << doublings
+    check_method(method, shapes, steps)
+    return steps
 
 
 def refuse_sharded_type(distributed_type: str) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from granet.adapters.binding import Binding, sharded, unwrap_optimizer
+from granet.adapters.binding import Binding, sharded, steps_of_a_trial
 from granet.adapters.optional import requires
 from granet.adapters.state import pack
 from granet.errors import UsageError
+from granet.sparsifier.optimizer_state import hooked
 
 with requires("Lightning", extra="lightning", torchvision=True):
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -31,7 +32,8 @@ class SparsifierCallback(Binding, Callback):  # type: ignore[misc]  # of a libra
 
     The module has one optimizer. In manual optimization a batch is one optimizer step at most, and gradients are
     cleared before it, not after. Arguments are those of ``granet.adapters.binding.Binding``; ``total_steps`` is
-    ``trainer.estimated_stepping_batches`` when left out.
+    ``trainer.estimated_stepping_batches`` when left out. With ``fast_dev_run`` these are more, if the method has no
+    schedule for so few: a trial has no end.
 
     Raises:
         UsageError: not a method; and at the start of training whatever does not fit: several optimizers, a strategy
@@ -52,9 +54,9 @@ class SparsifierCallback(Binding, Callback):  # type: ignore[misc]  # of a libra
                 where=type(pl_module).__name__,
                 got=f"{len(trainer.optimizers)} optimizers",
             )
-        state = self._loaded
+        state, where = self._loaded, "the checkpoint"
         if state is None and trainer.global_step > 0 and self._sparsifier is not None:  # fit() is called again
-            state = pack(self.sparsifier)
+            state, where = pack(self.sparsifier), "the fit before"
         found = "no sparsifier" if state is None else f"step {state.get('step')}"
         if (0 if state is None else state.get("step")) != trainer.global_step:
             raise UsageError(
@@ -66,16 +68,20 @@ class SparsifierCallback(Binding, Callback):  # type: ignore[misc]  # of a libra
                 "trained weights, load them into the model and fit without ckpt_path",
             )
         self._release()
-        optimizer = unwrap_optimizer(trainer.optimizers[0])
+        optimizer = hooked(trainer.optimizers[0])
         if _calls_its_closure_first(optimizer):
             self._closure_handle = optimizer.register_step_pre_hook(_run_closure)  # before the sparsifier's hook
-        self._bind(pl_module, optimizer, steps=self._steps(trainer), state=state)
+        self._bind(pl_module, optimizer, steps=self._steps(trainer, pl_module), state=state, where=where)
         self._loaded = None
 
-    def on_train_batch_end(self, trainer: Trainer, *_: object, **__: object) -> None:
+    def on_train_batch_end(self, trainer: Trainer, _: LightningModule, outputs: object, *__: object) -> None:
         """Step the sparsifier if the optimizer has stepped."""
         if trainer.global_step > self.sparsifier.steps:
-            self._advance()
+            self._advance(skipped=not outputs)  # Lightning counts a step that training_step left out too
+
+    def on_fit_end(self, *_: object, **__: object) -> None:
+        """Warn if other callbacks left weights outside the masks, as those do that average weights."""
+        self._warn_if_not_masked("at the end of fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002  the host's
         """Remove the optimizer hooks."""
@@ -93,7 +99,7 @@ class SparsifierCallback(Binding, Callback):  # type: ignore[misc]  # of a libra
         """Keep the state of a checkpoint until training starts."""
         self._loaded = state_dict or None
 
-    def _steps(self, trainer: Trainer) -> int:
+    def _steps(self, trainer: Trainer, pl_module: LightningModule) -> int:
         if self._total_steps is not None:
             return self._total_steps
         steps = trainer.estimated_stepping_batches
@@ -104,6 +110,9 @@ class SparsifierCallback(Binding, Callback):  # type: ignore[misc]  # of a libra
                 got=steps,
                 remedy="give max_steps or max_epochs to the Trainer, or total_steps to the callback",
             )
+        if trainer.fast_dev_run:
+            self._find_parameters(pl_module)
+            return steps_of_a_trial(self._method, self._parameters, int(steps))
         return int(steps)
 
     def _release(self) -> None:

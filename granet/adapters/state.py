@@ -86,7 +86,7 @@ def _check_settings(sparsifier: Sparsifier, saved: Mapping[str, Any], where: str
     different = [name for name in {**saved, **mine} if saved.get(name) != mine.get(name)]
     if different:
         raise UsageError(
-            "the checkpoint was written with other settings",
+            "the state was written with other settings",
             where=where,
             got=", ".join(f"{name} {mine.get(name)}" for name in different),
             expected=", ".join(f"{name} {saved.get(name)}" for name in different),

@@ -109,6 +109,7 @@ class SparsifierCallback(Binding, TrainerCallback):  # type: ignore[misc]  # of 
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             path = Path(state.best_model_checkpoint) / FILE
             unpack_into(self.sparsifier, _load(path, self._parameters), self._parameters, where=str(path))
+        self._warn_if_not_masked("at the end of training")
 
     def _find(self, args: TrainingArguments, state: TrainerState) -> Path:
         """Return the file of the checkpoint that the Trainer resumed from."""

@@ -149,7 +149,10 @@ class Layout(dict[str, LayerSpan]):
 
     def pieces(self, device: torch.device) -> Sequence[Piece]:
         """Return all layers in order, in pieces of bounded size."""
-        most = PIECE if device.type == "cpu" else 4 * PIECE
+        return self.pieces_of(PIECE if device.type == "cpu" else 4 * PIECE)
+
+    def pieces_of(self, most: int) -> Sequence[Piece]:
+        """Return all layers in order, in pieces of at most so many bytes of a mask."""
         if most not in self._pieces:
             self._pieces[most] = list(_pieces(self, most))
         return self._pieces[most]

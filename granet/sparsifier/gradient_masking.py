@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from granet.masks import kernels
+from granet.masks.layout import LayerSpan
 from granet.masks.packed import PackedMasks
 
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -24,21 +25,31 @@ def zero_outside(tensors: Mapping[str, Sequence[Tensor]], masks: PackedMasks) ->
 
     Needs memory for a small piece of a layer only.
     """
-    entries: dict[str, list[Tensor]] = {}
-    for name, span in masks.layout.items():
-        if masks.counts[name] == span.size:
-            continue
-        entries[name] = []
-        for tensor in tensors[name]:
-            integers = tensor.detach().view(INTEGERS[tensor.element_size()]).permute(span.order)
-            if integers.is_contiguous():
-                entries[name].append(integers.view(-1))
-            else:  # in another memory format than its weight
-                tensor.masked_fill_(~masks[name], 0)
+    partial = {name: tensors[name] for name, span in masks.layout.items() if masks.counts[name] < span.size}
+    entries, others = stored_integers(partial, masks.layout)
+    for name, tensor in others:
+        tensor.masked_fill_(~masks[name], 0)
     for piece in masks.layout.only(entries).pieces(masks.bits.device):
         found = [(integers[part], share) for name, part, share in piece.shares for integers in entries[name]]
         active = kernels.unpack(masks.bits[piece.bytes])
         kernels.multiply([integers for integers, _ in found], active, [share for _, share in found])
+
+
+def stored_integers(
+    tensors: Mapping[str, Sequence[Tensor]], layout: Mapping[str, LayerSpan]
+) -> tuple[dict[str, list[Tensor]], list[tuple[str, Tensor]]]:
+    """Return the layers' ``tensors`` as flat integers in storage order, and apart those in another memory format."""
+    entries: dict[str, list[Tensor]] = {}
+    others = []
+    for name, found in tensors.items():
+        entries[name] = []
+        for tensor in found:
+            integers = tensor.detach().view(INTEGERS[tensor.element_size()]).permute(layout[name].order)
+            if integers.is_contiguous():
+                entries[name].append(integers.view(-1))
+            else:
+                others.append((name, tensor))
+    return entries, others
 
 
 @torch.no_grad()
@@ -88,6 +99,10 @@ class GradientMasks:
         partial = {name: tensor for name, tensor in self._multipliers.items() if name not in full}
         write_integers(masks, partial, 1)
         self._partial = [(self._parameters[name], multiplier) for name, multiplier in partial.items()]
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the multiplier of a layer; of one in which everything is active it may be of an earlier mask."""
+        return self._multipliers[name]
 
     def apply(self) -> None:
         """Zero the gradients of inactive weights."""

@@ -24,10 +24,34 @@ def is_elementwise(optimizer: Optimizer) -> bool:
     return type(optimizer) in _ELEMENTWISE and all(group.get("eps", 1.0) > 0 for group in optimizer.param_groups)
 
 
+def hooked(optimizer: object) -> Optimizer:
+    """Return the optimizer itself, or the one inside wrappers that have no hooks of their own.
+
+    Raises:
+        UsageError: there is none.
+    """
+    inner = optimizer
+    while inner is not None:
+        # A wrapper may be a subclass of Optimizer and yet have no hooks of its own, as Accelerate's.
+        if isinstance(inner, Optimizer) and "_optimizer_step_pre_hooks" in vars(inner):
+            return inner
+        inner = getattr(inner, "optimizer", None)
+    raise UsageError("not an optimizer of torch", got=type(optimizer).__name__)
+
+
+def with_inner(optimizer: Optimizer) -> list[Optimizer]:
+    """Return the optimizer and those it keeps in its attributes, as wrappers such as Lookahead do."""
+    found = [optimizer]
+    for outer in found:  # which grows
+        inner = (value for value in vars(outer).values() if isinstance(value, Optimizer))
+        found += [value for value in inner if not any(value is known for known in found)]
+    return found
+
+
 def shaped_state(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[Tensor]:
     """Yield the state tensors that have one entry for each entry of ``parameter``."""
-    if parameter in optimizer.state:
-        for value in optimizer.state[parameter].values():
+    for state in (one.state.get(parameter, {}) for one in with_inner(optimizer)):
+        for value in state.values():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0:
                 yield value
 

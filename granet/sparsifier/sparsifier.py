@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from granet.errors import UsageError, listing
-from granet.layers.maskable import maskable
+from granet.layers.maskable import maskable, unwrap
 from granet.masks import mapping as masking
 from granet.masks.layout import Layout, only_device
 from granet.masks.mapping import Masks
@@ -35,7 +35,9 @@ from granet.methods.update import check_method, draw_masks, update_topology
 from granet.sparsifier.compiled_step import CompiledStep
 from granet.sparsifier.gradient_masking import GradientMasks, zero_outside
 from granet.sparsifier.gradient_momentum import GradientSums
-from granet.sparsifier.optimizer_state import check_in_optimizer, is_elementwise, shaped_state
+from granet.sparsifier.optimizer_state import check_in_optimizer, hooked, is_elementwise, shaped_state
+from granet.sparsifier.outside_writes import OutsideWrites
+from granet.sparsifier.sweep import Sweep
 from granet.topology import TopologyUpdate
 
 
@@ -80,33 +82,81 @@ class Sparsifier:
         compiled: bool = False,
     ) -> None:
         self.method, self.total_steps, self.seed = method, total_steps, _whole(seed, "seed")
-        self._optimizer = optimizer
+        self._model, self._dense, self._compile = unwrap(model), dense, compiled
         self._parameters = maskable(model, dense)
+        optimizer = hooked(optimizer)
         check_in_optimizer(optimizer, self._parameters)
         if not isinstance(method, Method):
             raise UsageError("not a method", got=repr(method), expected="one of granet.methods, with its settings")
         shapes = {name: parameter.shape for name, parameter in self._parameters.items()}
         check_method(method, shapes, total_steps)
+        self._prepare(optimizer)
+        self._explored = self._packed(draw_masks(method, shapes, seed=self.seed))
+        self._adopt(self._explored)
 
+    def _prepare(self, optimizer: Optimizer) -> None:
+        """Make everything that follows from the settings, with nothing masked yet."""
         self._step = 0
         self._layout = Layout.of(self._parameters)
         self._device = only_device(self._parameters)
-        decay = method.momentum_decay
+        self._masks = self._explored = PackedMasks.all(self._layout, self._device)
+        decay = self.method.momentum_decay
         self._sums = None if decay is None else GradientSums(self._parameters, decay)
-        self._elementwise = is_elementwise(optimizer)
-        self._compiled = CompiledStep(optimizer, self._parameters) if compiled else None
-        masks_gradients = not compiled and method.final_density() < 1
+        masks_gradients = not self._compile and self.method.final_density() < 1
         self._gradient_masks = GradientMasks(self._parameters) if masks_gradients else None
         self._mask_afterwards = False
         self._optimizer_stepped = False
         self._overflow: Tensor | None = None
         self._hidden: list[tuple[nn.Parameter, Tensor]] = []
-        self._explored = self._packed(draw_masks(method, shapes, seed=self.seed))
-        self._adopt(self._explored)
-        self._handles: list[RemovableHandle] = [
+        self._handles: list[RemovableHandle] = []
+        self._bind(optimizer)
+
+    def _bind(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._elementwise = is_elementwise(optimizer)
+        self._compiled = CompiledStep(optimizer, self._parameters) if self._compile else None
+        self._outside_writes = OutsideWrites(self._model, self._parameters, optimizer)
+        self._sweep: Sweep | None = None
+        self._handles += [
             optimizer.register_step_pre_hook(self._before_optimizer_step),
             optimizer.register_step_post_hook(self._after_optimizer_step),
         ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles are made of: model and optimizer, settings and state."""
+        return {
+            "model": self._model,
+            "optimizer": self._optimizer,
+            "method": self.method,
+            "settings": (self.total_steps, self.seed, self._dense, self._compile),
+            "parameters": self._parameters,
+            "position": (self._optimizer_stepped, bool(self._handles)),
+            "state": self.state_dict(),
+        }
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Bind a copy to the copies of model and optimizer: optimizers do not copy their hooks."""
+        self._model, self.method, self._parameters = state["model"], state["method"], state["parameters"]
+        self.total_steps, self.seed, self._dense, self._compile = state["settings"]
+        self._prepare(state["optimizer"])
+        self.load_state_dict(state["state"])
+        self._optimizer_stepped, bound = state["position"]
+        if not bound:
+            self.close()
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Mask the steps of ``optimizer`` from now on, instead of those of the one that the sparsifier was made with.
+
+        Raises:
+            UsageError: it does not hold every masked parameter, or its step cannot be compiled.
+        """
+        optimizer = hooked(optimizer)
+        check_in_optimizer(optimizer, self._parameters)
+        self.close()
+        self._bind(optimizer)
+        if self._compiled is not None:
+            self._compiled.set_masks(self._masks)
+        self.apply_masks()
 
     @property
     def masks(self) -> Masks:
@@ -114,9 +164,18 @@ class Sparsifier:
         return self._masks
 
     @property
+    @torch.no_grad()
     def density(self) -> float:
-        """Active weights over masked weights, in (0, 1]."""
-        return masking.density(self._masks)
+        """Weights that are active, or not zero all the same, over all weights that can be masked: in (0, 1].
+
+        Weights outside the masks are zero after every step, so this is the density of the masks. Where somebody else
+        wrote others in the meantime they count, until they are masked: at the next step or by ``apply_masks``. Looks
+        at all weights and waits for the device; ``granet.masks.mapping.density(sparsifier.masks)`` does neither.
+        """
+        partial = [name for name, span in self._layout.items() if self._masks.counts[name] < span.size]
+        stray = [(self._parameters[name].detach() != 0).logical_and_(~self._masks[name]).sum() for name in partial]
+        active = sum(self._masks.counts.values()) + (int(torch.stack(stray).sum()) if stray else 0)
+        return active / self._layout.size
 
     @property
     def steps(self) -> int:
@@ -139,20 +198,31 @@ class Sparsifier:
         return masking.density(self._explored)
 
     @torch.no_grad()
-    def step(self) -> TopologyUpdate | None:
+    def step(self, *, skipped: bool = False) -> TopologyUpdate | None:
         """Advance the clock by one and change the topology if an update is due.
 
         Call it after every ``optimizer.step()`` and before the gradients are cleared.
+
+        Args:
+            skipped: whether the loop may have left this optimizer step out on purpose. A gradient scaler that skips a
+                step needs no word: its gradients are not finite.
 
         Returns:
             The update, or None when none was due.
 
         Raises:
-            UsageError: an update needs gradients and there are none.
+            UsageError: the optimizer did not step, or an update needs gradients and there are none.
         """
-        self._check_order()
+        if not (self._optimizer_stepped or skipped):
+            self._check_overflow()
         stepped, self._optimizer_stepped = self._optimizer_stepped, False
         self._step += 1
+        if self._outside_writes.in_weights():
+            self.apply_masks()
+        if self._sweep is None:
+            multipliers = self._gradient_masks if self._gradient_masks is not None else self._masks
+            self._sweep = Sweep(self._masked_tensors(state=self._elementwise), self._masks, multipliers.__getitem__)
+        self._sweep.next()
         if self._sums is not None and stepped:
             self._sums.add(self._gradients(), unless=self._overflow)
         if not self.method.due(self._step, self.total_steps):
@@ -161,6 +231,12 @@ class Sparsifier:
         self._adopt(self._packed(update.masks), self._packed(update.survivors))
         self._explored = self._explored.union(self._masks)
         return update
+
+    def apply_masks(self) -> None:
+        """Zero weights and optimizer state outside the masks now, as for an evaluation of weights just loaded."""
+        self._zero_outside(self._masks)
+        self._outside_writes.remember()
+        self._sweep = None
 
     def propose(self, step: int) -> TopologyUpdate:
         """Return the update that the method would make at ``step`` of the present weights and gradients."""
@@ -222,6 +298,8 @@ class Sparsifier:
         """Make ``masks`` the present ones and zero weights and state outside ``survivors``."""
         self._masks = masks
         self._zero_outside(masks if survivors is None else survivors)
+        self._outside_writes.remember()
+        self._sweep = None
         if self._gradient_masks is None and self._compiled is None and masking.density(masks) < 1:
             self._gradient_masks = GradientMasks(self._parameters)
         for masked in (self._gradient_masks, self._compiled):
@@ -229,10 +307,19 @@ class Sparsifier:
                 masked.set_masks(masks)
 
     def _zero_outside(self, masks: PackedMasks) -> None:
-        zero_outside({n: [p, *shaped_state(self._optimizer, p)] for n, p in self._parameters.items()}, masks)
+        zero_outside(self._masked_tensors(state=True), masks)
+
+    def _masked_tensors(self, *, state: bool) -> dict[str, list[Tensor]]:
+        """Return the weight of each layer, and with ``state`` what the optimizer keeps for it."""
+        return {
+            name: [parameter, *(shaped_state(self._optimizer, parameter) if state else ())]
+            for name, parameter in self._parameters.items()
+        }
 
     def _before_optimizer_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._check_call()
+        if self._outside_writes.in_weights() or self._outside_writes.in_slots():
+            self.apply_masks()
         upcoming = self._step + 1
         due = self.method.due(upcoming, self.total_steps)
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
@@ -269,6 +356,8 @@ class Sparsifier:
         if self._mask_afterwards:
             self._mask_afterwards = False
             self._zero_outside(self._masks)
+        if self._outside_writes.remember():
+            self._sweep = None
 
     def _check_call(self) -> None:
         if self._optimizer_stepped:
@@ -278,26 +367,34 @@ class Sparsifier:
                 remedy="call sparsifier.step() after every optimizer.step(); of two sparsifiers on one optimizer, "
                 "close() the one that is not used any more",
             )
-        name, parameter = next(iter(self._parameters.items()))
-        if parameter.device != self._device:
+        self._outside_writes.check_layers()
+        if self._outside_writes.in_groups():
+            check_in_optimizer(self._optimizer, self._parameters)
+            self._check_new_layers()
+
+    def _check_new_layers(self) -> None:
+        """Raise UsageError if the model has layers that could be masked and were not there before."""
+        known = {id(parameter) for parameter in self._parameters.values()}
+        new = [name for name, parameter in maskable(self._model, self._dense).items() if id(parameter) not in known]
+        if new:
             raise UsageError(
-                "the model moved after the sparsifier was made",
-                where=name,
-                got=parameter.device,
-                expected=self._device,
-                remedy="move the model first, then make optimizer and sparsifier",
+                "the layer was added after the sparsifier was made, and is neither masked nor counted",
+                where=listing(new),
+                remedy="add layers first, then make optimizer and sparsifier",
             )
 
-    def _check_order(self) -> None:
-        """Raise UsageError if the first step is called too early; later ones may follow a skipped optimizer step."""
-        if self._step or self._optimizer_stepped:
-            return
-        gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
+    def _check_overflow(self) -> None:
+        """Raise UsageError unless the step that the optimizer did not take had gradients that are not finite."""
+        grouped = (parameter for group in self._optimizer.param_groups for parameter in group["params"])
+        gradients = [parameter.grad for parameter in grouped if parameter.grad is not None]
         if all(bool(gradient.isfinite().all()) for gradient in gradients):
             raise UsageError(
                 "sparsifier.step() was called before optimizer.step()",
-                where="the first step",
-                remedy="call loss.backward(), optimizer.step() and sparsifier.step(), in this order",
+                where=f"step {self._step + 1}",
+                got=f"no step of the {type(self._optimizer).__name__} that the sparsifier was made with",
+                remedy="call loss.backward(), optimizer.step() and sparsifier.step(), in this order; hand another "
+                "optimizer to sparsifier.attach(); after a step that the loop leaves out call "
+                "sparsifier.step(skipped=True)",
             )
 
     def _hide_gradients(self, parameters: Iterable[nn.Parameter] | None = None) -> None:
