@@ -517,7 +517,7 @@ def _foreign(name: str) -> str:
 def test_by_order_takes_other_names(tmp_path: Path) -> None:
     state = dict(network().state_dict())
     path = written(tmp_path / "a.pth", {"state_dict": renamed(state, _foreign)})
-    with pytest.raises(ModelError, match="try --by-order"):
+    with pytest.raises(ModelError, match="try granet import --by-order"):
         import_weights(path, **SIZES)
     checkpoint = import_weights(path, **SIZES, by_order=True)
     assert_holds(checkpoint, state)
@@ -579,10 +579,18 @@ def _compressed(path: Path) -> None:
             new.writestr(name, old.read(name))
 
 
+def _beyond(layout: torch.layout) -> Tensor:
+    """A sparse tensor of shape [2, 2] with a value in row 0 and column 9."""
+    if layout == torch.sparse_coo:
+        return torch.sparse_coo_tensor([[0], [9]], [1.0], (2, 2), check_invariants=False)
+    return torch.sparse_csr_tensor([0, 1, 1], [9], [1.0], (2, 2), check_invariants=False)
+
+
 def _checkpoint(path: Path) -> None:
     save(path, import_weights(written(path.with_suffix(".pth"), lenet()), **LENET))
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
 @pytest.mark.parametrize(
     ("write", "message"),
     [
@@ -598,11 +606,16 @@ def _checkpoint(path: Path) -> None:
         (lambda path: torch.save([1, 2], path), "not a state dict; got list"),
         (lambda path: torch.save({1: torch.zeros(2)}, path), "other keys than texts"),
         (lambda path: torch.save({"epoch": 3}, path), "no tensors in the file"),
-        (lambda path: torch.save({"model": {"a": {"b": torch.zeros(2)}}}, path), "no tensors in the file"),
+        (lambda path: torch.save({"model": {"a": {1: torch.zeros(2)}}}, path), "no tensors in the file; got a"),
         (lambda path: torch.save({"model": {"model": {"net": {"net": {1: 2}}}}}, path), "other keys than texts"),
         (lambda path: torch.save(torch.zeros(2), path), "not a state dict; got Tensor"),
         (lambda path: torch.save({"a": torch.zeros(1).expand(10**15)}, path), "claims more values than the file has"),
-        (lambda path: torch.save({"a": torch.zeros(2).to_sparse()}, path), "not a plain tensor"),
+        (
+            lambda path: torch.save({"a": torch.sparse_coo_tensor(size=(2**40, 2), check_invariants=False)}, path),
+            "stands for too many values",
+        ),
+        (lambda path: torch.save({"a": _beyond(torch.sparse_coo)}, path), "a damaged sparse tensor"),
+        (lambda path: torch.save({"a": _beyond(torch.sparse_csr)}, path), "a damaged sparse tensor"),
         (lambda path: torch.save({"a": torch.zeros(2, device="meta")}, path), "not a plain tensor"),
         (
             lambda path: torch.save({"a_orig": torch.ones(1), "a_mask": torch.ones(1), "a": torch.ones(1)}, path),

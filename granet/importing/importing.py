@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from torch import Tensor, nn
 
 from granet import models
 from granet.checkpoint import Checkpoint, Network
-from granet.errors import ModelError, UsageError
-from granet.importing import data_and_recipe, masking, match_tensors, names, reading, sizes
+from granet.errors import UsageError
+from granet.importing import advice, data_and_recipe, masking, match_tensors, names, reading, sizes
 from granet.layers.maskable import maskable
 from granet.masks.mapping import density
 
@@ -30,13 +28,16 @@ def import_weights(
     mask_file: str | os.PathLike[str] | None = None,
     infer_masks: bool = False,
     by_order: bool = False,
+    key: str | None = None,
+    prefix: Sequence[str] = (),
+    ignore: Sequence[str] = (),
 ) -> Checkpoint:
     """Return the weights in a file of another program as a checkpoint at step 0, to evaluate, inspect and train on.
 
-    Understood are safetensors files and files of ``torch.save`` with a state dict, bare or next to other things (as
-    under ``state_dict`` in the files of the GraNet authors), with names as DataParallel and torch.compile change
-    them, and with parameters as torch.nn.utils.prune keeps them (``NAME_orig``, ``NAME_mask``). Optimizer state and
-    whatever else is in the file is left out. Nothing in the file is run.
+    Understood are safetensors files and files of ``torch.save``, arranged in any of the ways that
+    :mod:`granet.importing.conventions` lists: a state dict, bare or next to other things, with names as wrappers
+    change them, with masks of ``torch.nn.utils.prune`` and others, dense or sparse. Optimizer state and known
+    by-products of training are left out. Nothing in the file is run.
 
     The recipe is called "imported"; its method is ``static`` with the density of the masks, or ``dense`` when every
     weight is active (docs/decisions/0005). ``metrics["imported"]`` says where weights and masks are from, and is
@@ -58,6 +59,10 @@ def import_weights(
         infer_masks: take weights that are zero for pruned. A weight that was active and zero becomes inactive.
         by_order: go by the order of the tensors, not by their names: for networks that are built alike and named
             differently. Only the order of ``torch.save`` means something.
+        key: the key under which the state dict lies, or several joined by dots; left out, it is a known one.
+        prefix: what is in front of the network's names in the file; everything else is left out. Left out, it is
+            what all names of the network have in front.
+        ignore: tensors that are not the network's: patterns as for ``fnmatch``, names, or beginnings of names.
 
     Raises:
         UsageError: arguments that contradict each other or the file, or something that has to be given.
@@ -75,25 +80,31 @@ def import_weights(
     )
     given = _given(model, known)
     probed = models.outline(model, **sizes.placeholder_sizes(given))
-    file = reading.read(path, probed.state_dict())
+    selection = reading.Selection(key=key, prefixes=tuple(prefix), ignore=tuple(ignore))
+    file = reading.read(path, probed, selection)
     if by_order and file.format == "safetensors":
         raise UsageError("a safetensors file has no order", where=file.where, remedy="leave out --by-order")
-    theirs, own_masks = names.unpruned(file.tensors, file.where)
-    renaming = names.in_order(theirs, probed, file.where) if by_order else {}
+    renaming = names.in_order(file.tensors, probed, file.where) if by_order else {}
     matched = ("matched by order, not by name",) if by_order else ()
-    tensors = {renaming.get(name, name): tensor for name, tensor in theirs.items()}
+    tensors = {renaming.get(name, name): tensor for name, tensor in file.tensors.items()}
     built_for = sizes.infer_sizes(model, given, tensors)
     outline = models.outline(model, **built_for)
-    fitted = match_tensors.fit(tensors, outline, model, file.where, hint=_hint(file, theirs, probed))
+
+    def advise(missing: Sequence[str], strangers: Sequence[str]) -> str:
+        if missing or strangers:
+            return advice.on_names(file, probed, missing, strangers)
+        return advice.on_classes(model, given, tensors)
+
+    fitted = match_tensors.fit(tensors, outline, model, file.where, advice=advise)
 
     can_be_masked = maskable(outline)
     ours = {name: first for name, first in fitted.names.items() if first in fitted.weights}
     chosen = masking.choose(
-        own_masks,
+        file,
         mask_file,
         {name: fitted.weights[name] for name in can_be_masked} if infer_masks else None,
         called={**ours, **{other: ours[name] for other, name in renaming.items() if name in ours}},
-        where=file.where,
+        order=list(can_be_masked),
     )
     weights, masks, masked = masking.apply(chosen, fitted.weights, can_be_masked)
     channels = built_for["in_channels"]
@@ -148,14 +159,3 @@ def _given(model: str, known: data_and_recipe.ImportedImages) -> dict[str, int]:
     if known.classes is not None:
         given["classes"] = len(known.classes)
     return given
-
-
-def _hint(file: reading.ForeignTensors, tensors: Mapping[str, Tensor], network: nn.Module) -> str:
-    """Return what to try when names differ."""
-    if file.format == "safetensors":
-        return ""
-    try:
-        names.in_order(tensors, network, file.where)
-    except ModelError:
-        return ""
-    return "in order their kinds agree: try --by-order"

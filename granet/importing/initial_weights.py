@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,8 @@ from granet import checkpoint
 from granet.checkpoint import container, header
 from granet.errors import CheckpointError, GranetError
 from granet.files import mapped
-from granet.importing import masking, match_tensors, names, reading, sizes
+from granet.importing import advice, masking, match_tensors, reading, sharded, sizes
+from granet.layers.maskable import maskable
 from granet.models import load_weights
 
 
@@ -36,12 +39,15 @@ class StartingWeights:
 
 
 def content_hash(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of the file, in hexadecimal.
+    """Return the SHA-256 of the file, in hexadecimal; of an index, that of it and then of all files that it names.
 
     Raises:
         FileError: it cannot be read.
     """
-    return hashlib.sha256(mapped.read(path).data).hexdigest()
+    digest = hashlib.sha256(mapped.read(path).data)
+    for part in sharded.files(Path(path)) if sharded.is_index(os.fspath(path)) else ():
+        digest.update(mapped.read(part).data)
+    return digest.hexdigest()
 
 
 def start_from(
@@ -76,7 +82,7 @@ def start_from(
             expected=expected_hash,
             remedy="bring the file back, or begin another run",
         )
-    tensors, remarks = _read(path, network, where)
+    tensors, remarks, advise = _read(path, network, where)
     try:
         given = {"in_channels": in_channels, "image_size": image_size}
         classifier = sizes.dependent_parameters(model, given, "classes", classes, classes + 1)
@@ -89,22 +95,26 @@ def start_from(
     )
     left = tuple(classifier) if other else ()
     kept = {name: own[name].detach().cpu() for name in left}
-    fitted = match_tensors.fit({**tensors, **kept}, network, model, where)
+    fitted = match_tensors.fit({**tensors, **kept}, network, model, where, advice=advise)
     load_weights(network, fitted.weights, fitted.buffers)
     return StartingWeights(os.path.basename(where), found, left, (*remarks, *fitted.remarks))  # noqa: PTH119  a path of any kind
 
 
-def _read(path: str | os.PathLike[str], network: nn.Module, where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the tensors by the names of the network, and remarks on what was changed or left out."""
+def _read(
+    path: str | os.PathLike[str], network: nn.Module, where: str
+) -> tuple[dict[str, Tensor], tuple[str, ...], match_tensors.Advice]:
+    """Return the tensors by the names of the network, remarks on what was changed or left out, and advice."""
     if _is_checkpoint(path, where):
-        return checkpoint.load_weights(path), ("took the weights of a granet checkpoint, not its masks",)
-    file = reading.read(path, network.state_dict())
-    plain, masks = names.unpruned(file.tensors, where)
-    for name, mask in masks.items():
-        active = masking.boolean(mask, plain[name], f"{where}, mask of {name}")
+        remarks = ("took the weights of a granet checkpoint, not its masks",)
+        return checkpoint.load_weights(path), remarks, lambda *_: ""
+    file = reading.read(path, network)
+    plain = dict(file.tensors)
+    masks = masking.in_file(file, {name: name for name in plain}, list(maskable(network)))
+    for name in masks.keys() & plain.keys():
+        active = masking.boolean(masks[name], plain[name], f"{where}, mask of {name}")
         plain[name] = torch.where(active, plain[name], plain[name].new_zeros(()))
     masked = ("set weights outside of the file's masks to 0, and took no masks",) if masks else ()
-    return plain, (*file.remarks, *masked)
+    return plain, (*file.remarks, *masked), partial(advice.on_names, file, network)
 
 
 def _is_checkpoint(path: str | os.PathLike[str], where: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -10,13 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from granet.errors import ModelError, listing, nearest, shortened
-from granet.importing.names import COUNTER
+from granet.importing import leftovers
+from granet.importing.names import COUNTER, canonical
 
 MAX_LISTED = 12
 """The most differences of each kind that a message lists."""
 
 MAX_CHOICES, MAX_NAME = 400, 200
 """How many names of how many characters are compared in search of the nearest, which takes time."""
+
+Advice = Callable[[Sequence[str], Sequence[str]], str]
+"""From the names that a file lacks, and those that the network lacks, to what the user can try; "" for nothing."""
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
@@ -35,19 +39,27 @@ class Fitted:
     remarks: tuple[str, ...]
 
 
-def fit(tensors: Mapping[str, Tensor], network: nn.Module, model: str, where: str, *, hint: str = "") -> Fitted:
+def fit(
+    tensors: Mapping[str, Tensor],
+    network: nn.Module,
+    model: str,
+    where: str,
+    *,
+    advice: Advice,
+) -> Fitted:
     """Copy the tensors as parameters and persistent buffers of ``network``.
 
     A dtype is changed where that changes no value, such as from float16 to float32. A tensor that the network has
     under several names may come under any of them. The counters of batch norms may be missing, and are then 0.
 
-    The network may be without data (``granet.models.outline``). ``hint`` is advice for when names differ.
+    The network may be without data (``granet.models.outline``). ``advice`` is asked when they do
+    not fit.
 
     Raises:
         ModelError: the two do not fit. All differences are named, a great many in part: what is missing, what the
             network does not have, the nearest names of both, other shapes, dtypes, values that are not finite.
     """
-    names = _canonical(network)
+    names = canonical(network)
     own = {name: tensor for name, tensor in chain(network.named_parameters(), network.named_buffers()) if name in names}
     found: dict[str, Tensor] = {}
     faults: list[str] = []
@@ -60,15 +72,15 @@ def fit(tensors: Mapping[str, Tensor], network: nn.Module, model: str, where: st
     missing = [name for name in own if name not in found and name not in counters]
     strangers = [name for name in tensors if name not in names]
     if count := len(missing) + len(strangers) + len(faults):
-        advice = hint if missing or strangers else ""
+        remedy = advice(missing, strangers)
         lines = [
             *_listed([_misnamed("missing", n, own, strangers) for n in missing[:MAX_LISTED]], len(missing)),
             *_listed([_misnamed("unexpected", n, tensors, missing) for n in strangers[:MAX_LISTED]], len(strangers)),
             *_listed(faults[:MAX_LISTED], len(faults)),
         ]
         raise ModelError(
-            f"the file does not fit {model}; {advice or 'choose the network that it was saved from'}."
-            f" Differences: {count}{''.join(lines)}",
+            f"the file does not fit {model}; {remedy or 'choose the network that it was saved from'}."
+            f" The file has {leftovers.groups(tensors)}. Differences: {count}{''.join(lines)}",
             where=where,
         )
     taken = {
@@ -84,14 +96,6 @@ def fit(tensors: Mapping[str, Tensor], network: nn.Module, model: str, where: st
         names=names,
         remarks=tuple(remarks),
     )
-
-
-def _canonical(network: nn.Module) -> dict[str, str]:
-    """Map every name in the network's state to the first name of the same tensor."""
-    firsts: dict[int, str] = {}
-    state = network.state_dict().keys()
-    everything = chain(network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False))
-    return {name: firsts.setdefault(id(tensor), name) for name, tensor in everything if name in state}
 
 
 def _misnamed(words: str, name: str, shapes: Mapping[str, Tensor], others: Sequence[str]) -> str:

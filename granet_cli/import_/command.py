@@ -10,7 +10,8 @@ import typer
 from granet_cli import names, options
 from granet_cli.options import option
 
-_NETWORK, _IMAGES, _MASKS = "The network", "The images that it is for", "Which weights are active"
+_NETWORK, _FILE = "The network", "Where it is in the file"
+_IMAGES, _MASKS = "The images that it is for", "Which weights are active"
 
 
 def import_weights(
@@ -39,6 +40,33 @@ def import_weights(
             panel=_NETWORK,
         ),
     ] = False,
+    key: Annotated[
+        str | None,
+        option(
+            "The key under which the state dict lies in a file of torch.save, or several joined by dots.  "
+            "[default: a known one, such as state_dict]",
+            metavar="KEY",
+            panel=_FILE,
+        ),
+    ] = None,
+    prefix: Annotated[
+        list[str] | None,
+        option(
+            "What stands in front of the network's names in the file; all other tensors are left out. Several "
+            "times for parts that lie in several places.  [default: what all of the network's names have]",
+            metavar="NAME",
+            panel=_FILE,
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        option(
+            "Tensors that are not the network's: a name, what a name begins with, or a pattern with * and ?. "
+            "Several times for several.",
+            metavar="PATTERN",
+            panel=_FILE,
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         option(
@@ -82,7 +110,8 @@ def import_weights(
     mask_file: Annotated[
         Path | None,
         option(
-            "Masks, 0 or 1 by the name of the weight or layer, in a file of the same kinds.",
+            "Masks, 0 or 1 by the name of the weight or layer or as a list in the order of the layers, in a file of "
+            "the same kinds.",
             metavar="FILE",
             panel=_MASKS,
         ),
@@ -100,9 +129,10 @@ def import_weights(
 ) -> None:
     """Make a checkpoint from the weights of another program.
 
-    It reads plain state dicts, those inside larger files of torch.save such as the GraNet authors' model_final.pth,
-    and parameters as torch.nn.utils.prune keeps them, with their masks. Nothing in a file is run. A file that does
-    not fit the network to the last tensor is refused, and each difference is named.
+    It reads state dicts, bare or as Lightning, timm, torchvision's scripts and others save them, and masks as
+    torch.nn.utils.prune, NNI and others keep them; docs/importing.md lists what is known. Nothing in a file is run.
+    Counters, losses, metrics and auxiliary classifiers are left out with a remark. A file that does not fit the
+    network to the last tensor is refused, and each difference is named.
 
     \b
     Examples:
@@ -131,6 +161,9 @@ def import_weights(
         mask_file=mask_file,
         infer_masks=infer_masks,
         by_order=by_order,
+        key=key,
+        prefix=prefix or (),
+        ignore=ignore or (),
     )
     save(out, checkpoint)
     note, network = checkpoint.metrics["imported"], checkpoint.network
