@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime
 
 from exporters import (
@@ -29,6 +30,7 @@ from exporters import (
 from exporters.compaction import Compacted, compact
 from exporters.encoding import ENCODINGS, PRECISIONS, encode, inflate
 from exporters.examples import Batch
+from exporters.islands import Island, add_islands
 from exporters.metadata import Origin
 from exporters.proof import Proof
 from exporters.tracing import Example
@@ -49,6 +51,7 @@ class ExportSettings:
         precision: of stored values.
         compute: the number format that the graph computes in.
         compact: remove channels that have no effect on the outputs.
+        kernels: make chains of sparse layers islands, which the sparse kernels for CPUs run where they are registered.
         twin: write the dense twin too, as ``NAME.dense.onnx``.
         opset: version of the standard operators; None for torch's choice.
 
@@ -60,6 +63,7 @@ class ExportSettings:
     precision: str = "fp32"
     compute: str = "fp32"
     compact: bool = False
+    kernels: bool = True
     twin: bool = False
     opset: int | None = None
 
@@ -100,6 +104,7 @@ class ExportReport:
         active: how many of them are active.
         zeros: how many of the active ones are exactly zero.
         encodings: for the tensor of each weight, how it is stored.
+        islands: chains of layers that the sparse kernels run.
         opset: of the graph.
         proof: the results of all comparisons.
         origin: the checkpoint.
@@ -117,6 +122,7 @@ class ExportReport:
     active: int
     zeros: int
     encodings: Mapping[str, str]
+    islands: tuple[Island, ...]
     opset: int
     proof: Proof
     origin: Origin
@@ -188,7 +194,11 @@ def export(
         if settings.compute == "fp16":
             graph = graph_cleanup.serialize(float16.halve(traced.model))
         encoded = encode(graph, encoding=settings.encoding, precision=settings.precision, scope=scope)
-        decoded = inflate(encoded.model)
+        model: onnx.ModelProto = encoded.model
+        islands: tuple[Island, ...] = ()
+        if settings.kernels and settings.compute == "fp32":
+            model, islands = add_islands(encoded.model, graph)
+        decoded = inflate(model)
         proof.check_stored(graph.graph, decoded.graph, settings.precision)
 
         progress("comparing with torch in ONNX Runtime")
@@ -197,13 +207,13 @@ def export(
             proof.check_graph(folder.write(exact, twin_name), batches, expected)
         if settings.compute == "fp16":
             proof.check_range(folder.write(float16.with_all_values(exact), twin_name), batches)
-        sparse, twin = folder.write(encoded.model, output.name), folder.write(decoded, twin_name)
+        sparse, twin = folder.write(model, output.name), folder.write(decoded, twin_name)
         proved, outputs = proof.prove(sparse, twin, batches, expected, precision=settings.coarsest, scratch=folder.path)
 
         progress("writing")
-        metadata.write_(encoded.model, _entries(origin, settings, weights, encoded.encodings, proved))
+        metadata.write_(model, _entries(origin, settings, weights, encoded.encodings, proved))
         metadata.write_(decoded, _entries(origin, settings, weights, {}, proved))
-        sparse, twin = folder.write(encoded.model, output.name), folder.write(decoded, twin_name)
+        sparse, twin = folder.write(model, output.name), folder.write(decoded, twin_name)
         conformance.check(sparse, full="coo" not in encoded.encodings.values())
         proof.check_again(sparse, batches, outputs)
         size, dense_size = onnx_files.size(sparse), onnx_files.size(twin)
@@ -212,6 +222,7 @@ def export(
     masked = [weight for weight in weights if weight.masked]
     zeros = sum(weight.active - weight.nonzero for weight in masked)
     beyond_limit = sum(tensor.bytes - tensor.limit_bytes for tensor in encoded.tensors)
+    beyond_limit += model.ByteSize() - encoded.model.ByteSize()  # what islands take
     vanished = weight_matching.nonzero(exact.graph, scope) - weight_matching.nonzero(graph.graph, scope)
     return ExportReport(
         settings=settings,
@@ -224,6 +235,7 @@ def export(
         active=sum(weight.active for weight in masked),
         zeros=zeros,
         encodings=encoded.encodings,
+        islands=islands,
         opset=traced.model.opset_imports[""],
         proof=proved,
         origin=origin,

@@ -18,6 +18,7 @@ from exporters.encoding import EncodedWeight, decode
 from exporters.encoding.decode import WeightReader
 from exporters.encoding.values import Array, type_name
 from exporters.graphs import field_bytes, graphs
+from exporters.islands import inline_islands
 from exporters.weight_tensors import Operand, operands
 from granet.analysis.json_values import json_value
 from granet.checkpoint import canonical
@@ -114,6 +115,7 @@ def inspect(model: onnx.ModelProto) -> OnnxInspection:
     Raises:
         ModelError: tensors that are damaged, or decoders that granet did not write.
     """
+    model = inline_islands(model)
     reader = WeightReader(model)
     weights, decoders, computed = operands(model, reader)
     notes: list[str] = []

@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 from exporters.encoding.decode import WeightReader, scopes
 from exporters.encoding.decoder_functions import DOMAIN
 from exporters.graphs import bodies, drop_unread_constants_, graphs, keep_
+from exporters.islands.inlining import inline_islands
 from granet.errors import ModelError
 
 MARK = "granet.inflated"
@@ -24,7 +25,7 @@ class Inflated(NamedTuple):
 
 
 def inflate(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of ``model`` with plain tensors instead of decoders and sparse tensors.
+    """Return a copy of ``model`` with plain tensors instead of decoders and sparse tensors, and without islands.
 
     Weights are bit by bit what ONNX Runtime decodes. Everything else is kept; a model that changed has ``MARK`` in its
     metadata. The model may be untrusted, and has the data of all its tensors.
@@ -37,6 +38,7 @@ def inflate(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def inflate_with_names(model: onnx.ModelProto) -> Inflated:
     """Inflate ``model`` as ``inflate`` does; return also the names of the tensors that were encoded or sparse."""
+    model = inline_islands(model)
     reader = WeightReader(model)
     inflated = onnx.ModelProto()
     inflated.CopyFrom(model)

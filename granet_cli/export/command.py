@@ -49,6 +49,16 @@ def export(
             complete=names.complete_compute,
         ),
     ] = None,
+    kernels: Annotated[
+        bool | None,
+        option(
+            "Group sparse layers into islands that granet's kernels for CPUs run; any other ONNX Runtime runs them as "
+            "before.  [default: --kernels]",
+            "--kernels/--no-kernels",
+            panel=_ONNX,
+            show_default=False,
+        ),
+    ] = None,
     compact: Annotated[bool, option("Remove channels that cannot matter, exactly.", "--compact", panel=_ONNX)] = False,
     twin: Annotated[
         bool,
@@ -105,6 +115,7 @@ def export(
         "encoding": encoding,
         "precision": precision,
         "compute": compute,
+        "kernels": kernels,
         "compact": compact or None,
         "twin": twin or None,
         "opset": opset,

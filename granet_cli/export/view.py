@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from granet.errors import counted
 from granet_cli.render import FAINT, Screen, percent, short, size
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def as_json(report: ExportReport) -> dict[str, Any]:
         "compute": report.settings.compute,
         "opset": report.opset,
         "encodings": dict(report.encodings),
+        "islands": [list(island.layers) for island in report.islands],
         "max_abs_error": proof.max_abs_error,
         "max_rel_error": proof.max_rel_error,
         "tolerance": proof.tolerance,
@@ -98,6 +100,11 @@ def show(screen: Screen, report: ExportReport) -> None:
         screen.facts(((name if index == 0 else "", line) for index, line in enumerate(lines)), width=11)
 
 
+def _islands(report: ExportReport) -> str:
+    layers = sum(len(island.layers) for island in report.islands)
+    return f"{counted(layers, 'layer')} in {counted(len(report.islands), 'island')} for granet's sparse kernels"
+
+
 def _facts(report: ExportReport, share: float, over: float) -> list[tuple[str, list[str]]]:
     proof, compaction = report.proof, report.compaction
     counts = Counter(report.encodings.values()).most_common()
@@ -111,6 +118,7 @@ def _facts(report: ExportReport, share: float, over: float) -> list[tuple[str, l
             "format",
             [f"values in {report.settings.precision}, computes in {report.settings.compute}, opset {report.opset}"],
         ),
+        *([("kernels", [_islands(report)])] if report.islands else []),
         (
             "proof",
             [
