@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.utils.flop_counter import FlopCounterMode
 
 from granet import flops
 from granet.allocation import erk_densities
 from granet.errors import ModelError, UnknownNameError, UsageError
 from granet.layers.maskable import maskable
 from granet.models import outline
+from tests.products import ByHand, Crosswise, Recurrent, SelfAttention, Twofold, Windows
 
 
 def small() -> nn.Sequential:
@@ -158,3 +160,40 @@ def test_published_ratios_of_resnet50(allocation: str, density: float, published
     assert dense + normalising == pytest.approx(8.2e9, rel=1e-3)
     assert active / dense == pytest.approx(published, abs=0.01)
     assert round((active + normalising) / (dense + normalising), 2) == published
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "expected"),
+    [
+        (SelfAttention(8, 2), (5, 8), {"layer.in_proj_weight": 5 * 24 * 8, "layer.out_proj.weight": 5 * 64,
+                                       flops.WITHOUT_WEIGHTS: 2 * 5 * 5 * 8}),
+        (Crosswise(8, 4), (5, 8), {"layer.q_proj_weight": 5 * 64, "layer.k_proj_weight": 5 * 32,
+                                   "layer.v_proj_weight": 5 * 32, "layer.out_proj.weight": 5 * 64,
+                                   flops.WITHOUT_WEIGHTS: 2 * 5 * 5 * 8}),
+        (Recurrent(nn.LSTM(4, 6, proj_size=3, batch_first=True)), (5, 4),
+         {"layer.weight_ih_l0": 5 * 24 * 4, "layer.weight_hh_l0": 5 * 24 * 3, "layer.weight_hr_l0": 5 * 6 * 3}),
+        (Recurrent(nn.GRU(4, 6, num_layers=2, bidirectional=True, batch_first=True)), (5, 4),
+         {f"layer.weight_{kind}_l{layer}{way}": 5 * 18 * (6 if kind == "hh" else 4 if layer == 0 else 12)
+          for kind in ("ih", "hh") for layer in (0, 1) for way in ("", "_reverse")}),
+        (Recurrent(nn.RNNCell(4, 6)), (4,), {"layer.weight_ih": 6 * 4, "layer.weight_hh": 6 * 6}),
+        (Twofold(4, 5), (4,), {"layer.weight": 5 * 4 * 4}),
+        (ByHand(7, 4), (7, 4), {"tokens": 7 * 7 * 4, "heads": 7 * 4 * 3 * 5, "vector": 7 * 4, "kernel": 7 * 2 * 3}),
+        (Windows(8, 2), (4, 8), {"qkv.weight": 4 * 24 * 8, "position.weight": 16 * 2 * 2,
+                                 flops.WITHOUT_WEIGHTS: 2 * 4 * 4 * 8}),
+        (nn.Conv2d(4, 6, 3, dilation=2, groups=2), (4, 9, 9), {"weight": 5 * 5 * 6 * 2 * 9}),
+        (nn.ConvTranspose3d(4, 6, 2, stride=2), (4, 3, 3, 3), {"weight": 27 * 4 * 6 * 8}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)  # fmt: skip
+def test_products_belong_to_the_parameter_that_multiplies(
+    network: nn.Module, shape: tuple[int, ...], expected: dict[str, int]
+) -> None:
+    assert flops.layers(network, shape) == {name: 2.0 * products for name, products in expected.items()}
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "vit_b_32", "swin_v2_t"])
+def test_networks_cost_what_the_counter_of_torch_says(name: str) -> None:
+    network = outline(f"torchvision:{name}", in_channels=3, classes=10, image_size=224).to("meta")
+    with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network.eval()(torch.empty(1, 3, 224, 224))
+    assert flops.inference(network, (3, 224, 224)) == pytest.approx(counter.get_total_flops(), rel=1e-6)

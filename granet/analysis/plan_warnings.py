@@ -9,6 +9,7 @@ from math import prod
 
 from granet.analysis.trajectory import Trajectory
 from granet.errors import counted, listing
+from granet.flops import WITHOUT_WEIGHTS
 from granet.methods.base import Method
 from granet.methods.pruning import Pruning
 from granet.methods.swapping import Swapping
@@ -90,11 +91,17 @@ def _dense(trajectory: Trajectory, costs: Mapping[str, float]) -> Iterator[Cauti
     large = {n: cost for n, cost in dense.items() if cost > LARGEST_DENSE_SHARE * trajectory.active_flops}
     if large:
         sentences = [
-            f"{name} stays dense and takes {cost / trajectory.active_flops:.0%} of the sparse network's FLOPs "
+            f"{_stay_dense(name)} {cost / trajectory.active_flops:.0%} of the sparse network's FLOPs "
             f"({cost / trajectory.dense_flops:.0%} of the dense one's)"
             for name, cost in large.items()
         ]
         yield Caution(kind="dense-layer", layers=tuple(large), message=listing(sentences, _MOST_NAMED, separator="; "))
+
+
+def _stay_dense(name: str) -> str:
+    return (
+        f"{name}, as in attention, stay dense and take" if name == WITHOUT_WEIGHTS else f"{name} stays dense and takes"
+    )
 
 
 def _prunes(trajectory: Trajectory, method: Method) -> Iterator[Caution]:

@@ -1,16 +1,22 @@
-"""Floating-point operations of the convolutions and linear layers of a masked network.
+"""Floating-point operations of the products of a masked network.
 
 Two operations, a multiplication and an addition, for every active weight and every position it is applied to.
-Normalisation, activations, pooling, biases and the masks themselves are not counted, as in the sparse-training
-literature (RigL, 1911.11134): dense ResNet-50 on 224 x 224 images costs 8.2e9.
+Normalisation, activations, pooling, biases, products element by element and the masks themselves are not counted, as in
+the sparse-training literature (RigL, 1911.11134): dense ResNet-50 on 224 x 224 images costs 8.2e9.
 
-Counted are the convolutions (1-D to 3-D, transposed ones too) and linear layers that run as modules. A weight that
-reaches ``torch.nn.functional.conv2d`` by another way, or a matrix product written by hand, is not seen.
+Counted are convolutions and matrix products, wherever a forward pass does them: in modules, in functions, in attention
+and recurrent layers, by hand. Products that no weight takes part in, such as those of queries with keys and of
+attention with values, are dense work whatever the masks. Without masks the sum is that of ``torch.utils.flop_counter``,
+which knows no bilinear layers and no products of a matrix with a vector.
+
+A parameter whose parts are used at different numbers of positions, such as the packed weight of an attention layer that
+looks at another sequence, is weighed as a whole by its density.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from granet.errors import ModelError, UnknownNameError, UsageError
-from granet.layers.axes import WeightAxes
-from granet.layers.maskable import MASKABLE
+from granet.flops.products import ProductCounter
+
+WITHOUT_WEIGHTS = "products without weights"
+"""The name under which products of activations with each other are counted, which is not the name of a parameter."""
+
+_PARAMETRISED = re.compile(r"parametrizations\.(\w+)\.original\d*")
 
 
 def inference(model: nn.Module, input_shape: Sequence[int], densities: Mapping[str, float] | None = None) -> float:
@@ -50,8 +60,9 @@ def inference(model: nn.Module, input_shape: Sequence[int], densities: Mapping[s
 def layers(model: nn.Module, input_shape: Sequence[int]) -> dict[str, float]:
     """Return the dense FLOPs of one forward pass on one example by name of the weight, in the order of first use.
 
-    A layer that runs several times counts every time, and layers that share a weight count together, under the name
-    that ``model.named_parameters()`` gives it. Layers that evaluation mode does not run are absent.
+    A weight that is used several times counts every time, and layers that share a weight count together, under the name
+    that ``model.named_parameters()`` gives it. A parametrised weight goes by its plain name. What evaluation mode does
+    not run is absent. Last come, under ``WITHOUT_WEIGHTS``, products of activations, if there are any.
 
     The pass runs on a copy of the network without data (torch's meta device), in evaluation mode: it needs hardly any
     memory, no random numbers, and changes nothing. ResNet-50 takes 0.05 s; the first pass of a process about a second
@@ -61,27 +72,13 @@ def layers(model: nn.Module, input_shape: Sequence[int]) -> dict[str, float]:
         UsageError: the shape is not positive.
         ModelError: the forward pass depends on the values of tensors, or fails on this shape.
     """
-    if not input_shape or min(input_shape) < 1:
-        raise UsageError("an input shape has positive sizes", got=tuple(input_shape), expected="(C, H, W)")
+    counter = _count(model, input_shape)
     costs: dict[str, float] = {}
-    try:
-        shadow = _without_data(model)
-        names = {id(parameter): name for name, parameter in shadow.named_parameters()}
-        for module_name, module in shadow.named_modules():
-            if isinstance(module, MASKABLE):
-                # A parametrised weight is computed, not stored: it goes by the name it appears under.
-                weight = names.get(id(module._parameters.get("weight")), f"{module_name}.weight")
-                module.register_forward_hook(_Counter(weight, costs), with_kwargs=True)
-        dtype = next((p.dtype for p in shadow.parameters() if p.is_floating_point()), None)
-        with torch.no_grad(), torch.device("meta"):
-            shadow(torch.empty((1, *input_shape), dtype=dtype))
-    except Exception as error:
-        raise ModelError(
-            f"the forward pass cannot be traced on one example of shape {tuple(input_shape)}",
-            where=type(model).__name__,
-            got=f"{type(error).__name__}: {error}",
-            remedy="keep constant tensors in buffers, and let no branch depend on the values of a tensor",
-        ) from error
+    for name, operations in counter.operations.items():
+        plain = _PARAMETRISED.sub(r"\1", name)
+        costs[plain] = costs.get(plain, 0.0) + operations
+    if counter.without_weights:
+        costs[WITHOUT_WEIGHTS] = counter.without_weights
     return costs
 
 
@@ -100,19 +97,24 @@ def training_step(active: float, dense: float, *, dense_gradient: bool = False) 
     return 2.0 * active + (dense if dense_gradient else active)
 
 
-class _Counter:
-    """Forward hook that adds the operations of a layer to the ``costs`` of its weight."""
-
-    def __init__(self, weight: str, costs: dict[str, float]) -> None:
-        self.weight, self.costs = weight, costs
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        # A convolution or linear layer uses all weights of an output for each output value, a transposed convolution
-        # all weights of an input for each input value.
-        values = (*args, *kwargs.values())[0] if WeightAxes.of(module).transposed else output
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        macs = values.numel() * weight[0].numel()
-        self.costs[self.weight] = self.costs.get(self.weight, 0.0) + 2.0 * macs
+def _count(model: nn.Module, input_shape: Sequence[int]) -> ProductCounter:
+    if not input_shape or min(input_shape) < 1:
+        raise UsageError("an input shape has positive sizes", got=tuple(input_shape), expected="(C, H, W)")
+    try:
+        shadow = _without_data(model)
+        counter = ProductCounter(dict(shadow.named_parameters()), shadow.buffers())
+        dtype = next((p.dtype for p in shadow.parameters() if p.is_floating_point()), None)
+        example = torch.empty((1, *input_shape), dtype=dtype, device="meta")
+        with torch.no_grad(), torch.device("meta"), counter:
+            shadow(example)
+    except Exception as error:
+        raise ModelError(
+            f"the forward pass cannot be traced on one example of shape {tuple(input_shape)}",
+            where=type(model).__name__,
+            got=f"{type(error).__name__}: {error}",
+            remedy="keep constant tensors in buffers, and let no branch depend on the values of a tensor",
+        ) from error
+    return counter
 
 
 def _without_data(model: nn.Module) -> nn.Module:
