@@ -89,6 +89,12 @@ Runs = Annotated[
 ]
 Json = Annotated[bool, option("Print JSON, and nothing else, on standard output.", "--json")]
 Replace = Annotated[bool, option("Replace the file to write if it is there.", "--overwrite")]
+FollowLinks = Annotated[
+    bool,
+    option(
+        "Allow links in a folder of images or shards that lead out of it, as ImageNet-100 is made.", "--follow-links"
+    ),
+]
 MovedData = Annotated[
     Path | None, option("Where the data are now, when they moved.", "--data", metavar="DIR", panel=_RUN)
 ]

@@ -176,8 +176,10 @@ def directory(data: str) -> Path | None:
     return path
 
 
-def evaluated_on(checkpoint: Checkpoint, data: str | None) -> Recipe:
+def evaluated_on(checkpoint: Checkpoint, data: str | None, *, follow_links: bool = False) -> Recipe:
     """Return the recipe of a checkpoint with the data to evaluate on: its own, or those that ``--data`` names.
+
+    ``follow_links`` allows links in them, as ``data.follow_links`` does.
 
     Raises:
         UsageError: ``--data`` names neither a dataset nor a folder.
@@ -185,6 +187,8 @@ def evaluated_on(checkpoint: Checkpoint, data: str | None) -> Recipe:
     recipe = checkpoint.recipe
     if data is not None:
         recipe = recipe.override(data_settings(data, recipe.data.name, {}))
+    if follow_links:
+        recipe = recipe.override({"data.follow_links": True})
     if recipe.data.name not in SIZED:
         return recipe.override({"data.image_size": None})
     return recipe.override({"data.image_size": checkpoint.network.image_size})
@@ -213,7 +217,8 @@ def contradictions(run: Recipe, overrides: Overrides, base: Recipe | None) -> li
     return [
         f"{key}: asked for {_format_value(mine)}, the run has {_format_value(theirs)}"
         for key, mine, theirs in asked.differences(run)
-        if key in overrides.named() or (base is not None and key not in ("data.directory", "description"))
+        if key in overrides.named()
+        or (base is not None and key not in ("data.directory", "data.follow_links", "description"))
     ]
 
 

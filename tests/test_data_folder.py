@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 
 from granet.data import Arrays, Files, open_dataset
-from granet.errors import DataError
+from granet.errors import DataError, UsageError
+from granet.models import build
+from granet_cli.app import run
+from tests.shards import examples, write_shards
 from tests.synthetic import write_image_folder
 
 
@@ -151,3 +154,97 @@ def test_a_decompression_bomb_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
     with pytest.raises(DataError, match=r"cannot be read as an image.*decompression bomb"):
         open_folder(tmp_path)
+
+
+def link_class_folders(root):
+    """Split folders with links to class folders elsewhere, as ImageNet-100 is made of ImageNet."""
+    root.rename(root.parent / "whole")
+    for split in ("train", "test"):
+        (root / split).mkdir(parents=True)
+        for folder in (root.parent / "whole" / split).iterdir():
+            (root / split / folder.name).symlink_to(folder)
+
+
+@pytest.mark.parametrize("link", [link_class_folders, link_a_file_outside, link_a_split_outside])
+def test_links_that_lead_out_are_followed_when_allowed(tmp_path, link):
+    root = write_image_folder(tmp_path / "root")
+    images = len(open_folder(root).test)
+    link(root)
+    with pytest.raises(DataError, match=r"leads out of the data directory.*set data\.follow_links to true"):
+        open_folder(root)
+    dataset = open_folder(root, follow_links=True)
+    assert dataset.classes == ("class-0", "class-1", "class-2")
+    assert len(dataset.test) == images
+
+
+def test_links_within_the_folder_need_no_permission(tmp_path):
+    root = write_image_folder(tmp_path)
+    (root / "test" / "class-0").rename(root / "kept")
+    (root / "test" / "class-0").symlink_to(root / "kept")
+    assert len(open_folder(root).test) == 18
+
+
+@pytest.mark.parametrize("target", ["nowhere", "link"])
+@pytest.mark.parametrize("allowed", [True, False])
+def test_links_to_nothing_and_to_themselves_are_named(tmp_path, target, allowed):
+    root = write_image_folder(tmp_path)
+    (root / "train" / "link").symlink_to(root / "train" / target)
+    with pytest.raises(DataError, match=r"train/link: a link that leads to nothing"):
+        open_folder(root, follow_links=allowed)
+
+
+def test_shards_may_be_links_when_allowed(tmp_path):
+    labels = examples(["a", "b"] * 3)
+    write_shards(tmp_path / "whole", train_0=labels, test_0=labels)
+    (tmp_path / "root").mkdir()
+    for file in (tmp_path / "whole").iterdir():
+        (tmp_path / "root" / file.name).symlink_to(file)
+    with pytest.raises(DataError, match=r"set data\.follow_links to true"):
+        open_dataset("tar-shards", directory=tmp_path / "root")
+    dataset = open_dataset("tar-shards", directory=tmp_path / "root", follow_links=True)
+    assert dataset.classes == ("a", "b")
+
+
+def test_a_dataset_without_folders_has_no_links_to_follow():
+    with pytest.raises(UsageError, match="files of its own, not folders with links"):
+        open_dataset("fashion-mnist-subset", follow_links=True)
+
+
+LINE = "--model resnet8 --epochs 1 --set training.batch_size=6 --set method.interval=1it --set data.residency=streaming"
+
+
+def test_commands_follow_links_when_told_to(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    link_class_folders(write_image_folder(tmp_path / "images"))
+    train = ["train", "--recipe", "quickstart", "--data", "./images", *LINE.split(), "--out", "run"]
+    assert run(train) == 1
+    assert "set data.follow_links to true" in capfd.readouterr().err
+    assert run([*train, "--set", "data.follow_links=true"]) == 0
+    assert run(["eval", "run/last.safetensors"]) == 0
+    torch.save(build("resnet8", in_channels=3, classes=3, image_size=8).state_dict(), "w.pth")
+    line = ["import", "w.pth", "--model", "resnet8", "--data", "./images", "-o", "w.safetensors"]
+    assert run(line) == 1
+    assert run([*line, "--follow-links"]) == 0
+    assert run(["eval", "w.safetensors"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ("test", "training is done and saved, and --resume finishes the run in run"),
+        ("train", "step 0 of 2 is saved, and --resume goes on with the run in run"),
+    ],
+)
+def test_a_truncated_image_says_what_is_saved_and_resume_finishes(tmp_path, monkeypatch, capfd, split, said):
+    monkeypatch.chdir(tmp_path)
+    image = write_image_folder(tmp_path / "images") / split / "class-1" / "2.png"
+    sound = image.read_bytes()
+    image.write_bytes(sound[:-60])
+    train = ["train", "--recipe", "quickstart", "--data", "./images", *LINE.split(), "--out", "run"]
+    assert run(train) == 1
+    error = capfd.readouterr().err
+    assert f"{split}/class-1/2.png: cannot be read as an image" in error
+    assert said in error
+    image.write_bytes(sound)
+    assert run(["train", "--resume", "run"]) == 0
+    assert "test accuracy" in "".join(capfd.readouterr())

@@ -19,7 +19,7 @@ from granet.runs.find import Problem, find
 Run = TypeVar("Run")
 
 IGNORED_SETTINGS = frozenset(
-    {"seed", "description", "data.directory"}
+    {"seed", "description", "data.directory", "data.follow_links"}
     | {"rewind.parent", "rewind.parent_hash", "rewind.point", "rewind.point_hash"}
 )
 """Settings in which the runs of one group may differ. The images are compared instead of their directory, and the

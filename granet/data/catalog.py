@@ -58,11 +58,16 @@ class PublishedSet:
         image_size: int | None,
         download: bool,
         residency: Residency,
+        follow_links: bool,
     ) -> Dataset:
         """Read the set, and hold out a validation split; arguments as for :func:`open_dataset`."""
         if residency == "streaming":
             raise UsageError(
                 f"dataset {self.name} is kept in memory and cannot be streamed", remedy='leave residency at "auto"'
+            )
+        if follow_links:
+            raise UsageError(
+                f"dataset {self.name} has files of its own, not folders with links", remedy="leave follow_links out"
             )
         if image_size not in (None, self.image_size):
             raise UsageError(
@@ -110,7 +115,7 @@ class OwnImages:
     name: str
     description: str
     container: str
-    scan: Callable[[Path], tuple[Mapping[str, Stored], tuple[str, ...]]]
+    scan: Callable[..., tuple[Mapping[str, Stored], tuple[str, ...]]]
 
     def open(
         self,
@@ -121,6 +126,7 @@ class OwnImages:
         image_size: int | None,
         download: bool,
         residency: Residency,
+        follow_links: bool,
     ) -> Dataset:
         """Find the images, decode them if they stay in memory, and hold out a validation split if there is none.
 
@@ -131,7 +137,7 @@ class OwnImages:
         directory = _needed(directory, self.name)
         if not directory.is_dir():
             raise DataError("no such folder", where=directory, remedy=f"name the folder that is {self.container}")
-        stored, classes = self.scan(directory.absolute())
+        stored, classes = self.scan(directory.absolute(), follow_links=follow_links)
         # With a given size and thousands of folders' worth of images, there is no need to look into any of them.
         look = residency != "streaming" or image_size is None
         own = common_side(chain.from_iterable(part.reader().sizes() for part in stored.values())) if look else None
@@ -250,6 +256,7 @@ def open_dataset(
     image_size: int | None = None,
     download: bool = False,
     residency: Residency = "auto",
+    follow_links: bool = False,
 ) -> Dataset:
     """Open a dataset of the catalog, split into training, validation and test examples.
 
@@ -265,6 +272,7 @@ def open_dataset(
         residency: "resident" decodes everything now, each image as evaluation sees it; "streaming" (those of
             ``SIZED`` only) nothing; "auto" decodes images that have the size in question and fit in
             ``RESIDENT_BYTES``.
+        follow_links: for those of ``SIZED``, whether links may lead out of ``directory``.
 
     Raises:
         UnknownNameError: there is no such dataset or residency.
@@ -280,5 +288,11 @@ def open_dataset(
     if image_size is not None and image_size < 1:
         raise UsageError("image_size is a number of pixels", got=image_size, expected="at least 1")
     return DATASETS[name].open(
-        directory, validation=validation, seed=seed, image_size=image_size, download=download, residency=residency
+        directory,
+        validation=validation,
+        seed=seed,
+        image_size=image_size,
+        download=download,
+        residency=residency,
+        follow_links=follow_links,
     )

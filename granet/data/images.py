@@ -93,7 +93,7 @@ def _unreadable(error: Exception, where: object) -> DataError:
         # Pillow's own message names the object in memory that it was given.
         got="no image, or one of another kind" if isinstance(error, UnidentifiedImageError) else error,
         expected=f"a sound {', '.join(FORMATS)} file",
-        remedy="replace or remove it",
+        remedy="replace it, or remove it before training",
     )
 
 

@@ -63,18 +63,21 @@ _ARCHIVE = re.compile(r".*\.(tar(\.\w+)?|tgz|tbz2?|txz|tzst)", re.IGNORECASE)
 _THREADS = 8
 
 
-def scan_shards(root: Path) -> tuple[dict[str, ShardImages], tuple[str, ...]]:
+def scan_shards(root: Path, *, follow_links: bool = False) -> tuple[dict[str, ShardImages], tuple[str, ...]]:
     """Return the images of each split in the folder at ``root``, by its name on disk, and the classes.
+
+    With ``follow_links`` shards may be links that lead out of ``root``.
 
     Raises:
         DataError: a shard is missing, truncated, damaged, compressed or empty; an example lacks its image or label, or
             comes twice; a label is none of the classes.
     """
-    paths = _shard_paths(root)
+    within = None if follow_links else root
+    paths = _shard_paths(root, within)
     found = {split: _scan_all(paths[split]) for split in FOLDER_SPLITS if split in paths}
     file = root / CLASSES_FILE
     if file.exists():
-        check_within(file, root)
+        check_within(file, within)
         classes = read_classes(file)
     else:
         labels = found["train"].labels
@@ -97,10 +100,10 @@ class _Named(NamedTuple):
     name: re.Match[str]
 
 
-def _shard_paths(root: Path) -> dict[str, list[Path]]:
+def _shard_paths(root: Path, within: Path | None) -> dict[str, list[Path]]:
     """Return the shards of each split, in order."""
     shards: dict[str, list[_Named]] = {}
-    for entry in entries(root, root):
+    for entry in entries(root, within):
         if not _ARCHIVE.fullmatch(entry.name):
             continue
         match = _NAME.fullmatch(entry.name)

@@ -23,6 +23,7 @@ class ImportedImages:
 
     name: str = FOLDER
     directory: Path | None = None
+    follow_links: bool | None = None
     classes: tuple[str, ...] | None = None
     in_channels: int | None = None
     image_size: int | None = None
@@ -72,7 +73,9 @@ class ImportedImages:
         return mean, std, ()
 
 
-def of_dataset(data: str | None, directory: Path | None, image_size: int | None) -> ImportedImages:
+def of_dataset(
+    data: str | None, directory: Path | None, image_size: int | None, *, follow_links: bool = False
+) -> ImportedImages:
     """Return what is known of a dataset of the catalog, or of the image folder in ``directory``.
 
     Files are looked at for the user's own images only: their names, and their sizes where ``image_size`` is None.
@@ -89,10 +92,13 @@ def of_dataset(data: str | None, directory: Path | None, image_size: int | None)
         if directory is None:
             return ImportedImages(name=name)
         directory = directory.absolute()
-        source = open_dataset(name, directory=directory, image_size=image_size, residency="streaming")
+        source = open_dataset(
+            name, directory=directory, image_size=image_size, residency="streaming", follow_links=follow_links
+        )
     return ImportedImages(
         name=name,
         directory=directory,
+        follow_links=follow_links or None,
         classes=source.classes,
         in_channels=len(source.mean),
         image_size=source.image_size,
@@ -111,6 +117,8 @@ def recipe(model: str, images: ImportedImages, density: float) -> Recipe:
     data: dict[str, Any] = {"name": images.name}
     if images.directory is not None:
         data["directory"] = str(images.directory)
+    if images.follow_links:
+        data["follow_links"] = True
     if images.name in SIZED:
         data["image_size"] = images.image_size
     settings = {

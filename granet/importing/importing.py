@@ -25,6 +25,7 @@ def import_weights(
     std: Sequence[float] | None = None,
     data: str | None = None,
     directory: Path | None = None,
+    follow_links: bool = False,
     mask_file: str | os.PathLike[str] | None = None,
     infer_masks: bool = False,
     by_order: bool = False,
@@ -54,6 +55,7 @@ def import_weights(
             ImageNet's.
         data: a dataset of the catalog, for the four above.
         directory: the folder where it lies; alone, an image folder.
+        follow_links: whether links in it may lead out of it.
         mask_file: a file of the same kinds with masks: bool, or numbers that are all 0 or 1, by the names of weights
             or layers. Weights outside of them become zero.
         infer_masks: take weights that are zero for pruned. A weight that was active and zero becomes inactive.
@@ -71,7 +73,7 @@ def import_weights(
         ModelError: the network cannot be built, or does not fit the weights; every difference is named.
         DataError: ``directory`` does not hold an image folder.
     """
-    known = data_and_recipe.of_dataset(data, directory, image_size).with_asked(
+    known = data_and_recipe.of_dataset(data, directory, image_size, follow_links=follow_links).with_asked(
         classes,
         in_channels=in_channels,
         image_size=image_size,

@@ -127,6 +127,9 @@ class DataSection(Section):
     """Processes that decode images which do not fit on the device; 0 decodes in the main process."""
     residency: Literal["auto", "resident", "streaming"] = "auto"
     """Whether images live on the device or stream from disk; auto decides by their size."""
+    follow_links: bool | None = None
+    """Whether folders, images and shards may be links that lead out of the directory, as in ImageNet-100; not given,
+    they may not."""
 
 
 class MethodSection(Section):

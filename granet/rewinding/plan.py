@@ -22,12 +22,14 @@ Mode = Literal["lr", "weights", "finetune"]
 
 MOST_ROUNDS = 1000
 
-_INCIDENTAL = ("description", "data.directory", "data.workers", "data.residency", "training.precision",
-               "training.compile", "training.deterministic", "training.keep", "training.save")  # fmt: skip
+_INCIDENTAL = ("description", "data.directory", "data.follow_links", "data.workers", "data.residency",
+               "training.precision", "training.compile", "training.deterministic", "training.keep",
+               "training.save")  # fmt: skip
 """Settings that two parts of one run may differ in."""
 
-SETTABLE = ("method.", "data.directory", "data.workers", "data.residency", "training.precision", "training.compile",
-            "training.deterministic", "training.keep_every", "training.keep_last", "training.save_every")  # fmt: skip
+SETTABLE = ("method.", "data.directory", "data.follow_links", "data.workers", "data.residency",
+            "training.precision", "training.compile", "training.deterministic", "training.keep_every",
+            "training.keep_last", "training.save_every")  # fmt: skip
 """Settings that a rewind may change: how the topology moves, and what leaves the course of training alone."""
 
 

@@ -123,7 +123,7 @@ def _rounds(
 def _check_round(folder: RunFolder, expected: Recipe) -> None:
     """Raise CheckpointError if the run in ``folder`` is not the round that ``expected`` is; files may have moved."""
     found = folder.open()[0]
-    moved = {"rewind.parent", "rewind.point", "data.directory"}
+    moved = {"rewind.parent", "rewind.point", "data.directory", "data.follow_links"}
     other = [difference for difference in found.differences(expected) if difference[0] not in moved]
     if other:
         key, got, wanted = other[0]

@@ -122,6 +122,7 @@ def open_data(recipe: Recipe, *, directory: Path | None = None, download: bool =
         image_size=recipe.data.image_size,
         download=download,
         residency=recipe.data.residency,
+        follow_links=bool(recipe.data.follow_links),
     )
 
 

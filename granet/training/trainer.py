@@ -86,6 +86,8 @@ class Trainer:
             # A signal to the whole job ends the workers too, and the other ranks: what they fail with then is only
             # the stop itself. A step that they cut short has not changed the weights, and is undone.
             if not isinstance(reason, Interrupted) and not self._asked_here():
+                if isinstance(reason, DataError):
+                    raise self._with_what_is_saved(reason) from reason
                 raise
             if isinstance(reason, LostRankError):
                 self._training_step.undo()
@@ -96,6 +98,19 @@ class Trainer:
             raise self._interrupted() from reason
         finally:
             self._close()
+
+    def _with_what_is_saved(self, error: DataError) -> DataError:
+        """Return the error with what is saved, and what to do to go on."""
+        run, where = self.run, f"the run in {self.folder.path}"
+        told = (
+            f"training is done and saved, and --resume finishes {where}"
+            if run.epochs_done >= run.epochs
+            else f"step {self._saved_at} of {run.total_steps} is saved, and --resume goes on with {where}"
+        )
+        remedy = f"put a sound file there: {told}" if error.remedy is None else f"{error.remedy}; {told}"
+        again = DataError(error.what, where=error.where, got=error.got, expected=error.expected, remedy=remedy)
+        again.everywhere = error.everywhere
+        return again
 
     def _close(self) -> None:
         """Wait until everything is on disk; raise the error of a save that failed."""

@@ -40,6 +40,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = 256,
     device: options.Device = "auto",
     model: options.Confirmed = None,
+    follow_links: options.FollowLinks = False,
     json: options.Json = False,
 ) -> None:
     """Measure accuracy and loss of a checkpoint, or of an ONNX model that granet export wrote.
@@ -60,7 +61,15 @@ def evaluate(
     if split not in names.SPLITS:
         raise UnknownNameError("split", split, names.SPLITS, where="--split")
     evaluate_file = scores.onnx if file.suffix.lower() == ".onnx" else scores.checkpoint
-    result = evaluate_file(file, data=data, split=split, batch_size=batch_size, device=device, model=model)
+    result = evaluate_file(
+        file,
+        data=data,
+        split=split,
+        batch_size=batch_size,
+        device=device,
+        model=model,
+        follow_links=follow_links,
+    )
     if json:
         print_json(asdict(result))
         return

@@ -19,7 +19,7 @@ class EvalResult:
 
 
 def checkpoint(
-    file: Path, *, data: str | None, split: str, batch_size: int, device: str, model: str | None
+    file: Path, *, data: str | None, split: str, batch_size: int, device: str, model: str | None, follow_links: bool
 ) -> EvalResult:
     """Evaluate a checkpoint on a split of its dataset, or of the one that ``data`` names."""
     from granet.checkpoint import load
@@ -30,12 +30,14 @@ def checkpoint(
     resolved = resolve_device(device)
     state = load(file)
     check_network(state, model)
-    dataset = open_data(evaluated_on(state, data))
+    dataset = open_data(evaluated_on(state, data, follow_links=follow_links))
     result = score(state, dataset, split, device=resolved, batch_size=batch_size, factory=model)
     return EvalResult(result.accuracy, result.loss, split, result.examples, dataset.name, state.step)
 
 
-def onnx(file: Path, *, data: str | None, split: str, batch_size: int, device: str, model: str | None) -> EvalResult:
+def onnx(
+    file: Path, *, data: str | None, split: str, batch_size: int, device: str, model: str | None, follow_links: bool
+) -> EvalResult:
     """Evaluate an exported model; its metadata name the dataset that it was trained on."""
     from exporters import metadata, onnx_files, runtime
     from exporters.scoring import score
@@ -55,6 +57,7 @@ def onnx(file: Path, *, data: str | None, split: str, batch_size: int, device: s
         validation=origin.validation,
         seed=origin.seed,
         image_size=origin.network.image_size if name in SIZED else None,
+        follow_links=follow_links,
     )
     session = runtime.open_session(file, provider=provider, options=options)
     result = score(session, origin.network, dataset, split, batch_size=batch_size)

@@ -107,6 +107,7 @@ def import_weights(
     std: Annotated[
         str | None, option("Standard deviation of each channel; likewise.", metavar="X,...", panel=_IMAGES)
     ] = None,
+    follow_links: options.FollowLinks = False,
     mask_file: Annotated[
         Path | None,
         option(
@@ -158,6 +159,7 @@ def import_weights(
         std=None if std is None else options.parse_numbers(std, "--std", "0.25,0.24,0.26", number=float),
         data=data if folder is None else None,
         directory=folder,
+        follow_links=follow_links,
         mask_file=mask_file,
         infer_masks=infer_masks,
         by_order=by_order,

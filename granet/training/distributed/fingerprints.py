@@ -24,7 +24,7 @@ _THREADS = 8
 """Files whose sizes are read at the same time, which is slow on a network file system."""
 
 # Settings that may differ between machines.
-_OWN = ("data.directory", "data.workers")
+_OWN = ("data.directory", "data.workers", "data.follow_links")
 
 
 def of_masks(masks: Masks) -> Facts:
