@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench bench-methods bench-rewinding bench-plasticity bench-itself bench-gpu older-runtime soak soak-ranks fuzz fuzz-guided clean
+.PHONY: setup demo test lint bench bench-methods bench-rewinding bench-plasticity bench-itself bench-gpu older-runtime soak soak-ranks sweep-models fuzz fuzz-guided clean
 
 setup: $(READY)
 
@@ -85,6 +85,11 @@ soak-ranks: $(READY)
 # 200 random kills, in the middle of saves too: every run must resume and end byte-identical. Some minutes.
 soak: $(READY)
 	$(BIN)/python -m scripts.soak --kills 200
+
+# All classification networks of torchvision and a small one of each of timm's families, through every command. Hours;
+# stopped, it goes on where it was. `make sweep-models SWEEP="--only '^timm' --again"` sweeps some.
+sweep-models: $(READY)
+	$(BIN)/python -m scripts.sweep_models $(SWEEP)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
