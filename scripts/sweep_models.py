@@ -150,12 +150,12 @@ def stages(name: str, folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 def try_out(name: str, folder: Path) -> None:
     """Print a JSON line for each stage; what comes after a failed training is left out."""
-    begin = iter(stages(name, folder))
+    todo = stages(name, folder)
     while True:
         started = time.monotonic()
         stage, line = "size", {}
         try:
-            stage, work = next(begin)
+            stage, work = next(todo)
             line["ok"] = work()
         except StopIteration:
             return
@@ -176,7 +176,7 @@ def child(name: str, work: Path, *, seconds: float, gigabytes: float) -> Result:
     folder.mkdir(parents=True)
     limit = int(gigabytes * 2**30)
     arguments = [sys.executable, "-m", "scripts.sweep_models", "--one", name, "--out", str(folder)]
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         arguments,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -264,7 +264,8 @@ def main() -> None:
     if arguments.one:
         torch.set_num_threads(1)
         os.environ["COLUMNS"] = "1000"
-        return try_out(arguments.one, arguments.out)
+        try_out(arguments.one, arguments.out)
+        return
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "results.jsonl"
     known = read(file)

@@ -1,4 +1,4 @@
-"""Networks that the sweep of :mod:`scripts.sweep_models` puts through granet, by the names that granet knows them by."""
+"""The networks that :mod:`scripts.sweep_models` puts through granet, by name."""
 
 from __future__ import annotations
 
