@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx
 import onnxruntime
+from torch import Tensor
 
 from exporters import (
     conformance,
@@ -37,7 +38,7 @@ from exporters.tracing import Example
 from exporters.weight_matching import GraphWeight
 from granet.checkpoint import Checkpoint, Network
 from granet.data import Dataset
-from granet.errors import UnknownNameError, UsageError, listing
+from granet.errors import UnknownNameError, UsageError, counted, listing
 
 COMPUTES = ("fp32", "fp16")
 
@@ -184,7 +185,9 @@ def export(
             masks = {name: weight.detach() != 0 for name, weight in network.named_parameters() if name in masks}
         traced = tracing.trace(network, inputs, where=name, opset=settings.opset)
         graph_cleanup.fold_norms_(traced.model)
-        weights = weight_matching.match(traced.model.graph, network, masks, traced.unused)
+        weights = weight_matching.match(
+            traced.model.graph, network, masks, unused=traced.unused, constant=traced.constant
+        )
         scope = [weight.tensor for weight in weights]
         graph_cleanup.positive_zeros_(traced.model, scope)
 
@@ -220,6 +223,7 @@ def export(
         folder.publish([output.name, *([twin_name] if settings.twin else [])])
 
     masked = [weight for weight in weights if weight.masked]
+    stored = {weight.name for weight in weights}
     zeros = sum(weight.active - weight.nonzero for weight in masked)
     beyond_limit = sum(tensor.bytes - tensor.limit_bytes for tensor in encoded.tensors)
     beyond_limit += model.ByteSize() - encoded.model.ByteSize()  # what islands take
@@ -240,7 +244,11 @@ def export(
         proof=proved,
         origin=origin,
         compaction=compacted,
-        remarks=(*encoded.remarks, *_remarks(zeros, vanished, traced.unused, proved)),
+        remarks=(
+            *encoded.remarks,
+            *_remarks(zeros, vanished, traced.unused, proved),
+            *_of_constants({name: masks[name] for name in sorted(traced.constant & masks.keys() - stored)}),
+        ),
     )
 
 
@@ -294,3 +302,13 @@ def _remarks(zeros: int, vanished: int, unused: Collection[str], proved: Proof) 
         yield f"left out, since the network does not use them in evaluation: {listing(sorted(unused), 3)}"
     if not proved.real:
         yield "compared on random inputs only, without images of the right kind; --data DIR names some"
+
+
+def _of_constants(masks: Mapping[str, Tensor]) -> Iterator[str]:
+    """Say which masked weights have only their result in the graph."""
+    if masks:
+        weights, active = sum(mask.numel() for mask in masks.values()), sum(int(mask.sum()) for mask in masks.values())
+        yield (
+            "stored as what they compute, which is the same for every input: "
+            f"{counted(weights, 'weight')}, of which {active:,} active, of {listing(masks, 3)}"
+        )

@@ -9,7 +9,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from exporters.constant_parts import constant_layers
 from granet.checkpoint import Checkpoint
 from granet.errors import CheckpointError, ModelError, UsageError, shortened
 from granet.models import from_checkpoint
@@ -36,10 +37,12 @@ class Traced:
     Attributes:
         model: the graph, with the network's own names for its weights.
         unused: parameters that have no part in what the network computes in evaluation mode; the graph lacks them.
+        constant: parameters of layers that see no input. The graph may have what they compute instead of them.
     """
 
     model: ir.Model
     unused: frozenset[str]
+    constant: frozenset[str]
 
 
 def network(checkpoint: Checkpoint, *, factory: str | None = None, trial: bool = True) -> nn.Module:
@@ -125,7 +128,8 @@ def trace(model: nn.Module, example: Example, *, where: str, opset: int | None =
     batch = torch.export.Dim(BATCH)
     names = [f"output_{index}" for index in range(len(outputs))]
     try:
-        with _quiet():
+        # Without gradients: torch chooses kernels of attention by whether they are needed, and not alike in all stages.
+        with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 model,
                 example,
@@ -154,15 +158,21 @@ def trace(model: nn.Module, example: Example, *, where: str, opset: int | None =
             expected="18 or newer" if opset is not None and opset < 18 else None,
             remedy="leave the choice to torch, or ask for another one",
         )
-    return Traced(program.model, _unused(program.exported_program, model))
+    read = _read(program.exported_program)
+    constant = constant_layers(program.exported_program)
+    return Traced(program.model, _without(model, read), _without(model, read - constant) - _without(model, read))
 
 
-def _unused(program: torch.export.ExportedProgram, model: nn.Module) -> frozenset[str]:
-    """Parameters that the program does not read under any of their names, of which tied ones have several."""
+def _read(program: torch.export.ExportedProgram) -> set[str]:
+    """Names of the parameters that the program reads."""
     names: Mapping[str, str] = program.graph_signature.inputs_to_parameters
-    users = {names[node.name] for node in program.graph.nodes if node.name in names and node.users}
-    used = {id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False) if name in users}
-    return frozenset(name for name, parameter in model.named_parameters() if id(parameter) not in used)
+    return {names[node.name] for node in program.graph.nodes if node.name in names and node.users}
+
+
+def _without(model: nn.Module, read: Collection[str]) -> frozenset[str]:
+    """Parameters that are ``read`` under none of their names, of which tied ones have several."""
+    found = {id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False) if name in read}
+    return frozenset(name for name, parameter in model.named_parameters() if id(parameter) not in found)
 
 
 @contextmanager

@@ -45,7 +45,12 @@ class GraphWeight:
 
 
 def match(
-    graph: ir.Graph, model: nn.Module, masks: Mapping[str, Tensor], unused: Collection[str]
+    graph: ir.Graph,
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    *,
+    unused: Collection[str] = (),
+    constant: Collection[str] = (),
 ) -> tuple[GraphWeight, ...]:
     """Find the network's weights of two and more dimensions in the graph, and compare them with their masks.
 
@@ -53,7 +58,8 @@ def match(
     by its values.
 
     Batch norms are folded in the graph. Parameters without a mask are active throughout; ``unused`` ones are not in
-    the graph.
+    the graph. Those of layers that see no input, ``constant``, may be: the exporter replaces small results by their
+    values.
 
     Raises:
         ModelError: a masked weight that is not in the graph, or not zero where it is inactive.
@@ -72,8 +78,10 @@ def match(
             continue
         values, mask = parameter.detach(), masks.get(name)
         support = _as_numpy(values != 0 if mask is None else mask)
-        found = _find(stored, names[id(parameter)], _as_numpy(values), support)
-        if found is None and mask is None:
+        # Zeros alone could be anything, which matters where the weight may not be there.
+        by_value = name not in constant or bool(values.any())
+        found = _find(stored, names[id(parameter)], _as_numpy(values), support, by_value=by_value)
+        if found is None and (mask is None or name in constant):
             continue
         if found is None:
             raise ModelError(
@@ -110,13 +118,13 @@ def _as_numpy(tensor: Tensor) -> Array:
 
 
 def _find(
-    stored: Mapping[str, Array], names: Collection[str], values: Array, support: Array
+    stored: Mapping[str, Array], names: Collection[str], values: Array, support: Array, *, by_value: bool
 ) -> tuple[str, Array, Array] | None:
     """The initializer that holds a weight: its name, its values, and ``support`` in its layout."""
     for name in names:
         if name in stored and stored[name].shape == values.shape:
             return name, stored[name], support
-    for name, candidate in stored.items():
+    for name, candidate in stored.items() if by_value else ():
         for axes in permutations(range(values.ndim)):
             transposed = values.transpose(axes)
             fits = transposed.squeeze().shape == candidate.squeeze().shape

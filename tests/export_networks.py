@@ -196,7 +196,7 @@ def traced_once() -> Iterator[None]:
 
 
 def checkpoint(factory: Callable[[], nn.Module], *, density: float = 0.2, scale: float = 1.0) -> Checkpoint:
-    """A checkpoint of the network that ``factory`` of this module makes, its norms and weights drawn at random.
+    """A checkpoint of the network that ``factory`` makes, its norms and weights drawn at random.
 
     ``scale`` multiplies the weights.
     """
@@ -211,7 +211,7 @@ def checkpoint(factory: Callable[[], nn.Module], *, density: float = 0.2, scale:
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2.0)
     network = Network(
-        name=f"{__name__}:{factory.__name__}",
+        name=f"{factory.__module__}:{factory.__name__}",
         in_channels=CHANNELS,
         classes=CLASSES,
         image_size=SIZE,

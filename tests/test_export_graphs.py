@@ -245,7 +245,7 @@ def test_a_weight_with_more_than_its_active_values_is_named() -> None:
     masks["first.weight"].view(-1)[0] = False
     made = graph([conv("x", "y", "first.weight")], weights_of(model), ["n", 3, 8, 8])
     with pytest.raises(ModelError, match=r"first.weight: .*got 432 weights that are not zero, 1 of them inactive"):
-        weight_matching.match(ir.from_proto(made.graph), model, masks, ())
+        weight_matching.match(ir.from_proto(made.graph), model, masks)
 
 
 def test_a_missing_weight_is_named() -> None:
@@ -254,9 +254,10 @@ def test_a_missing_weight_is_named() -> None:
     values = {name: value for name, value in weights_of(model).items() if name != "hidden.weight"}
     made = graph([], values, ["n", 3, 8, 8])
     with pytest.raises(ModelError, match=r"hidden.weight: a masked weight is not in the exported graph"):
-        weight_matching.match(ir.from_proto(made.graph), model, masks, ())
+        weight_matching.match(ir.from_proto(made.graph), model, masks)
     assert "hidden.weight" not in {
-        weight.name for weight in weight_matching.match(ir.from_proto(made.graph), model, masks, {"hidden.weight"})
+        weight.name
+        for weight in weight_matching.match(ir.from_proto(made.graph), model, masks, unused={"hidden.weight"})
     }
 
 
@@ -264,7 +265,7 @@ def test_a_transposed_weight_without_a_name_is_found() -> None:
     model = Small()
     values = weights_of(model)
     values["val_3"] = np.ascontiguousarray(values.pop("hidden.weight").T)
-    found = weight_matching.match(ir.from_proto(graph([], values, ["n"]).graph), model, {}, ())
+    found = weight_matching.match(ir.from_proto(graph([], values, ["n"]).graph), model, {})
     assert {weight.tensor for weight in found if weight.name == "hidden.weight"} == {"val_3"}
 
 
