@@ -15,16 +15,15 @@ looks at another sequence, is weighed as a whole by its density.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from granet.errors import ModelError, UnknownNameError, UsageError
 from granet.flops.products import ProductCounter
+from granet.layers.copying import copy_with
 
 WITHOUT_WEIGHTS = "products without weights"
 """The name under which products of activations with each other are counted, which is not the name of a parameter."""
@@ -101,7 +100,7 @@ def _count(model: nn.Module, input_shape: Sequence[int]) -> ProductCounter:
     if not input_shape or min(input_shape) < 1:
         raise UsageError("an input shape has positive sizes", got=tuple(input_shape), expected="(C, H, W)")
     try:
-        shadow = _without_data(model)
+        shadow = copy_with(model, lambda tensor: torch.empty_like(tensor, device="meta")).eval()
         counter = ProductCounter(dict(shadow.named_parameters()), shadow.buffers())
         dtype = next((p.dtype for p in shadow.parameters() if p.is_floating_point()), None)
         example = torch.empty((1, *input_shape), dtype=dtype, device="meta")
@@ -115,16 +114,3 @@ def _count(model: nn.Module, input_shape: Sequence[int]) -> ProductCounter:
             remedy="keep constant tensors in buffers, and let no branch depend on the values of a tensor",
         ) from error
     return counter
-
-
-def _without_data(model: nn.Module) -> nn.Module:
-    """Return a copy of the network in evaluation mode whose tensors have no storage (meta device)."""
-    placeholders: dict[int, Any] = {}
-    for module in model.modules():
-        tensors = [value for value in vars(module).values() if isinstance(value, Tensor)]
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False), *tensors):
-            empty = torch.empty_like(tensor, device="meta")
-            is_parameter = isinstance(tensor, nn.Parameter)
-            placeholders[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
-    # deepcopy uses what its memo holds as copies, so that no data is copied.
-    return copy.deepcopy(model, placeholders).eval()
