@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ def without_effect(
 
     def halved(tensor: Tensor) -> Tensor:
         name, tensor, trains = names.get(id(tensor)), tensor.detach(), tensor.requires_grad
-        if not trains:
+        if not trains or not tensor.is_floating_point():
             return tensor.clone()
         numbers = _tiled(pattern, tensor)
         # What starts at zero, as in an adapter, is not zero after the first step.
@@ -59,7 +60,10 @@ def without_effect(
     if device.type == "meta":
         return {}
     with torch.no_grad(), torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
-        trial = copy_with(model, halved)
+        try:
+            trial = copy_with(model, halved)
+        except Exception:  # a network that cannot be copied is not tried
+            return {}
         tracer = ZeroTracer(halves, [*trial.parameters(), *trial.buffers()])
         for training in (True, False):
             trial.train(training)
@@ -69,20 +73,20 @@ def without_effect(
     return replaced | tracer.spilled
 
 
-def check_network(model: nn.Module, weights: Mapping[str, nn.Parameter], *example: object) -> None:
-    """Raise UsageError if masks of these weights take no effect in a network, which is tried on an example.
+def check_network(model: nn.Module, weights: Mapping[str, nn.Parameter], call: Callable[[nn.Module], object]) -> None:
+    """Raise UsageError if masks of some weights would have no effect in a network, which is tried on an example.
 
     Args:
         model: the network.
         weights: parameters of it that are masked, by name.
-        example: arguments of its forward pass, such as a few images.
+        call: runs a network on an example, such as ``lambda network: network(images)``; see ``without_effect``.
     """
     network = unwrap(model)
-    _refuse(network, without_effect(network, weights, lambda trial: trial(*example)), weights)
+    _refuse(network, without_effect(network, weights, call), weights)
 
 
 def check_layers(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
-    """Raise UsageError if masks of these weights take no effect in their layers, each of which is tried by itself.
+    """Raise UsageError if masks of some weights would have no effect in their layers, each of which is tried by itself.
 
     Tried are layers with a forward pass of their own, which takes one argument of the usual shape. What a network does
     with the weights of ordinary layers is seen by ``check_network`` alone.
@@ -91,14 +95,18 @@ def check_layers(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
         model: the network.
         weights: parameters of it that are masked, by name.
     """
-    network, found = unwrap(model), {}
+    network, found = unwrap(model), set[str]()
     names = {id(weight): name for name, weight in weights.items()}
     for module in network.modules():
-        if isinstance(module, MASKABLE) and _has_own_forward(module) and id(module.weight) in names:
-            example = _example(module)
-            without = without_effect(module, {"weight": module.weight}, lambda trial, example=example: trial(example))
-            found |= {names[id(module.weight)]: operator for operator in without.values()}
+        weight = module._parameters.get("weight")
+        if weight is not None and id(weight) in names and isinstance(module, MASKABLE) and _has_own_forward(module):
+            if without_effect(module, {"weight": weight}, partial(_call, example=_example(module))):
+                found.add(names[id(weight)])
     _refuse(network, found, weights)
+
+
+def _call(module: nn.Module, example: Tensor) -> object:
+    return module(example)
 
 
 def _has_own_forward(module: nn.Module) -> bool:
@@ -122,15 +130,15 @@ def _refuse(network: nn.Module, found: Collection[str], weights: Collection[str]
     if not found:
         return
     layers = [name.removesuffix(".weight") for name in weights if name in found]
-    kinds = {type(network.get_submodule(layer)).__name__ for layer in layers}
+    kinds = {type(network.get_submodule(name.rpartition(".")[0])).__name__ for name in weights if name in found}
     dense = _patterns(layers, [name.removesuffix(".weight") for name in weights if name not in found])
     patterns = "[" + ", ".join(f'"{pattern}"' for pattern in dense) + "]"
     raise UsageError(
-        "masks would have no effect: layers multiply by numbers computed from their weights, not zero where those are",
+        "masks would have no effect: layers multiply not by their weights but by numbers computed from them, which "
+        "are not zero where the weights are",
         where=type(network).__name__,
         got=f"{len(layers)} of {counted(len(weights), 'layer')}, {listing(layers, 3)} ({', '.join(sorted(kinds))})",
-        remedy=f"keep them dense with dense={patterns} (granet train: --set 'method.dense={patterns}'), or take a "
-        "network that does not standardise weights",
+        remedy=f"keep them dense with dense={patterns} (method.dense in a recipe), or use other layers",
     )
 
 

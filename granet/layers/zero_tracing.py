@@ -62,7 +62,7 @@ class _Origin:
 _Traced = list[tuple[Tensor, _Origin | None]]
 
 
-class ZeroTracer(TorchDispatchMode):
+class ZeroTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # missing in torch's stubs
     """Context of forward passes in which the zeros of weights are followed.
 
     Args:
@@ -76,7 +76,7 @@ class ZeroTracer(TorchDispatchMode):
     """
 
     def __init__(self, weights: Mapping[str, tuple[Tensor, Tensor]], constants: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.multiplied: set[str] = set()
         self.spilled: dict[str, str] = {}
         self.replaced: dict[str, str] = {}
@@ -216,7 +216,9 @@ def _broadcast(inputs: _Traced, result: Tensor) -> dict[str, Tensor]:
     """Return the places of the result of an elementwise operator at which an argument is inactive, by weight."""
     inactive: dict[str, Tensor] = {}
     for tensor, origin in inputs:
-        for weight in () if origin is None else origin.inactive:
+        if origin is None:
+            continue
+        for weight in origin.inactive:
             places = origin.places(tensor, weight).expand(result.shape)
             inactive[weight] = inactive[weight] | places if weight in inactive else places
     return inactive

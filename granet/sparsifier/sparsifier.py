@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from granet.errors import UsageError, listing
+from granet.layers.mask_effect import check_layers
 from granet.layers.maskable import maskable, unwrap
 from granet.masks import mapping as masking
 from granet.masks.layout import Layout, only_device
@@ -67,7 +68,8 @@ class Sparsifier:
 
     Raises:
         UsageError: a pattern that matches no layer, a method that does not fit the layers or the number of steps,
-            a masked parameter that the optimizer does not hold, an optimizer whose step cannot be compiled.
+            a masked parameter that the optimizer does not hold, an optimizer whose step cannot be compiled, a layer
+            that does not multiply by its weight (``granet.layers.mask_effect``).
     """
 
     def __init__(
@@ -90,6 +92,8 @@ class Sparsifier:
             raise UsageError("not a method", got=repr(method), expected="one of granet.methods, with its settings")
         shapes = {name: parameter.shape for name, parameter in self._parameters.items()}
         check_method(method, shapes, total_steps)
+        if method.final_density() < 1:
+            check_layers(model, self._parameters)
         self._prepare(optimizer)
         self._explored = self._packed(draw_masks(method, shapes, seed=self.seed))
         self._adopt(self._explored)

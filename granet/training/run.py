@@ -20,6 +20,7 @@ from granet import models
 from granet.checkpoint import Checkpoint, Network
 from granet.data import Dataset, Pipeline, make_pipeline, open_dataset
 from granet.errors import CheckpointError
+from granet.layers.maskable import maskable
 from granet.recipe import Recipe, build_method
 from granet.runs.retention import Retention
 from granet.sparsifier import Sparsifier
@@ -163,6 +164,8 @@ def begin(
     start = starting_weights.start(recipe, model, dataset) if fresh else {}
     model, tried = placed(model, Trial.of(recipe, dataset, device, precision), asked=recipe.training.memory_format)
     idle = try_out(model, tried, recipe, dataset, ranks=world.ranks.size)
+    if method.final_density() < 1:
+        tried.check_masks(model, maskable(model, recipe.method.dense))
     if recipe.training.sync_batch_norm:
         model = world.sync_batch_norms(model)
     optimizer = build_optimizer(recipe, model, device)

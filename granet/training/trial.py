@@ -7,7 +7,7 @@ the network changes: the trial runs on a copy that shares its weights.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +19,7 @@ from granet.data import Dataset
 from granet.data.memory_format import image_layout
 from granet.data.pipeline import EVALUATED
 from granet.errors import ModelError, UsageError, listing
+from granet.layers.mask_effect import check_network
 from granet.methods.base import Method
 from granet.models import is_factory
 from granet.models.failures import lacks_memory, network_errors
@@ -81,6 +82,11 @@ class Trial:
         for size in sizes:
             self._on_a_copy(model, size, training=False)
 
+    def check_masks(self, model: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
+        """Raise UsageError if masks of some weights would have no effect, see ``granet.layers.mask_effect``."""
+        with _generators_kept(self.device), autocast(self.device, self.precision):
+            check_network(model, weights, lambda network: network(self._images(2)))
+
     def _on_a_copy(self, model: nn.Module, size: int, *, training: bool) -> frozenset[str]:
         attempt = self._backward if training else self._forward
         with _generators_kept(self.device):
@@ -114,10 +120,7 @@ class Trial:
 
     def _logits(self, model: nn.Module, size: int) -> Tensor:
         mode = "training" if model.training else "evaluation"
-        images = torch.randn(
-            size, self.channels, self.image_size, self.image_size, generator=torch.Generator().manual_seed(0)
-        )
-        images = image_layout(images.to(self.device), self.memory_format)
+        images = self._images(size)
         remedy = None
         if self.memory_format is torch.channels_last:
             remedy = "with training.memory_format = contiguous, view works as it does elsewhere"
@@ -134,6 +137,12 @@ class Trial:
         check_logits(output, (size, self.classes), where=self.where, mode=mode, own=is_factory(self.where))
         logits: Tensor = output
         return logits
+
+    def _images(self, size: int) -> Tensor:
+        noise = torch.randn(
+            size, self.channels, self.image_size, self.image_size, generator=torch.Generator().manual_seed(0)
+        )
+        return image_layout(noise.to(self.device), self.memory_format)
 
     def _batch(self, size: int) -> str:
         return f"a batch of {size} x {self.channels} x {self.image_size} x {self.image_size}"
