@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,9 @@ def standardised(weight: Tensor) -> Tensor:
 class Own(nn.Linear):
     """A layer that multiplies by whatever ``used`` makes of it and its input."""
 
-    def __init__(self, used: Callable[[Own, Tensor], Tensor]) -> None:
+    direction: Tensor
+
+    def __init__(self, used: Use) -> None:
         super().__init__(8, 8)
         self.used = used
         self.left, self.right = nn.Parameter(torch.randn(8, 2)), nn.Parameter(torch.zeros(2, 8))
@@ -41,12 +44,17 @@ class Own(nn.Linear):
 
 class Binary(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight):
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
         return weight.sign()
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient
+
+
+def binary(weight: Tensor) -> Tensor:
+    result: Tensor = Binary.apply(weight)  # type: ignore[no-untyped-call]  # missing in torch's stubs
+    return result
 
 
 def spectral(layer: Own, x: Tensor) -> Tensor:
@@ -66,7 +74,9 @@ def dorefa(layer: Own, x: Tensor) -> Tensor:
     return F.linear(x, 2 * torch.round(share * 3) / 3 - 1)
 
 
-NOT_ZERO: dict[str, Callable[[Own, Tensor], Tensor]] = {
+Use = Callable[[Own, Tensor], Tensor]
+
+NOT_ZERO: dict[str, Use] = {
     "standardised": lambda layer, x: F.linear(x, standardised(layer.weight)),
     "centred in place": lambda layer, x: F.linear(x, layer.weight.clone().sub_(layer.weight.mean())),
     "normalised by a layer norm": lambda layer, x: F.linear(x, F.layer_norm(layer.weight, (8,))),
@@ -83,7 +93,7 @@ NOT_ZERO: dict[str, Callable[[Own, Tensor], Tensor]] = {
         F.linear(x, layer.weight), standardised(layer.weight)
     ),
 }
-ZERO: dict[str, Callable[[Own, Tensor], Tensor]] = {
+ZERO: dict[str, Use] = {
     "as it is": lambda layer, x: F.linear(x, layer.weight, layer.bias),
     "transposed": lambda layer, x: x @ layer.weight,
     "absolute": lambda layer, x: F.linear(x, layer.weight.abs()),
@@ -91,7 +101,7 @@ ZERO: dict[str, Callable[[Own, Tensor], Tensor]] = {
     "norms of rows": lambda layer, x: F.linear(F.normalize(x), F.normalize(layer.weight)),
     "spectral norm": spectral,
     "demodulated": demodulated,
-    "binary": lambda layer, x: F.linear(x, Binary.apply(layer.weight) * layer.weight.abs().mean()),
+    "binary": lambda layer, x: F.linear(x, binary(layer.weight) * layer.weight.abs().mean()),
     "straight-through": lambda layer, x: F.linear(x, (layer.weight.sign() - layer.weight).detach() + layer.weight),
     "quantised": lambda layer, x: F.linear(x, torch.fake_quantize_per_tensor_affine(layer.weight, 0.01, 3, -128, 127)),
     "in half precision": lambda layer, x: F.linear(x.bfloat16(), layer.weight.bfloat16()).float(),
@@ -104,24 +114,26 @@ ZERO: dict[str, Callable[[Own, Tensor], Tensor]] = {
 }
 
 
-def with_layer(used: Callable[[Own, Tensor], Tensor]) -> nn.Module:
+def with_layer(used: Use) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), Own(used), nn.Linear(8, 3))
 
 
-def sparsifier(model: nn.Module, **settings: object) -> Sparsifier:
-    return Sparsifier(model, OPTIMIZERS["sgd"](model.parameters()), Static(density=0.5), total_steps=1, **settings)
+def sparsifier(model: nn.Module, dense: Sequence[str] = ()) -> Sparsifier:
+    return Sparsifier(model, OPTIMIZERS["sgd"](model.parameters()), Static(density=0.5), total_steps=1, dense=dense)
 
 
 @pytest.mark.parametrize("used", NOT_ZERO.values(), ids=NOT_ZERO)
-def test_a_layer_that_multiplies_by_other_numbers_is_refused_unless_kept_dense(used) -> None:
+def test_a_layer_that_multiplies_by_other_numbers_is_refused_unless_kept_dense(
+    used: Use,
+) -> None:
     with pytest.raises(UsageError, match=r'have no effect.*got 1 of 3 layers, 2 \(Own\)\. Keep.*dense=\["2"\]'):
         sparsifier(with_layer(used))
     assert list(sparsifier(with_layer(used), dense=["2"]).masks) == ["0.weight", "3.weight"]
 
 
 @pytest.mark.parametrize("used", ZERO.values(), ids=ZERO)
-def test_a_layer_whose_zeros_arrive_at_the_product_is_masked(used) -> None:
+def test_a_layer_whose_zeros_arrive_at_the_product_is_masked(used: Use) -> None:
     model = with_layer(used)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(1)
@@ -147,7 +159,8 @@ class Outside(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features = F.conv2d(images, standardised(self.conv.weight), stride=4)
-        return self.head(F.relu(features).mean((2, 3)))
+        logits: Tensor = self.head(F.relu(features).mean((2, 3)))
+        return logits
 
 
 def test_a_network_that_standardises_the_weight_of_an_ordinary_layer_is_found_by_an_example() -> None:
@@ -163,7 +176,9 @@ def test_a_dense_network_may_have_any_layers() -> None:
 
 
 @pytest.mark.parametrize("command", ["train", "plan"])
-def test_train_and_plan_refuse_it_before_anything_is_written(command, tmp_path: Path, monkeypatch, capfd) -> None:
+def test_train_and_plan_refuse_it_before_anything_is_written(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_image_folder(tmp_path / "images", size=16)
     name = f"{__name__}:{Outside.__name__}"

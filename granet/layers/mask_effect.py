@@ -99,9 +99,10 @@ def check_layers(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
     names = {id(weight): name for name, weight in weights.items()}
     for module in network.modules():
         weight = module._parameters.get("weight")
-        if weight is not None and id(weight) in names and isinstance(module, MASKABLE) and _has_own_forward(module):
-            if without_effect(module, {"weight": weight}, partial(_call, example=_example(module))):
-                found.add(names[id(weight)])
+        if weight is None or id(weight) not in names or not _has_own_forward(module):
+            continue
+        if without_effect(module, {"weight": weight}, partial(_call, example=_example(module))):
+            found.add(names[id(weight)])
     _refuse(network, found, weights)
 
 
@@ -110,8 +111,10 @@ def _call(module: nn.Module, example: Tensor) -> object:
 
 
 def _has_own_forward(module: nn.Module) -> bool:
-    """Whether a layer may do something else than its base class in torch."""
-    base = next(kind for kind in MASKABLE if isinstance(module, kind))
+    """Whether a convolution or linear layer may do something else than its base class in torch."""
+    base = next((kind for kind in MASKABLE if isinstance(module, kind)), None)
+    if base is None:
+        return False
     methods = ("__call__", "forward", "_conv_forward")
     inherited = all(getattr(type(module), method, None) is getattr(base, method, None) for method in methods)
     return not inherited or bool(module._forward_pre_hooks) or "forward" in vars(module)
