@@ -1,6 +1,7 @@
 """Inspect an untrusted ONNX file: its weights, how many of them are not zero, and how they are stored.
 
-All counts are of what is stored. Nothing is run, and no decoder is evaluated.
+Counts are of the constants that layers multiply by, as they are stored or as operators compute them, within a budget,
+from what is stored. No decoder is evaluated. What could be a weight but is not counted is named in a note.
 """
 
 from __future__ import annotations
@@ -10,47 +11,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import TensorProto
 
-from exporters.encoding import EncodedWeight, decode
+from exporters import weight_tensors
+from exporters.constants import Constants, Part, UncountableError
 from exporters.encoding.decode import WeightReader
-from exporters.encoding.values import Array, type_name
-from exporters.graphs import field_bytes, graphs
+from exporters.encoding.values import type_name
+from exporters.graphs import graphs
 from exporters.islands import inline_islands
-from exporters.weight_tensors import Operand, operands
+from exporters.weight_counts import WeightReport, count, main_part, part_name, part_shape
+from exporters.weight_tensors import FoundWeights, could_be_weight
 from granet.analysis.json_values import json_value
 from granet.checkpoint import canonical
-from granet.errors import CheckpointError, ModelError
+from granet.errors import CheckpointError
 
 _KEY = "granet."
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
-
-@dataclass(frozen=True, kw_only=True)
-class WeightReport:
-    """One weight of two dimensions or more.
-
-    Attributes:
-        name: of the tensor, or of the value that a node computes.
-        shape: as it is stored.
-        parameters: how many elements it has.
-        active: how many of them are not zero.
-        density: active over parameters, 0 to 1; 1 where there are no parameters.
-        encoding: dense; coo, the standard's sparse tensor; or one of ours, gaps8, gaps4 or bitmask.
-        type: of the stored values, such as fp32, bf16 or int8.
-        bytes: what it takes in the file, nodes and names included.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    parameters: int
-    active: int
-    density: float
-    encoding: str
-    type: str
-    bytes: int
+_FEW = 6
+"""Tensors that notes name one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +62,7 @@ class OnnxInspection:
         metadata: entries of granet, by key without ``granet.``.
         parameters: weights of the layers below.
         active: how many of them are not zero.
-        density: active over parameters; 1 where there are no weights.
+        density: active over parameters; None where no weights were counted.
         total_parameters: those and all other floating-point initializers, such as biases.
         weight_bytes: what the layers below take in the file.
         layers: weights in the order in which the graph uses them.
@@ -98,7 +78,7 @@ class OnnxInspection:
     metadata: Mapping[str, Any]
     parameters: int
     active: int
-    density: float
+    density: float | None
     total_parameters: int
     weight_bytes: int
     layers: tuple[WeightReport, ...]
@@ -117,20 +97,19 @@ def inspect(model: onnx.ModelProto) -> OnnxInspection:
     """
     model = inline_islands(model)
     reader = WeightReader(model)
-    weights, decoders, computed = operands(model, reader)
-    notes: list[str] = []
-    reports = [_report(operand, reader, notes) for operand in weights]
-    layers = tuple(report for report in reports if len(report.shape) > 1)
-    if computed:
-        notes.append(f"{computed} layers multiply by what the graph computes; that is not counted")
+    constants = Constants(model, reader)
+    found = weight_tensors.find(model, reader, constants)
+    layers, claimed, notes = _count(found, reader, constants)
+    notes += _not_counted(found, claimed)
     parameters, active = sum(layer.parameters for layer in layers), sum(layer.active for layer in layers)
+    if not parameters:
+        notes.append("no weight of a layer could be counted, so nothing is known of the density")
     initializers = {tensor.name for tensor in model.graph.initializer}
-    counted = {layer.name for layer in layers} | {name for decoder in decoders for name in decoder.inputs}
     others = sum(
         math.prod(tensor.dims)
         for graph in graphs(model.graph)
         for tensor in graph.initializer
-        if tensor.name not in counted and tensor.data_type in _FLOATS
+        if id(tensor) not in claimed and tensor.name not in found.inputs_of_decoders and tensor.data_type in _FLOATS
     )
     return OnnxInspection(
         opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
@@ -142,52 +121,75 @@ def inspect(model: onnx.ModelProto) -> OnnxInspection:
         metadata=dict(_metadata(model)),
         parameters=parameters,
         active=active,
-        density=active / parameters if parameters else 1.0,
+        density=active / parameters if parameters else None,
         total_parameters=parameters + others,
         weight_bytes=sum(layer.bytes for layer in layers),
-        layers=layers,
+        layers=tuple(layers),
         notes=tuple(notes),
     )
 
 
-def _report(operand: Operand, reader: WeightReader, notes: list[str]) -> WeightReport:
-    source, name = operand.source, operand.name
-    if isinstance(source, onnx.SparseTensorProto):
-        source = reader.sparse(source, name)
-    if isinstance(source, EncodedWeight):
-        shape, active, encoding, type_, size = source.shape, source.active, source.encoding, source.type, source.bytes
-    else:
-        active = _count_active(_array(source, name), operand, notes)
-        shape, encoding, type_, size = tuple(source.dims), "dense", type_name(source.data_type), field_bytes(source)
-    parameters = math.prod(shape)
-    return WeightReport(
-        name=name,
-        shape=shape,
-        parameters=parameters,
-        active=active,
-        density=active / parameters if parameters else 1.0,
-        encoding=encoding,
-        type=type_,
-        bytes=size,
-    )
+def _count(
+    found: FoundWeights, reader: WeightReader, constants: Constants
+) -> tuple[list[WeightReport], dict[int, Part], list[str]]:
+    """Return each weight once, the tensors that they are stored in by their identity, and notes."""
+    layers: list[WeightReport] = []
+    claimed: dict[int, Part] = {}
+    seen: set[tuple[int, ...]] = set()
+    notes: list[str] = []
+    padded = 0
+    for operand in found.operands:
+        origin = operand.constant.origin
+        parts = tuple(map(id, origin.parts))
+        place = (*parts, id(origin.node)) if origin.node is not None else parts
+        if place in seen:
+            continue
+        seen.add(place)
+        try:
+            report = count(operand, reader)
+        except UncountableError as error:
+            if len(notes) < _FEW:
+                notes.append(f"{origin.name}, which {operand.operator} multiplies by, is not counted: {error}")
+            continue
+        finally:
+            constants.forget()
+        whole = main_part(origin, report.parameters) is not None
+        if len(report.shape) < 2 or (whole and origin.node is not None and parts in seen):
+            continue
+        if whole:
+            seen.add(parts)
+        claimed |= {id(part): part for part in origin.parts}
+        padded += operand.operator == "com.microsoft.nchwc.Conv"
+        layers.append(report)
+    if padded:
+        notes.append(
+            f"{padded} weights are in ONNX Runtime's own layout, which pads channels with zeros to a multiple of 4, 8 "
+            "or 16; padding is counted as inactive weights"
+        )
+    return layers, claimed, notes
 
 
-def _count_active(values: Array, operand: Operand, notes: list[str]) -> int:
-    """Count the values that are not zero, or are not the integer that represents zero."""
-    if operand.zero is None:
-        return int(np.count_nonzero(values))
-    zeros = _array(operand.zero, operand.name) if isinstance(operand.zero, TensorProto) else None
-    if zeros is None or zeros.size == 0 or (zeros != zeros.flat[0]).any():
-        notes.append(f"{operand.name} has zeros of several kinds, and all of its elements are counted as active")
-        return int(values.size)
-    return int(np.count_nonzero(values != zeros.flat[0]))
-
-
-def _array(tensor: TensorProto, name: str) -> Array:
-    try:
-        return decode.array(tensor)
-    except ValueError as error:
-        raise ModelError("a tensor that is damaged", where=name, got=error) from error
+def _not_counted(found: FoundWeights, claimed: Mapping[int, Part]) -> Iterator[str]:
+    """Say which tensors could be weights, but are not counted."""
+    if found.computed:
+        yield (f"{found.computed} layers multiply by what the graph computes or is given; that is not counted")
+    left = [
+        (part, readers)
+        for key, (part, readers) in found.readers.items()
+        if key not in claimed and readers and could_be_weight(part)
+    ]
+    if left:
+        shown = ", ".join(
+            f"{part_name(part) or 'a constant'} ({'x'.join(map(str, part_shape(part)))}, read by {readers[0]})"
+            for part, readers in left[:_FEW]
+        )
+        more = f" and {len(left) - _FEW} more" if len(left) > _FEW else ""
+        yield f"{len(left)} tensors of two and more dimensions are not counted as weights of layers: {shown}{more}"
+    for operator, numbers in found.numbers.items():
+        if numbers:
+            yield f"{operator} keeps {numbers} numbers in its attributes, which are not counted"
+    if found.not_followed is not None:
+        yield f"weights inside some functions are not counted: {found.not_followed}"
 
 
 def _value(value: onnx.ValueInfoProto) -> ValueReport:

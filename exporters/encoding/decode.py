@@ -30,9 +30,20 @@ ALLOWANCE = 2**24
 """Weights that any model may have: a sparse tensor of the standard with few values takes next to no bytes."""
 
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
-_HALF_BYTES = (TensorProto.UINT4, TensorProto.INT4)
+_BITS: Mapping[int, int] = {
+    **dict.fromkeys((TensorProto.UINT4, TensorProto.INT4, TensorProto.FLOAT4E2M1), 4),
+    **dict.fromkeys((25, 26), 2),
+    **dict.fromkeys((27, 28), 6),
+}
+"""Bits of types that are smaller than a byte; UINT2, INT2 and FLOAT6 by number, for older packages of onnx."""
+
 
 Source = TensorProto | onnx.SparseTensorProto
+
+
+class UnknownTypeError(ValueError):
+    """A tensor whose element type this version cannot read, which is not damage."""
+
 
 Scope = Mapping[str, Source]
 """The constant tensors that the nodes of a graph can read, by name."""
@@ -83,7 +94,7 @@ class WeightReader:
         Raises:
             ModelError: a decoder that granet does not write, or one with damaged tensors.
         """
-        return [self._decoder(node, scope) for node in graph.node if node.domain == DOMAIN]
+        return [self.decoder(node, scope) for node in graph.node if node.domain == DOMAIN]
 
     def sparse(self, tensor: onnx.SparseTensorProto, name: str) -> EncodedWeight:
         """Return the weight in a sparse tensor of the standard.
@@ -94,7 +105,7 @@ class WeightReader:
         try:
             shape = tuple(tensor.dims)
             values, indices = array(tensor.values), array(tensor.indices)
-            self._claim(shape)
+            self.claim(shape)
             coo.check(values, indices, shape)
         except ValueError as error:
             raise ModelError("a sparse tensor that is damaged", where=name, got=error) from error
@@ -109,7 +120,12 @@ class WeightReader:
             decode=lambda: coo.dense(values, indices, shape),
         )
 
-    def _decoder(self, node: onnx.NodeProto, scope: Scope) -> EncodedWeight:
+    def decoder(self, node: onnx.NodeProto, scope: Scope) -> EncodedWeight:
+        """Return the weight that a node of our domain computes from the constant tensors in ``scope``.
+
+        Raises:
+            ModelError: a decoder that granet does not write, or one with damaged tensors.
+        """
         name = node.output[0] if node.output else ""
         if node.op_type not in self._known or len(node.output) != 1:
             raise ModelError(
@@ -142,7 +158,7 @@ class WeightReader:
             raise ValueError(f"values of type {values.dtype}; expected {expected}")
         shape = tuple(attributes.get("shape", values.shape))
         size = math.prod(shape)
-        self._claim(shape)
+        self.claim(shape)
         packed = None
         if layout.positions is not None:
             packed = _packed(layout, given[layout.positions], values, attributes)
@@ -166,7 +182,12 @@ class WeightReader:
             decode=decode,
         )
 
-    def _claim(self, shape: tuple[int, ...]) -> None:
+    def claim(self, shape: tuple[int, ...]) -> None:
+        """Take a tensor of ``shape`` from what the bytes of the model justify.
+
+        Raises:
+            ValueError: that is used up, or a size is negative.
+        """
         if any(size < 0 for size in shape):
             raise ValueError(f"a shape of {shape}")
         self._left -= math.prod(shape)
@@ -212,24 +233,25 @@ def array(tensor: TensorProto) -> Array:
 
 
 def _present(tensor: TensorProto) -> int:
-    """Count the elements that there are bytes for; of pairs of half bytes, as many as the shape says if that fits."""
+    """Count the elements that there are bytes for; of those that share bytes, as many as the shape says if it fits."""
     try:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     except KeyError as error:
-        raise ValueError(f"elements of type {tensor.data_type}") from error
+        raise UnknownTypeError(f"elements of {type_name(tensor.data_type)}") from error
     if tensor.data_type == TensorProto.STRING:
         return len(tensor.string_data)
-    claimed = math.prod(tensor.dims)
+    bits = _BITS.get(tensor.data_type, 8)
     if tensor.HasField("raw_data"):
-        if tensor.data_type in _HALF_BYTES:
-            return claimed if len(tensor.raw_data) == -(-claimed // 2) else 2 * len(tensor.raw_data)
-        if len(tensor.raw_data) % dtype.itemsize:
-            raise ValueError(f"{len(tensor.raw_data)} bytes for elements of {dtype.itemsize}")
-        return len(tensor.raw_data) // dtype.itemsize
-    entries = max(len(getattr(tensor, field)) for field in _FIELDS)
-    if tensor.data_type in _HALF_BYTES:
-        return claimed if entries == -(-claimed // 2) else 2 * entries
-    return entries // 2 if dtype.kind == "c" else entries
+        entries, size = len(tensor.raw_data), dtype.itemsize
+        if entries % size:
+            raise ValueError(f"{entries} bytes for elements of {size}")
+        entries //= size
+    else:
+        entries = max(len(getattr(tensor, field)) for field in _FIELDS)
+        entries = entries // 2 if dtype.kind == "c" else entries
+        bits = 8 if bits == 6 else bits  # in lists of numbers those of 6 bits have one each
+    claimed = math.prod(tensor.dims)
+    return claimed if entries == -(-claimed * bits // 8) else entries * 8 // bits
 
 
 def _dense(source: Source) -> Array:

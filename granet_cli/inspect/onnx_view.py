@@ -14,7 +14,8 @@ from granet_cli.render import Screen, size
 from granet_cli.tables import TableColumn, table
 
 if TYPE_CHECKING:
-    from exporters.onnx_inspection import OnnxInspection, ValueReport, WeightReport
+    from exporters.onnx_inspection import OnnxInspection, ValueReport
+    from exporters.weight_counts import WeightReport
 
 _LONGEST_WORD, _LONGEST_FACT = 20, 100
 
@@ -45,7 +46,10 @@ def _facts(report: OnnxInspection) -> Iterator[tuple[str, str]]:
     yield "outputs", _values(report.outputs)
     for key, value in report.metadata.items():
         yield shortened(key, _LONGEST_WORD), _metadata(value)
-    yield "density", f"{report.density:.4f}: {report.active:,} of {report.parameters:,} weights are not zero"
+    if report.density is None:
+        yield "density", "unknown: no weights of layers were counted"
+    else:
+        yield "density", f"{report.density:.4f}: {report.active:,} of {report.parameters:,} weights are not zero"
     yield "other", f"{report.total_parameters - report.parameters:,} parameters that are not weights of layers"
     yield "stored", f"weights in {size(report.weight_bytes)}"
 

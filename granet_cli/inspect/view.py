@@ -13,7 +13,7 @@ from granet_cli.render import FAINT, Screen, percent, short, size
 from granet_cli.tables import Bar, TableColumn, table
 
 if TYPE_CHECKING:
-    from exporters.onnx_inspection import WeightReport
+    from exporters.weight_counts import WeightReport
     from granet.analysis.inspection import Inspection, LayerReport
 
 
