@@ -164,7 +164,7 @@ def test_an_index_names_what_lies_beside_it_or_is_refused(tmp_path: Path, index:
         ({"state_dict": PLAIN, "state_dict_ema": OTHER}, "--key state_dict_ema takes those", {"key": "state_dict_ema"}),
         (
             {"model": PLAIN, "model_ema": {"n_averaged": torch.tensor(2), **under("module.", OTHER)}},
-            r"other tensors are in model_ema (averaged weights)",
+            "other tensors are in model_ema (averaged weights: torchvision's scripts, DeiT)",
             {"key": "model_ema"},
         ),
         (
@@ -178,8 +178,13 @@ def test_an_index_names_what_lies_beside_it_or_is_refused(tmp_path: Path, index:
             {"prefix": ["encoder_k."]},
         ),
         (under("net.") | under("net_ema.module.", OTHER), "--prefix net_ema", {"prefix": ["net_ema"]}),
+        (
+            {"state_dict": under("model."), "current_model_state": under("model.", OTHER)},
+            "whose state_dict has averaged ones); --key current_model_state",
+            {"key": "current_model_state"},
+        ),
     ],
-    ids=["timm", "torchvision", "ema_pytorch", "MoCo", "one's own"],
+    ids=["timm", "torchvision", "ema_pytorch", "MoCo", "one's own", "Lightning"],
 )
 def test_plain_weights_are_taken_and_how_to_take_averaged_ones_is_said(
     tmp_path: Path, value: object, words: str, choice: dict[str, Any]
@@ -308,6 +313,20 @@ def test_the_rest_is_named_and_left_out_when_asked(tmp_path: Path) -> None:
 def test_choices_that_are_not_in_the_file_are_mistakes(tmp_path: Path, choice: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         import_weights(saved(tmp_path / "a.pth", {"state_dict": PLAIN, "epoch": 3}), **LENET, **choice)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: torch.jit.save(torch.jit.trace(lenet(), torch.zeros(1, 1, 4, 4)), path), "a TorchScript program"),
+        (lambda path: np.savez(path, **{name: tensor.numpy() for name, tensor in PLAIN.items()}), "arrays of NumPy"),
+    ],
+)
+def test_other_archives_are_named(tmp_path: Path, write: Callable[[Path], None], message: str) -> None:
+    write(tmp_path / "a.npz")
+    with pytest.raises(CheckpointError, match=f"{message}, not tensors by name"):
+        import_weights(tmp_path / "a.npz", **LENET)
 
 
 @pytest.mark.parametrize(

@@ -108,9 +108,9 @@ def _choice(value: Mapping[str, Any], row: Container, masks: str) -> list[str]:
     if row.content == "averaged weights":
         remarks.append(f"the weights in {row.key!r} are averaged ones")
     if also := [name for name in rest if isinstance(value[name], dict) and _has_tensors(value[name])]:
-        contents = {other.key: other.content for other in CONTAINERS}
-        words = [f"{name} ({contents.get(name, 'tensors')})" for name in also]
-        remarks.append(f"other tensors are in {listing(words, 6, width=80)}; --key {also[0]} takes those instead")
+        known = {other.key: f" ({other.content}: {other.used_by})" for other in CONTAINERS}
+        words = [name + known.get(name, "") for name in also]
+        remarks.append(f"other tensors are in {listing(words, 6, width=120)}; --key {also[0]} takes those instead")
     return remarks
 
 

@@ -31,6 +31,7 @@ CONTAINERS = (
     Container("network", "weights", "scripts"),
     Container("module", "weights", "DeepSpeed"),
     Container("model_state", "weights", "SlowFast"),
+    Container("current_model_state", "weights", "Lightning's WeightAveraging, whose state_dict has averaged ones"),
     Container("state_dict_ema", "averaged weights", "timm"),
     Container("model_ema", "averaged weights", "torchvision's scripts, DeiT"),
     Container("ema_state_dict", "averaged weights", "mmengine"),
@@ -101,7 +102,8 @@ BY_PRODUCTS = (
         (
             *("*metric.*", "*metrics.*", "acc.*", "acc[0-9].*", "*_acc.*", "*_acc[0-9].*", "*accuracy.*"),
             *("*auroc.*", "f1.*", "*_f1.*", "*precision.*", "*recall.*"),
-            *("*.tp", "*.fp", "*.tn", "*.fn", "*.confmat"),
+            *("*.tp", "*.fp", "*.tn", "*.fn", "*.confmat", "*.mean_value"),
+            *("train.*", "val.*", "valid.*", "validation.*", "test.*"),
         ),
     ),
     ByProduct(
@@ -148,6 +150,13 @@ MASK_LAYOUTS = (
     MaskLayout(None, r"(.+)_mask", "layers with masks as buffers: SynFlow, SNIP, NNI"),
     MaskLayout(None, r"(.+)\.mask", "layers with one mask as a buffer", layer=True),
 )
+
+OTHER_ARCHIVES = {
+    "*/constants.pkl": ("a TorchScript program", "open it with torch.jit.load, and save its state dict"),
+    "*/archive_format": ("a program of torch.export", "open it with torch.export.load, and save its state dict"),
+    "*.npy": ("arrays of NumPy", "save them by name as tensors, made by torch.from_numpy"),
+}
+"""Zip archives of other kinds than those of ``torch.save``: by an entry, what they are and what to do with them."""
 
 STAND_INS = {
     "argparse.Namespace": "arguments: timm, torchvision's scripts, DeiT",

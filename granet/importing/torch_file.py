@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import warnings
 import zipfile
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from granet.errors import CheckpointError
-from granet.importing.conventions import STAND_INS
+from granet.importing.conventions import OTHER_ARCHIVES, STAND_INS
 
 ARCHIVE, LEGACY = b"PK\x03\x04", b"\x80"
 """The first bytes of a file of ``torch.save``: a zip archive, or before torch 1.6 a sequence of pickles."""
@@ -136,6 +137,13 @@ def _check_archive(path: str | os.PathLike[str]) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CheckpointError("the archive is damaged", where=where, got=error, remedy="use another copy") from error
+    for pattern, (what, remedy) in OTHER_ARCHIVES.items():
+        if any(fnmatchcase(entry.filename, pattern) for entry in entries):
+            raise CheckpointError(
+                f"{what}, not tensors by name of torch.save",
+                where=where,
+                remedy=f"{remedy} with torch.save",
+            )
     size = os.stat(path).st_size  # noqa: PTH116  a path of any kind
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED:
