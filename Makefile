@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench bench-methods bench-rewinding bench-plasticity bench-itself bench-gpu older-runtime soak soak-ranks sweep-models fuzz fuzz-guided clean
+.PHONY: setup demo test lint bench bench-methods bench-rewinding bench-plasticity bench-itself bench-gpu older-runtime soak soak-ranks sweep-models fuzz fuzz-guided fuzz-networks clean
 
 setup: $(READY)
 
@@ -77,6 +77,10 @@ fuzz: $(READY)
 fuzz-guided: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt atheris
 	$(BIN)/python -m fuzz.guided -max_total_time=600
+
+# 2,000 generated networks, trained, resumed, inspected, planned and some exported: each works or is refused beforehand.
+fuzz-networks: $(READY)
+	$(BIN)/python -m fuzz.train_networks --count 2000
 
 # 20 random kills of a random rank of four under torchrun: the run must restart by itself and end byte-identical.
 soak-ranks: $(READY)

@@ -10,8 +10,9 @@ import logging
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -21,6 +22,7 @@ from torch.utils import _pytree as pytree
 from exporters.constant_parts import constant_layers
 from granet.checkpoint import Checkpoint
 from granet.errors import CheckpointError, ModelError, UsageError, shortened
+from granet.files.user_code import described
 from granet.models import from_checkpoint
 from granet.models.factory import call
 
@@ -102,9 +104,7 @@ def run(model: nn.Module, inputs: Example, where: str) -> list[Tensor]:
             outputs = pytree.tree_leaves(model(*inputs))
     except Exception as error:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
-        raise ModelError(
-            f"the network cannot take inputs of {shapes}", where=where, got=f"{type(error).__name__}: {error}"
-        ) from error
+        raise ModelError(f"the network cannot take inputs of {shapes}", where=where, got=described(error)) from error
     if not outputs or not all(isinstance(output, Tensor) for output in outputs):
         types = sorted({type(output).__name__ for output in outputs})
         raise ModelError("outputs that are not tensors", where=where, got=", ".join(types) or "nothing")
@@ -127,19 +127,23 @@ def trace(model: nn.Module, example: Example, *, where: str, opset: int | None =
     outputs = run(model, example, where)
     batch = torch.export.Dim(BATCH)
     names = [f"output_{index}" for index in range(len(outputs))]
+    settings: dict[str, Any] = {
+        "dynamo": True,
+        "dynamic_shapes": tuple({0: batch} for _ in example),
+        "input_names": ["images"] if len(example) == 1 else [f"input_{n}" for n in range(len(example))],
+        "output_names": ["logits"] if len(outputs) == 1 and outputs[0].dim() == 2 else names,
+        "opset_version": opset,
+        "verbose": False,
+    }
     try:
         # Without gradients: torch chooses kernels of attention by whether they are needed, and not alike in all stages.
         with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                model,
-                example,
-                dynamo=True,
-                dynamic_shapes=tuple({0: batch} for _ in example),
-                input_names=["images"] if len(example) == 1 else [f"input_{n}" for n in range(len(example))],
-                output_names=["logits"] if len(outputs) == 1 and outputs[0].dim() == 2 else names,
-                opset_version=opset,
-                verbose=False,
-            )
+            program = torch.onnx.export(model, example, **settings)
+            assert program is not None  # noqa: S101  it is with dynamo
+            if _fixes_batch(program):  # as len(images) does, unless Python itself is traced
+                with suppress(Exception):
+                    strict = torch.export.export(model, example, dynamic_shapes=settings["dynamic_shapes"], strict=True)
+                    program = torch.onnx.export(strict, **settings) or program
     except Exception as error:  # any class: the exporter's own, and whatever the network raises
         raise ModelError(
             "torch cannot export this network to ONNX with a free batch size",
@@ -147,8 +151,16 @@ def trace(model: nn.Module, example: Example, *, where: str, opset: int | None =
             got=_reason(error),
             remedy="replace that part of the network by operations that torch.onnx.export supports",
         ) from error
-    assert program is not None  # noqa: S101  it is with dynamo, and so is the program that it exported
-    assert program.exported_program is not None  # noqa: S101
+    if _fixes_batch(program):
+        raise ModelError(
+            "the network fixes the number of images while torch traces it",
+            where=where,
+            got=f"{len(example[0])}, the number in the example",
+            expected="a graph for any number of images",
+            remedy="replace a loop over images by one operation on all of them or torch.vmap, and a number of images "
+            "that the code fixes by images.shape[0]",
+        )
+    assert program.exported_program is not None  # noqa: S101  it has one when exported with dynamo
     honoured = program.model.opset_imports[""]
     if opset not in (None, honoured):
         raise UsageError(
@@ -161,6 +173,12 @@ def trace(model: nn.Module, example: Example, *, where: str, opset: int | None =
     read = _read(program.exported_program)
     constant = constant_layers(program.exported_program)
     return Traced(program.model, _without(model, read), _without(model, read - constant) - _without(model, read))
+
+
+def _fixes_batch(program: torch.onnx.ONNXProgram) -> bool:
+    """Whether torch gave up the free dimension of an input, which it does without a word."""
+    shapes = (value.shape for value in program.model.graph.inputs)
+    return any(shape is not None and isinstance(shape[0], int) for shape in shapes)
 
 
 def _read(program: torch.export.ExportedProgram) -> set[str]:

@@ -1,1 +1,1 @@
-"""Broken and hostile checkpoints, made by the thousand: whatever is in a file, it opens soundly or not at all."""
+"""Broken files and unusual networks, made by the thousand: each works soundly or is refused with a sentence."""

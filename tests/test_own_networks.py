@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from exporters import tracing
 from granet.checkpoint import load
 from granet.data import Arrays, Dataset
-from granet.errors import ModelError, UsageError
+from granet.errors import CheckpointError, ModelError, UsageError
 from granet.models import from_checkpoint
 from granet.recipe import Recipe
 from granet.training import RunFolder, evaluate, resume, train
 from granet.training.plan import plan
 from granet.training.scoring import score
 from granet_cli.app import run as granet
+from tests import unusual_networks
 from tests.synthetic import arrays_dataset, write_image_folder
 
 CPU = torch.device("cpu")
@@ -73,6 +75,11 @@ def test_a_network_that_fails_in_channels_last_is_told_the_setting(channels_last
         train(asked, RunFolder(tmp_path / "run"), CPU, dataset=channels_last)
 
 
+def test_a_three_dimensional_convolution_trains_in_channels_last(channels_last: Dataset, tmp_path: Path) -> None:
+    asked = recipe("Volume", **{"training.memory_format": "channels_last"})
+    train(asked, RunFolder(tmp_path), CPU, dataset=channels_last)
+
+
 # What a network returns, is wrapped in, or fixes
 
 REFUSED = {
@@ -100,6 +107,7 @@ REFUSED = {
     "instance": "not a factory; got Plain; .*Name a function that makes the network",
     "half": r"cannot take images.*Images are float32 and weights torch\.float16",
     "without_data": r"conv\.weight: a tensor without data, on torch's meta device",
+    "with_phase": "phase: a tensor of this kind cannot be stored; got torch.complex64",
     "without_layers": "the logits do not depend on any weight that trains",
     "other_channels": r"cannot take images of 3 x 8 x 8; .*\(layer 0, Conv2d\)",
     "other_size": r"cannot take images of 3 x 8 x 8; .*\(layer 2, Linear\)",
@@ -108,7 +116,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("network", REFUSED)
 def test_what_cannot_train_is_refused_before_anything_is_written(network: str, tmp_path: Path) -> None:
-    with pytest.raises((ModelError, UsageError), match=REFUSED[network]):
+    with pytest.raises((ModelError, UsageError, CheckpointError), match=REFUSED[network]):
         train(recipe(network), RunFolder(tmp_path / "run"), CPU, dataset=arrays_dataset())
     assert not (tmp_path / "run").exists()
 
@@ -129,6 +137,20 @@ def test_the_named_dense_setting_lets_an_unused_layer_be(tmp_path: Path) -> None
 def test_a_layer_skipped_in_the_step_of_an_update_is_named_with_the_dense_setting(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"SometimesUnused, step 4: the loss .* got skipped\. .*dense=\[\"skipped\"\]"):
         train(recipe("SometimesUnused"), RunFolder(tmp_path), CPU, dataset=arrays_dataset())
+
+
+@pytest.mark.parametrize("network", ["Length", "IntegerLength"])
+def test_a_graph_takes_any_number_of_images_although_the_network_asks_for_it(network: str) -> None:
+    model = getattr(unusual_networks, network)().eval()
+    graph = tracing.trace(model, (torch.zeros(2, 3, 8, 8),), where=network).model.graph
+    assert str(graph.inputs[0].shape[0]) == tracing.BATCH
+
+
+@pytest.mark.parametrize("network", ["OneByOne"])
+def test_a_loop_over_images_is_named_when_a_graph_is_traced(network: str) -> None:
+    model = getattr(unusual_networks, network)().eval()
+    with pytest.raises(ModelError, match=r"fixes the number of images .* got 2, .*Replace a loop over images"):
+        tracing.trace(model, (torch.zeros(2, 3, 8, 8),), where=network)
 
 
 # Errors in a user's code

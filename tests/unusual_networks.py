@@ -66,6 +66,17 @@ class TrainingView(Plain):
         return self.fc(h.view(h.size(0), -1) if self.training else h.flatten(1))
 
 
+class Volume(Plain):
+    """Has a weight of five dimensions, which cannot be channels_last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.volume = nn.Conv3d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(self.volume(x[:, None])[:, 0])
+
+
 # Outputs
 
 
@@ -156,6 +167,21 @@ class AtMost(Plain):
 class Length(Plain):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.features(x).reshape(len(x), 72))
+
+
+class IntegerLength(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).view(int(x.shape[0]), -1))
+
+
+class FromShape(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.zeros(x.shape[0], 3)
+
+
+class Repeated(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.cat([self.fc.bias[None] for _ in range(len(x))])
 
 
 class OneByOne(Plain):
@@ -274,6 +300,12 @@ def in_evaluation_mode() -> Any:
 
 def lazy() -> Any:
     return nn.Sequential(nn.LazyConv2d(8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+
+
+def with_phase() -> Any:
+    network = Plain()
+    network.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    return network
 
 
 def without_layers() -> Any:

@@ -16,6 +16,7 @@ from granet.coupling.analysis import CoupledLayer
 from granet.coupling.removal import plan
 from granet.coupling.tracing import named_tensors, trace
 from granet.errors import ModelError, UsageError
+from granet.files.user_code import described
 from granet.layers.maskable import unwrap
 
 
@@ -70,9 +71,7 @@ def _copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model).eval()
     except Exception as error:
-        raise ModelError(
-            "the network cannot be copied", where=type(model).__name__, got=f"{type(error).__name__}: {error}"
-        ) from error
+        raise ModelError("the network cannot be copied", where=type(model).__name__, got=described(error)) from error
 
 
 def _expected(model: nn.Module, inputs: list[proof.Inputs]) -> list[list[Tensor]]:
@@ -82,7 +81,7 @@ def _expected(model: nn.Module, inputs: list[proof.Inputs]) -> list[list[Tensor]
         raise ModelError(
             "the network does not run on the example",
             where=type(model).__name__,
-            got=f"{type(error).__name__}: {error}",
+            got=described(error),
         ) from error
     if not all(tensor.isfinite().all() for tensors in expected for tensor in tensors):
         raise ModelError(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from granet.errors import ModelError
+from granet.files.user_code import described
 
 TOLERANCE = 1e-5
 """The largest difference of an output, as a share of the largest absolute value in it."""
@@ -87,7 +88,7 @@ def prove(original: nn.Module, smaller: nn.Module, expected: list[list[Tensor]],
         raise ModelError(
             "the network does not run with fewer channels",
             where=type(original).__name__,
-            got=f"{type(error).__name__}: {error}",
+            got=described(error),
             remedy="its forward pass may depend on sizes that torch.export does not show; do without compaction",
         ) from error
     if found > TOLERANCE:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from granet.errors import ModelError
+from granet.files.user_code import described
 
 # Operators that may hand back their argument or a view of it without saying so in their schema.
 _MAY_ALIAS = {
@@ -82,7 +83,7 @@ def trace(model: nn.Module, example: tuple[Tensor, ...]) -> Trace:
         raise ModelError(
             "the forward pass cannot be traced",
             where=type(model).__name__,
-            got=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+            got=described(error),
             remedy="torch.export has to take the network: let no branch depend on the values of tensors",
         ) from error
     nodes = tuple(program.graph.nodes)

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from granet.errors import GranetError, UsageError, nearest
+from granet.errors import GranetError, UsageError, nearest, shortened
 
 _OURS = frozenset({"granet", "granet_cli", "exporters"})
 _named: set[str] = set()
@@ -64,6 +64,13 @@ def find(spec: str, *, what: str, attribute: str, error: type[GranetError]) -> A
             )
         found = getattr(found, part)
     return found
+
+
+def described(error: BaseException, *, place: str | None = None) -> str:
+    """Return class and message of an error on one line, and the user's line that raised it, or else ``place``."""
+    text = f"{type(error).__name__}: {shortened(' '.join(str(error).split()), 600)}".removesuffix(": ")
+    place = line_of(error) or place
+    return text if place is None else f"{text} ({place})"
 
 
 def line_of(error: BaseException) -> str | None:

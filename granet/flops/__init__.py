@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from granet.errors import ModelError, UnknownNameError, UsageError
+from granet.files.user_code import described
 from granet.flops.products import ProductCounter
 from granet.layers.copying import copy_with
 
@@ -110,7 +111,7 @@ def _count(model: nn.Module, input_shape: Sequence[int]) -> ProductCounter:
         raise ModelError(
             f"the forward pass cannot be traced on one example of shape {tuple(input_shape)}",
             where=type(model).__name__,
-            got=f"{type(error).__name__}: {error}",
+            got=described(error),
             remedy="keep constant tensors in buffers, and let no branch depend on the values of a tensor",
         ) from error
     return counter

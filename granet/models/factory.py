@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from granet.errors import ModelError
-from granet.files.user_code import find, line_of, working_directory_on_path
+from granet.files.user_code import described, find, working_directory_on_path
 
 
 def call(spec: str, **offered: int) -> Any:
@@ -39,7 +39,7 @@ def call(spec: str, **offered: int) -> Any:
             raise ModelError(
                 "the factory failed",
                 where=spec,
-                got=f"{type(error).__name__}: {error}" + (f" ({line})" if (line := line_of(error)) else ""),
+                got=described(error),
                 remedy=f"it was called with {', '.join(f'{k}={v}' for k, v in arguments.items()) or 'nothing'}",
             ) from error
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from granet.errors import GranetError, ModelError, shortened
-from granet.files.user_code import line_of
+from granet.errors import GranetError, ModelError
+from granet.files.user_code import described
 
 
 @contextmanager
@@ -32,14 +32,9 @@ def network_errors(
     except Exception as error:
         if lacks_memory(error):
             raise
-        raise ModelError(what, where=where, got=described(error, network), remedy=remedy) from error
-
-
-def described(error: Exception, network: nn.Module | None = None) -> str:
-    """Return class and message of an error, and the user's line or the layer of ``network`` that it came from."""
-    text = f"{type(error).__name__}: {shortened(' '.join(str(error).split()), 600)}".removesuffix(": ")
-    place = line_of(error) or _layer_of(error, network)
-    return text if place is None else f"{text} ({place})"
+        raise ModelError(
+            what, where=where, got=described(error, place=_layer_of(error, network)), remedy=remedy
+        ) from error
 
 
 def lacks_memory(error: Exception) -> bool:

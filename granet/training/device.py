@@ -86,8 +86,17 @@ def resolve_memory_format(asked: str | None, device: torch.device, model: str) -
 def move_model(model: nn.Module, device: torch.device, memory_format: torch.memory_format) -> nn.Module:
     """Move ``model`` to ``device``, its weights in channels_last where images are, and return it."""
     model = model.to(device)
-    if memory_format is torch.channels_last:
-        model = model.to(memory_format=memory_format)  # type: ignore[call-overload]  # missing in torch's stubs
+    return lay_out(model, memory_format) if memory_format is torch.channels_last else model
+
+
+def lay_out(model: nn.Module, memory_format: torch.memory_format) -> nn.Module:
+    """Bring weights of four dimensions into a memory format, in place, and return ``model``.
+
+    ``Module.to`` tries it with those of five dimensions too, which have no channels_last.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=memory_format)
     return model
 
 

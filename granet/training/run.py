@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from granet import models
 from granet.checkpoint import Checkpoint, Network
+from granet.checkpoint.tensors import TensorSource
 from granet.data import Dataset, Pipeline, make_pipeline, open_dataset
 from granet.errors import CheckpointError
 from granet.layers.maskable import maskable
@@ -138,7 +139,7 @@ def begin(
         UsageError: settings that do not fit the data, the device or each other.
         ModelError: a network that cannot be built, trained or evaluated on such batches, one with layers that the loss
             does not depend on where the method grows weights by gradient, or weights to start from that do not fit it.
-        CheckpointError: weights to start from that cannot be read.
+        CheckpointError: a tensor of a dtype that no checkpoint can hold, or weights to start from that cannot be read.
     """
     world.ranks.check(recipe.training.batch_size, recipe.training.accumulate)
     precision = resolve_precision(recipe.training.precision, device)
@@ -162,6 +163,7 @@ def begin(
         seed=recipe.seed,
     )
     start = starting_weights.start(recipe, model, dataset) if fresh else {}
+    _check_storable(model)
     model, tried = placed(model, Trial.of(recipe, dataset, device, precision), asked=recipe.training.memory_format)
     idle = try_out(model, tried, recipe, dataset, ranks=world.ranks.size)
     if method.final_density() < 1:
@@ -199,6 +201,17 @@ def begin(
     )
 
 
+def _check_storable(model: nn.Module) -> None:
+    """Raise CheckpointError if a parameter or persistent buffer is of a kind that no checkpoint can hold."""
+    for name, tensor in (*model.named_parameters(), *_persistent_buffers(model).items()):
+        TensorSource(tensor, None, name)
+
+
+def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
+    persistent = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name in persistent}
+
+
 def capture(run: Run) -> Checkpoint:
     """Return the state of ``run``.
 
@@ -206,8 +219,6 @@ def capture(run: Run) -> Checkpoint:
     Buffers, which a forward pass changes, are copied, and so is everything that is not a tensor.
     """
     parameters = dict(run.model.named_parameters())
-    persistent = run.model.state_dict().keys()
-    buffers = {name: buffer for name, buffer in run.model.named_buffers() if name in persistent}
     progress: dict[str, Any] = {
         "epoch_loss": float(run.sums.loss),
         "epoch_correct": int(run.sums.correct),
@@ -223,7 +234,7 @@ def capture(run: Run) -> Checkpoint:
     return Checkpoint(
         weights={name: parameter.detach() for name, parameter in parameters.items()},
         masks=dict(run.sparsifier.masks),
-        buffers={name: buffer.detach().clone() for name, buffer in buffers.items()},
+        buffers={name: buffer.detach().clone() for name, buffer in _persistent_buffers(run.model).items()},
         explored=dict(run.sparsifier.explored),
         optimizer={
             name: dict(run.optimizer.state[parameter])

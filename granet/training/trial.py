@@ -26,7 +26,7 @@ from granet.models.failures import lacks_memory, network_errors
 from granet.models.logits import check_logits
 from granet.recipe import Recipe
 from granet.sparsifier import Sparsifier
-from granet.training.device import Precision, autocast, move_model, resolve_memory_format
+from granet.training.device import Precision, autocast, lay_out, move_model, resolve_memory_format
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +158,7 @@ def placed(model: nn.Module, trial: Trial, *, asked: str | None) -> tuple[nn.Mod
         try:
             trial.evaluate(model, (2,))
         except ModelError:
-            model = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in stubs
-            return model, replace(trial, memory_format=torch.contiguous_format)
+            return lay_out(model, torch.contiguous_format), replace(trial, memory_format=torch.contiguous_format)
     return model, trial
 
 
