@@ -215,3 +215,40 @@ def test_a_network_with_standardised_weights_gets_short_patterns_of_what_to_keep
 def test_networks_without_them_are_masked(name: str) -> None:
     model = build(f"torchvision:{name}", in_channels=3, classes=2, image_size=64)
     check_network(model, maskable(model), lambda network: network(torch.zeros(2, 3, 64, 64)))
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, images: Tensor) -> Tensor:
+        return F.conv2d(images, standardised(self.weight.flatten(1)).view_as(self.weight), self.bias, stride=4)
+
+
+class Inside(nn.Module):
+    """A network with a layer that standardises its weight."""
+
+    def __init__(self, classes: int = 10, in_channels: int = 3) -> None:
+        super().__init__()
+        self.conv, self.head = Standardised(in_channels, 8, 3), nn.Linear(8, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(F.relu(self.conv(images)).mean((2, 3)))
+        return logits
+
+
+def test_import_and_inspect_remark_on_masks_without_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"{__name__}:{Inside.__name__}"
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
+    model = Inside()
+    with torch.no_grad():
+        model.conv.weight[:, 0] = 0
+    torch.save(model.state_dict(), "own.pt")
+    imported = ["import", "own.pt", "--model", name, "--image-size", "16", "-o", "own.safetensors"]
+    assert run([*imported, "--infer-masks"]) == 0
+    remark = "no effect on conv: such a layer multiplies by numbers"
+    assert remark in " ".join("".join(capfd.readouterr()).split())
+    assert run(["inspect", "own.safetensors", "--model", name]) == 0
+    assert f"Masks have {remark}" in " ".join(capfd.readouterr().out.split())
+    assert run([*imported, "--overwrite"]) == 0  # nothing is masked
+    assert "no effect" not in "".join(capfd.readouterr())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from granet import flops
 from granet.analysis.json_values import json_value
 from granet.errors import GranetError, ModelError
+from granet.layers import mask_effect
 from granet.layers.axes import WeightAxes
 from granet.layers.maskable import MASKABLE
 from granet.masks import mapping
@@ -142,6 +143,11 @@ def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection
         )
         for name in _in_order(checkpoint.masks, network)
     )
+    if network is not None:
+        notes += (
+            note[0].upper() + note[1:]
+            for note in mask_effect.remarks(network, [x.name for x in layers if x.density < 1])
+        )
     recipe = checkpoint.recipe
     total_steps = number_at(checkpoint.progress, "total_steps")
     steps_per_epoch = number_at(checkpoint.progress, "steps_per_epoch")

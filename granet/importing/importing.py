@@ -10,6 +10,7 @@ from granet import models
 from granet.checkpoint import Checkpoint, Network
 from granet.errors import UsageError
 from granet.importing import advice, data_and_recipe, masking, match_tensors, names, reading, sizes
+from granet.layers import mask_effect
 from granet.layers.maskable import maskable
 from granet.masks.mapping import density
 
@@ -109,6 +110,7 @@ def import_weights(
         order=list(can_be_masked),
     )
     weights, masks, masked = masking.apply(chosen, fitted.weights, can_be_masked)
+    useless = mask_effect.remarks(outline, [name for name, mask in masks.items() if not mask.all()])
     channels = built_for["in_channels"]
     mean, std, assumed = known.normalisation(channels)
     checkpoint = Checkpoint(
@@ -137,7 +139,7 @@ def import_weights(
                 "format": file.format,
                 "masks": chosen.origin,
                 "source": chosen.source,
-                "remarks": [*file.remarks, *matched, *fitted.remarks, *masked, *assumed],
+                "remarks": [*file.remarks, *matched, *fitted.remarks, *masked, *useless, *assumed],
             },
         },
     )

@@ -34,7 +34,7 @@ def without_effect(
     A weight that is not used in the passes is not among them. The network and torch's generators stay as they were.
 
     Args:
-        model: the network, without wrappers. Of one without data (meta device) nothing is known.
+        model: the network, without wrappers. One without data (meta device) is tried with made-up values on the CPU.
         weights: those of its parameters that are in question, by name.
         call: runs a network on an example. It is called with a copy of ``model`` in training and in evaluation mode;
             an exception ends that pass.
@@ -42,11 +42,14 @@ def without_effect(
     names = {id(weight): name for name, weight in weights.items()}
     halves: dict[str, tuple[Tensor, Tensor]] = {}
     device = next(iter(weights.values())).device
+    if device.type == "meta":
+        device = torch.device("cpu")
     pattern = torch.randn(_PERIOD, generator=torch.Generator().manual_seed(0)).to(device)
     pattern[0] = -1  # so that of a weight of one element it is that one
 
     def halved(tensor: Tensor) -> Tensor:
-        name, tensor, trains = names.get(id(tensor)), tensor.detach(), tensor.requires_grad
+        name, trains = names.get(id(tensor)), tensor.requires_grad
+        tensor = torch.zeros_like(tensor, device=device) if tensor.is_meta else tensor.detach()
         if not trains or not tensor.is_floating_point():
             return tensor.clone()
         numbers = _tiled(pattern, tensor)
@@ -57,8 +60,6 @@ def without_effect(
         halves[name] = value.masked_fill_(inactive := numbers < 0, 0), inactive
         return value
 
-    if device.type == "meta":
-        return {}
     with torch.no_grad(), torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         try:
             trial = copy_with(model, halved)
@@ -86,24 +87,41 @@ def check_network(model: nn.Module, weights: Mapping[str, nn.Parameter], call: C
 
 
 def check_layers(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
-    """Raise UsageError if masks of some weights would have no effect in their layers, each of which is tried by itself.
+    """Raise UsageError if masks of some weights would have no effect, as ``layers_without_effect`` finds them."""
+    _refuse(unwrap(model), layers_without_effect(model, weights), weights)
+
+
+def remarks(model: nn.Module, sparse: Collection[str]) -> tuple[str, ...]:
+    """Return a remark on layers with one of the ``sparse`` weights that ``layers_without_effect`` finds, if any."""
+    weights = {name: parameter for name, parameter in unwrap(model).named_parameters() if name in sparse}
+    found = layers_without_effect(model, weights)
+    if not found:
+        return ()
+    layers = listing((name.removesuffix(".weight") for name in weights if name in found), 3)
+    return (
+        f"masks have no effect on {layers}: such a layer multiplies by numbers that are not zero where its weight is",
+    )
+
+
+def layers_without_effect(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> set[str]:
+    """Return the weights whose zeros save nothing in their layers, each of which is tried by itself, by name.
 
     Tried are layers with a forward pass of their own, which takes one argument of the usual shape. What a network does
-    with the weights of ordinary layers is seen by ``check_network`` alone.
+    with the weights of ordinary layers is seen by ``without_effect`` alone.
 
     Args:
         model: the network.
         weights: parameters of it that are masked, by name.
     """
-    network, found = unwrap(model), set[str]()
+    found: set[str] = set()
     names = {id(weight): name for name, weight in weights.items()}
-    for module in network.modules():
+    for module in unwrap(model).modules():
         weight = module._parameters.get("weight")
         if weight is None or id(weight) not in names or not _has_own_forward(module):
             continue
         if without_effect(module, {"weight": weight}, partial(_call, example=_example(module))):
             found.add(names[id(weight)])
-    _refuse(network, found, weights)
+    return found
 
 
 def _call(module: nn.Module, example: Tensor) -> object:
@@ -126,7 +144,8 @@ def _example(module: nn.Module) -> Tensor:
     inputs, _ = WeightAxes.of(module).channels(weight.shape)
     kernel, dilation = weight.shape[2:], getattr(module, "dilation", ())
     sides = [step * (side - 1) + 2 for side, step in zip(kernel, dilation, strict=False)]
-    return torch.ones((2, inputs, *sides), dtype=weight.dtype, device=weight.device)
+    device = "cpu" if weight.is_meta else weight.device
+    return torch.ones((2, inputs, *sides), dtype=weight.dtype, device=device)
 
 
 def _refuse(network: nn.Module, found: Collection[str], weights: Collection[str]) -> None:
