@@ -18,6 +18,7 @@ from granet.recipe import Recipe
 from granet.training import RunFolder, evaluate, resume, train
 from granet.training.plan import plan
 from granet.training.scoring import score
+from granet.training.trial import Trial, placed
 from granet_cli.app import run as granet
 from tests import unusual_networks
 from tests.synthetic import arrays_dataset, write_image_folder
@@ -73,6 +74,15 @@ def test_a_network_that_fails_in_channels_last_is_told_the_setting(channels_last
         ModelError, match=r"view size .*unusual_networks\.py, line \d+, in forward\).*memory_format = cont"
     ):
         train(asked, RunFolder(tmp_path / "run"), CPU, dataset=channels_last)
+
+
+def test_where_nothing_is_asked_for_a_network_that_fails_in_channels_last_runs_contiguous() -> None:
+    trial = Trial.of(recipe("View"), arrays_dataset(), CPU, "fp32")
+    on_gpu = replace(trial, memory_format=torch.channels_last)  # what a GPU is fastest in
+    network, tried = placed(unusual_networks.View(), on_gpu, asked=None)
+    assert tried.memory_format is torch.contiguous_format
+    assert network.conv.weight.is_contiguous()
+    assert placed(unusual_networks.Length(), on_gpu, asked=None)[1].memory_format is torch.channels_last
 
 
 def test_a_three_dimensional_convolution_trains_in_channels_last(channels_last: Dataset, tmp_path: Path) -> None:
