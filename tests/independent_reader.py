@@ -48,7 +48,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 result[f"{key}/{name}"] = spread(np.ones(len(found), np.uint8), found, shape)
             for key in (f"weights/{name}", *masked):
                 result[key] = spread(stored[key].reshape(-1), active, shape)
-    result |= {key: stored[key] for key in stored if key.startswith(("buffers/", "accumulators/"))}
+    result |= {key: stored[key] for key in stored if key.startswith(("buffers/", "accumulators/", "extra/"))}
     return fields, result
 
 

@@ -119,7 +119,7 @@ def set_in(*path: str | int, to: object) -> Callable[[Parts], None]:
     ("change", "message"),
     [
         (set_in("format", to="other"), "not that of a granet checkpoint"),
-        (set_in("version", to=[2, 0]), "cannot read; got 2.0; expected 1.x. Install a newer granet"),
+        (set_in("version", to=[3, 0]), r"cannot read; got 3.0; expected 1.x or 2.x. Install a newer granet"),
         (set_in("version", to="1.0"), "a list of 2 integers"),
         (set_in("step", to=True), "got True"),
         (set_in("step", to="12"), "got '12'"),

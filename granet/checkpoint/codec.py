@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from granet.checkpoint import container, header, integrity
+from granet.checkpoint import container, extra_state, header, integrity
 from granet.checkpoint.reader import File, Outline
 from granet.checkpoint.tensors import StoredMask, TensorSource
 from granet.checkpoint.value import Checkpoint, Slot
@@ -54,6 +54,10 @@ def encode(checkpoint: Checkpoint) -> memoryview:
     sources |= {f"buffers/{name}": TensorSource(buffer, None, name) for name, buffer in checkpoint.buffers.items()}
     for name, accumulator in checkpoint.accumulators.items():
         sources[f"accumulators/{name}"] = TensorSource(accumulator, None, f"accumulator of {name}")
+    extra: dict[str, Any] = {}
+    for name, value in checkpoint.extra_state.items():
+        extra[name], tensors = extra_state.encode(value, name)
+        sources |= {f"extra/{name}/{n}": TensorSource(tensor, None, name) for n, tensor in enumerate(tensors)}
     text = header.render(
         {
             "step": checkpoint.step,
@@ -67,6 +71,7 @@ def encode(checkpoint: Checkpoint) -> memoryview:
             "explored": explored,
             "accumulators": list(checkpoint.accumulators),
             "optimizer": optimizer,
+            **({"extra_state": extra} if extra else {}),
         }
     )
     return _assemble(sources, text)
@@ -103,15 +108,18 @@ def decode(data: Bytes, where: str, *, outline: bool = False) -> Checkpoint:
         network=fields.network,
         progress=fields.progress,
         metrics=fields.metrics,
+        extra_state={name: file.extra_state(name) for name in fields.extra_state},
         stored_hash=file.content_hash,
     )
 
 
-def decode_weights(data: Bytes, where: str) -> dict[str, Tensor]:
-    """Decode weights, in their full shapes, and buffers, in this order: a plain state dict."""
+def decode_weights(data: Bytes, where: str) -> dict[str, Any]:
+    """Decode weights, in their full shapes, and buffers, in this order, and extra state: a plain state dict."""
     file = File.open(data, where)
     weights = {name: file.weight(name) for name in file.header.weights}
-    return weights | {name: file.whole(f"buffers/{name}") for name in file.header.buffers}
+    buffers = {name: file.whole(f"buffers/{name}") for name in file.header.buffers}
+    extra = {name: file.extra_state(name) for name in file.header.extra_state if name.endswith(extra_state.SUFFIX)}
+    return weights | buffers | extra
 
 
 def _flat(mask: Tensor) -> Mask:

@@ -46,8 +46,20 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 """The dtypes that can be stored, by their names in the header."""
 
+
 MAX_HEADER = 8 * 2**20
 """The longest header, in bytes. Parsing one takes some twenty times its length, and no network needs as much."""
+
+
+def check_storable(tensor: Tensor, where: str) -> None:
+    """Raise CheckpointError if the tensor has a layout or dtype that the format does not have, or no data."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.dtype not in DTYPES.values():
+        raise CheckpointError(
+            "a tensor of this kind cannot be stored",
+            where=where,
+            got=f"{tensor.dtype}, {tensor.layout}, on {tensor.device}",
+            expected=f"a strided tensor with data, of dtype {', '.join(DTYPES)}",
+        )
 
 
 @dataclass(frozen=True, eq=False)

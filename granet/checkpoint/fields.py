@@ -41,6 +41,12 @@ class Field:
         for key, value in self.object().items():
             yield key, Field(value, f"{self.where}[{short(key)}]")
 
+    def items(self, length: int | None = None) -> list[Field]:
+        """Return the fields of a list, of this ``length`` if given."""
+        if not isinstance(self.value, list) or length not in (None, len(self.value)):
+            self.refuse("a list" if length is None else f"a list of {length}")
+        return [Field(item, f"{self.where}[{number}]") for number, item in enumerate(self.value)]
+
     def record(self, *names: str) -> dict[str, Field]:
         """Return the fields of an object that has exactly these."""
         for name in sorted(self.object().keys() ^ set(names)):

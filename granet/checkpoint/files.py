@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
-
-from torch import Tensor
+from typing import Any, TypeVar
 
 from granet.checkpoint import codec
 from granet.checkpoint.reader import File
@@ -52,8 +50,8 @@ def load_outline(path: str | os.PathLike[str]) -> Checkpoint:
     return _decode_file(path, partial(codec.decode, outline=True))
 
 
-def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Return the weights, in their full shapes, and buffers of a checkpoint, for ``model.load_state_dict``.
+def load_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the weights, in their full shapes, buffers and extra state of a checkpoint, for ``model.load_state_dict``.
 
     Raises as :func:`load`.
     """

@@ -3,21 +3,22 @@
 It is canonical JSON under the single metadata key ``granet`` of the safetensors file (metadata are a hash map: with
 one key there is no order to vary). Nothing in it depends on when, where or by whom the file was written.
 
-Versions: a reader takes any minor version of its own major one. A newer minor version may add fields at the top,
-which a reader that does not know them ignores; whatever else changes is a new major version. In a version that the
-reader knows, an unknown field is an error.
+Versions: a reader takes any minor version of a major one that it knows. A newer minor version may add fields at the
+top, which a reader that does not know them ignores; whatever else changes is a new major version. In a version that the
+reader knows, an unknown field is an error. Version 2 is version 1 with extra state, and is used where there is any: a
+reader without it would compute something else.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from granet.checkpoint import canonical
+from granet.checkpoint import canonical, extra_state
 from granet.checkpoint.canonical import short
 from granet.checkpoint.container import StoredTensor
 from granet.checkpoint.fields import Field
@@ -29,7 +30,7 @@ KEY = "granet"
 """The one metadata key of the file."""
 
 FORMAT = "granet checkpoint"
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 2, 0
 
 DENSE = "dense"
 """Instead of an encoding: True everywhere, which takes no bytes."""
@@ -55,6 +56,14 @@ class MaskPart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExtraPart:
+    """The JSON of a value of ``granet.checkpoint.extra_state``, and of which kind each of its tensors is."""
+
+    node: Any
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Header:
     """All of the header. ``weights`` and ``buffers`` list names in their order in the network.
 
@@ -73,9 +82,11 @@ class Header:
     explored: dict[str, MaskPart]
     accumulators: tuple[str, ...]
     optimizer: dict[str, dict[str, float | str | None]]
+    extra_state: dict[str, ExtraPart] = field(default_factory=dict)
 
 
 _FIELDS = ("format", "version", *Header.__dataclass_fields__)
+_OF_VERSION_2 = "extra_state"
 
 
 def render(fields: dict[str, Any]) -> str:
@@ -84,7 +95,8 @@ def render(fields: dict[str, Any]) -> str:
     Raises:
         CheckpointError: fields that :func:`parse` would not accept.
     """
-    text = canonical.dumps({"format": FORMAT, "version": [MAJOR, MINOR], **fields}, where="checkpoint")
+    version = [2 if _OF_VERSION_2 in fields else 1, MINOR]
+    text = canonical.dumps({"format": FORMAT, "version": version, **fields}, where="checkpoint")
     parse(text, where="checkpoint")
     return text
 
@@ -95,7 +107,9 @@ def parse(text: str, *, where: str) -> Header:
     Raises:
         CheckpointError: a text that is not a header, or of a version that this reader does not know.
     """
-    fields = _known(canonical.loads(text, where=where), where).record(*_FIELDS)
+    known = _known(canonical.loads(text, where=where), where)
+    major = known.object()["version"][0]
+    fields = known.record(*(name for name in _FIELDS if major > 1 or name != _OF_VERSION_2))
     masks = {name: _mask(field) for name, field in fields["masks"].members()}
     header = Header(
         step=fields["step"].count(),
@@ -113,7 +127,10 @@ def parse(text: str, *, where: str) -> Header:
         },
         accumulators=fields["accumulators"].texts(),
         optimizer={name: _slots(field) for name, field in fields["optimizer"].members()},
+        extra_state={name: _extra(field) for name, field in fields[_OF_VERSION_2].members()} if major > 1 else {},
     )
+    if major > 1 and not header.extra_state:
+        raise CheckpointError("version 2 without extra state, which would be version 1", where=where)
     if len(canonical.dumps(header.recipe, where=where)) > MAX_RECIPE:
         raise CheckpointError("the recipe is too long", where=where, expected=f"at most {MAX_RECIPE} characters")
     check_names(vars(header), where=where)
@@ -128,12 +145,12 @@ def _known(fields: Any, where: str) -> Field:
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise CheckpointError("the header is not that of a granet checkpoint", where=where)
     major, minor = Field(fields.get("version"), f"{where}['version']").integers(2)
-    if major != MAJOR:
+    if not 1 <= major <= MAJOR:
         raise CheckpointError(
             "the file is of a version of the format that this granet cannot read",
             where=where,
             got=f"{major}.{minor}",
-            expected=f"{MAJOR}.x",
+            expected=f"1.x or {MAJOR}.x",
             remedy="install a newer granet" if major > MAJOR else None,
         )
     return Field({name: value for name, value in fields.items() if minor <= MINOR or name in _FIELDS}, where)
@@ -182,6 +199,13 @@ def _slots(field: Field) -> dict[str, float | str | None]:
     return slots
 
 
+def _extra(field: Field) -> ExtraPart:
+    tensors = tuple(extra_state.tensors_of(field))
+    if [number for _, number in tensors] != list(range(len(tensors))):
+        raise CheckpointError("tensors of extra state are not numbered from 0 on", where=field.where)
+    return ExtraPart(node=field.value, tensors=tuple(kind for kind, _ in tensors))
+
+
 def check_tensors(header: Header, stored: Mapping[str, StoredTensor], where: str) -> None:
     """Check that exactly the tensors are stored that the header implies, in the shapes and numbers it implies.
 
@@ -211,9 +235,18 @@ def check_tensors(header: Header, stored: Mapping[str, StoredTensor], where: str
                     "a slot that is shaped like its masked parameter is not stored as masked",
                     where=f"{where}, tensor {short(f'optimizer/{slot}/{name}')}",
                 )
-    for name in positions:
+    bits = {
+        f"extra/{name}/{n}"
+        for name, part in header.extra_state.items()
+        for n, k in enumerate(part.tensors)
+        if k == "bytes"
+    }
+    for name in positions | bits:
         if stored[name].dtype != torch.uint8 or len(stored[name].shape) != 1:
-            raise CheckpointError("positions are not a row of bytes", where=f"{where}, tensor {short(name)}")
+            raise CheckpointError(
+                f"{'positions' if name in positions else 'bytes'} are not a row of bytes",
+                where=f"{where}, tensor {short(name)}",
+            )
     for name, mask in header.masks.items():
         _check_counts(mask, header.explored.get(name), f"{where}, mask of {short(name)}")
 
@@ -234,6 +267,7 @@ def _shapes(header: Header) -> dict[str, tuple[int, ...] | None]:
         for slot, kind in slots.items()
         if isinstance(kind, str)
     }
+    shapes |= {f"extra/{name}/{n}": None for name, part in header.extra_state.items() for n in range(len(part.tensors))}
     return shapes
 
 

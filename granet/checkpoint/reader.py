@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from granet.checkpoint import container, header, integrity
+from granet.checkpoint import container, extra_state, header, integrity
 from granet.checkpoint.canonical import short
 from granet.checkpoint.container import StoredTensor
 from granet.checkpoint.header import Header, MaskPart
@@ -102,6 +102,15 @@ class File:
     def weight(self, name: str) -> Tensor:
         """Return a parameter in its full shape."""
         return self._full(name, [f"weights/{name}"])[0][0]
+
+    def extra_state(self, name: str) -> Any:
+        """Return a value of extra state."""
+        part = self.header.extra_state[name]
+        tensors = [
+            torch.from_numpy(self.data(tensor).copy()) if kind == "bytes" else self.whole(tensor)
+            for tensor, kind in ((f"extra/{name}/{number}", kind) for number, kind in enumerate(part.tensors))
+        ]
+        return extra_state.decode(part.node, tensors)
 
     def parameter(self, name: str) -> Parameter:
         """Return all that belongs to a parameter."""

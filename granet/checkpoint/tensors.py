@@ -93,14 +93,7 @@ class TensorSource:
     where: str
 
     def __post_init__(self) -> None:
-        tensor = self.values
-        if tensor.layout != torch.strided or tensor.is_meta or tensor.dtype not in container.DTYPES.values():
-            raise CheckpointError(
-                "a tensor of this kind cannot be stored",
-                where=self.where,
-                got=f"{tensor.dtype}, {tensor.layout}, on {tensor.device}",
-                expected=f"a strided tensor with data, of dtype {', '.join(container.DTYPES)}",
-            )
+        container.check_storable(self.values, self.where)
 
     @property
     def stored_shape(self) -> tuple[int, ...]:

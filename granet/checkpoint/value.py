@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import torch
@@ -58,6 +58,9 @@ class Checkpoint:
         network: the network.
         progress: the position in the data and partial sums, as JSON.
         metrics: what was measured so far, as JSON.
+        extra_state: what else the network needs to compute the same: by keys of ``state_dict`` such as
+            ``"norm._extra_state"`` what ``get_extra_state`` of modules returns, see ``granet.checkpoint.extra_state``;
+            and by their names the buffers outside the state dict that training changed.
         stored_hash: the content hash of the file that the value was decoded from; ``dataclasses.replace`` drops it.
 
     Raises:
@@ -75,6 +78,7 @@ class Checkpoint:
     network: Network
     progress: dict[str, Any]
     metrics: dict[str, Any]
+    extra_state: dict[str, Any] = field(default_factory=dict)
     stored_hash: InitVar[str | None] = None
 
     def __post_init__(self, stored_hash: str | None) -> None:

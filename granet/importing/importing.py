@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
 
 from granet import models
 from granet.checkpoint import Checkpoint, Network
@@ -13,6 +16,7 @@ from granet.importing import advice, data_and_recipe, masking, match_tensors, na
 from granet.layers import mask_effect
 from granet.layers.maskable import maskable
 from granet.masks.mapping import density
+from granet.models import extra_state
 
 
 def import_weights(
@@ -92,6 +96,8 @@ def import_weights(
     tensors = {renaming.get(name, name): tensor for name, tensor in file.tensors.items()}
     built_for = sizes.infer_sizes(model, given, tensors)
     outline = models.outline(model, **built_for)
+    extra, remarked = _extra_state(model, outline, built_for, tensors)
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in extra}
 
     def advise(missing: Sequence[str], strangers: Sequence[str]) -> str:
         if missing or strangers:
@@ -139,9 +145,10 @@ def import_weights(
                 "format": file.format,
                 "masks": chosen.origin,
                 "source": chosen.source,
-                "remarks": [*file.remarks, *matched, *fitted.remarks, *masked, *useless, *assumed],
+                "remarks": [*file.remarks, *matched, *fitted.remarks, *remarked, *masked, *useless, *assumed],
             },
         },
+        extra_state=extra,
     )
     models.from_checkpoint(checkpoint, factory=model)  # fails if the network does not take such images
     return checkpoint
@@ -163,3 +170,13 @@ def _given(model: str, known: data_and_recipe.ImportedImages) -> dict[str, int]:
     if known.classes is not None:
         given["classes"] = len(known.classes)
     return given
+
+
+def _extra_state(
+    model: str, outline: nn.Module, built_for: Mapping[str, int], tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the extra state of the modules, as in the file or else as they are made, and remarks."""
+    if not extra_state.stateful(outline):
+        return {}, ()
+    network = models.build(model, trial=False, **built_for)
+    return extra_state.chosen(network, tensors)

@@ -21,7 +21,7 @@ from granet.errors import CheckpointError, GranetError
 from granet.files import mapped
 from granet.importing import advice, masking, match_tensors, reading, sharded, sizes
 from granet.layers.maskable import maskable
-from granet.models import load_weights
+from granet.models import extra_state, load_weights
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,11 @@ def start_from(
     )
     left = tuple(classifier) if other else ()
     kept = {name: own[name].detach().cpu() for name in left}
-    fitted = match_tensors.fit({**tensors, **kept}, network, model, where, advice=advise)
-    load_weights(network, fitted.weights, fitted.buffers)
-    return StartingWeights(os.path.basename(where), found, left, (*remarks, *fitted.remarks))  # noqa: PTH119  a path of any kind
+    extra, remarked = extra_state.chosen(network, tensors)
+    plain = {name: tensor for name, tensor in tensors.items() if name not in extra}
+    fitted = match_tensors.fit({**plain, **kept}, network, model, where, advice=advise)
+    load_weights(network, fitted.weights, fitted.buffers, extra)
+    return StartingWeights(os.path.basename(where), found, left, (*remarks, *fitted.remarks, *remarked))  # noqa: PTH119  a path of any kind
 
 
 def _read(

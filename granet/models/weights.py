@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from granet.errors import ModelError
+from granet.models import extra_state
 from granet.models.building import build, check_confirmed, is_factory, outline
 
 if TYPE_CHECKING:
@@ -16,19 +17,27 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
-    """Copy ``weights`` and ``buffers`` into ``model``, on any device.
+def load_weights(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Copy ``weights``, ``buffers`` and, where given, the ``extra`` state of modules into ``model``, on any device.
 
     Raises:
-        ModelError: a tensor is unknown to the model, missing, or of another shape; nothing is copied then.
+        ModelError: a tensor is unknown to the model, missing, or of another shape; nothing is copied then. Or a module
+            does not take its extra state.
     """
-    _check_fit(model, weights, buffers)
+    _check_fit(model, weights, buffers, extra or {})
     persistent = model.state_dict().keys()
     for name, parameter in model.named_parameters():
         parameter.copy_(weights[name])
     for name, buffer in model.named_buffers():
-        if name in persistent:
+        if name in persistent and name in buffers:
             buffer.copy_(buffers[name])
+    if extra is not None:
+        extra_state.load(model, extra)
 
 
 def from_checkpoint(checkpoint: Checkpoint, *, factory: str | None = None, trial: bool = True) -> nn.Module:
@@ -43,14 +52,18 @@ def from_checkpoint(checkpoint: Checkpoint, *, factory: str | None = None, trial
     network = checkpoint.network
     check_confirmed(network.name, factory)
     if not is_factory(network.name):  # a file must not make us allocate more than its weights
-        _check_fit(outline(network.name, **network.sizes), checkpoint.weights, checkpoint.buffers)
+        _check_fit(
+            outline(network.name, **network.sizes), checkpoint.weights, checkpoint.buffers, checkpoint.extra_state
+        )
     model = build(network.name, **network.sizes, trial=trial)
-    load_weights(model, checkpoint.weights, checkpoint.buffers)
+    load_weights(model, checkpoint.weights, checkpoint.buffers, checkpoint.extra_state)
     return model
 
 
-def _check_fit(model: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
-    persistent = model.state_dict().keys()
+def _check_fit(
+    model: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor], extra: Mapping[str, Any]
+) -> None:
+    persistent = model.state_dict().keys() - extra.keys()
     for kind, mine, theirs in (
         ("weight", dict(model.named_parameters()), weights),
         ("buffer", {name: b for name, b in model.named_buffers() if name in persistent}, buffers),

@@ -126,7 +126,7 @@ def prepare(job: Job, dataset: Dataset, device: torch.device) -> tuple[Run, dict
     before, pruned = active(parent.masks), active(run.sparsifier.masks)
     present = {name: before.get(name, run.sparsifier.masks[name].numel()) for name in pruned}
     if job.regeneration != "none":
-        models.load_weights(run.model, parent.weights, parent.buffers)
+        models.load_weights(run.model, parent.weights, parent.buffers, parent.extra_state)
         gradients = dense_gradients(run)
         restore(run, start)
         lost = {name: present[name] - count for name, count in pruned.items()}

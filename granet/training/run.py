@@ -22,6 +22,7 @@ from granet.checkpoint.tensors import TensorSource
 from granet.data import Dataset, Pipeline, make_pipeline, open_dataset
 from granet.errors import CheckpointError
 from granet.layers.maskable import maskable
+from granet.models import extra_state
 from granet.recipe import Recipe, build_method
 from granet.runs.retention import Retention
 from granet.sparsifier import Sparsifier
@@ -80,6 +81,8 @@ class Run:
     sums: EpochSums
     world: World
     metrics: dict[str, Any]
+    fresh_buffers: dict[str, Tensor]
+    """See ``granet.models.extra_state.buffers_as_built``."""
 
     @property
     def step(self) -> int:
@@ -138,7 +141,8 @@ def begin(
     Raises:
         UsageError: settings that do not fit the data, the device or each other.
         ModelError: a network that cannot be built, trained or evaluated on such batches, one with layers that the loss
-            does not depend on where the method grows weights by gradient, or weights to start from that do not fit it.
+            does not depend on where the method grows weights by gradient, or with extra state that cannot be stored; or
+            weights to start from that do not fit it.
         CheckpointError: a tensor of a dtype that no checkpoint can hold, or weights to start from that cannot be read.
     """
     world.ranks.check(recipe.training.batch_size, recipe.training.accumulate)
@@ -162,6 +166,8 @@ def begin(
         image_size=dataset.image_size,
         seed=recipe.seed,
     )
+    extra_state.check(model)
+    fresh_buffers = extra_state.buffers_as_built(model)
     start = starting_weights.start(recipe, model, dataset) if fresh else {}
     _check_storable(model)
     model, tried = placed(model, Trial.of(recipe, dataset, device, precision), asked=recipe.training.memory_format)
@@ -198,6 +204,7 @@ def begin(
         sums=EpochSums.zero(device),
         world=world,
         metrics={"epochs": [], "updates": [], **start},
+        fresh_buffers=fresh_buffers,
     )
 
 
@@ -219,6 +226,8 @@ def capture(run: Run) -> Checkpoint:
     Buffers, which a forward pass changes, are copied, and so is everything that is not a tensor.
     """
     parameters = dict(run.model.named_parameters())
+    extra = extra_state.collect(run.model, run.fresh_buffers)
+    buffers = {name: buffer for name, buffer in _persistent_buffers(run.model).items() if name not in extra}
     progress: dict[str, Any] = {
         "epoch_loss": float(run.sums.loss),
         "epoch_correct": int(run.sums.correct),
@@ -234,7 +243,7 @@ def capture(run: Run) -> Checkpoint:
     return Checkpoint(
         weights={name: parameter.detach() for name, parameter in parameters.items()},
         masks=dict(run.sparsifier.masks),
-        buffers={name: buffer.detach().clone() for name, buffer in _persistent_buffers(run.model).items()},
+        buffers={name: buffer.detach().clone() for name, buffer in buffers.items()},
         explored=dict(run.sparsifier.explored),
         optimizer={
             name: dict(run.optimizer.state[parameter])
@@ -254,6 +263,7 @@ def capture(run: Run) -> Checkpoint:
         ),
         progress=progress,
         metrics=copy.deepcopy(run.metrics),
+        extra_state=extra,
     )
 
 
@@ -271,7 +281,7 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
     ):
         if mine != theirs:
             raise CheckpointError("the data are not those of this run", where=what, got=mine, expected=theirs)
-    models.load_weights(run.model, checkpoint.weights, checkpoint.buffers)
+    models.load_weights(run.model, checkpoint.weights, checkpoint.buffers, checkpoint.extra_state)
     parameters = dict(run.model.named_parameters())
     packed = run.optimizer.state_dict()
     numbers = {id(p): n for n, p in enumerate(p for group in run.optimizer.param_groups for p in group["params"])}

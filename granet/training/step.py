@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from granet.data.memory_format import image_layout
+from granet.models import extra_state
 from granet.models.failures import network_errors
 from granet.randomness import key
 from granet.recipe.learning_rate import learning_rate
@@ -50,6 +51,7 @@ class TrainingStep:
             compile=settings.compile if compile is None else compile,
         )
         self._loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+        self._stateful = extra_state.stateful(run.model)
         self._undo: Callable[[], None] | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> TopologyUpdate | None:
@@ -102,6 +104,7 @@ class TrainingStep:
             group["lr"] = learning_rate(run.recipe, run.step, run.pipeline.steps_per_epoch)
         run.scaler.step(run.optimizer)
         run.scaler.update()
+        extra_state.settle(self._stateful)
 
     def update_topology(self) -> TopologyUpdate | None:
         """Count the step; return the change of the topology, None when none was due.
@@ -123,13 +126,15 @@ class TrainingStep:
             self._undo()
 
     def _snapshot(self) -> Callable[[], None]:
-        """Return a function that restores buffers and epoch sums as they are now."""
+        """Return a function that restores buffers, extra state and epoch sums as they are now."""
         run = self._run
         buffers = [(buffer, buffer.detach().clone()) for buffer in run.model.buffers()]
+        extra = extra_state.collect(run.model)
         sums = EpochSums(run.sums.loss.clone(), run.sums.correct.clone(), run.sums.examples)
 
         def undo() -> None:
             run.sums = sums
+            extra_state.load(run.model, extra)
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)

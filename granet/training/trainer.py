@@ -228,6 +228,7 @@ class Trainer:
         self._check_finite()
         epoch = run.epochs_done + 1
         run.world.check_equal("weights", lambda: fingerprints.of_weights(run.model))
+        run.world.check_equal("extra state of modules", lambda: fingerprints.of_extra_state(run.model))
         loss, accuracy = run.sums.means()
         result = self._evaluate("validation")
         self._check_loss(result.loss, "the validation loss")
@@ -263,7 +264,7 @@ class Trainer:
         if "test" not in run.metrics:
             best = run.world.checkpoint_from_rank_zero(lambda: checkpoint.load(self.folder.best))
             assert best is not None  # noqa: S101  training has ended, and the last epoch at least can be the best
-            models.load_weights(run.model, best.weights, best.buffers)
+            models.load_weights(run.model, best.weights, best.buffers, best.extra_state)
             result = self._evaluate("test")
             run.metrics["test"] = {
                 "epoch": run.metrics["best"]["epoch"],

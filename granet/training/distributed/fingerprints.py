@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from granet.checkpoint.extra_state import encode
 from granet.data import SPLITS, Arrays, Dataset, Files
 from granet.errors import DataError
 from granet.masks.mapping import Masks
 from granet.masks.packed import PackedMasks
+from granet.models import extra_state
 from granet.recipe import Recipe
 from granet.training.distributed.agreement import Facts
 
@@ -37,6 +39,15 @@ def of_masks(masks: Masks) -> Facts:
 def of_weights(model: nn.Module) -> Facts:
     """Return a hash of each parameter. Waits for the device."""
     return {name: _hash(_bytes(parameter)) for name, parameter in model.named_parameters()}
+
+
+def of_extra_state(model: nn.Module) -> Facts:
+    """Return a hash of the extra state of each module that has some, as a checkpoint would hold it."""
+    facts = {}
+    for name, value in extra_state.collect(model).items():
+        node, tensors = encode(value, name)
+        facts[name] = _hash(np.concatenate([np.frombuffer(repr(node).encode(), np.uint8), *map(_bytes, tensors)]))
+    return facts
 
 
 def of_recipe(recipe: Recipe) -> Facts:
