@@ -1,0 +1,25 @@
+// The kernels for any processor: vectors of four floats, as the compiler makes them.
+#include "isa_table.h"
+
+namespace granet {
+namespace {
+
+struct Plain {
+  static constexpr int lanes = 4, most_vectors = 12;
+  typedef float vec __attribute__((vector_size(16), may_alias));
+  typedef int32_t ivec __attribute__((vector_size(16), may_alias));
+  static inline vec broadcast(float x) { return vec{x, x, x, x}; }
+  static inline vec permute(vec x, const int32_t* lanes) { return vec{x[lanes[0]], x[lanes[1]], x[lanes[2]], x[lanes[3]]}; }
+  static inline vec gather(const float* in, const int32_t* index, float fill) {
+    vec found;
+    for (int l = 0; l < lanes; l++) found[l] = index[l] < 0 ? fill : in[index[l]];
+    return found;
+  }
+};
+
+}  // namespace
+
+extern const Isa isa_plain;
+const Isa isa_plain = table<Plain>("plain");
+
+}  // namespace granet
