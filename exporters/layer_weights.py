@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from onnx import helper
 
 from exporters.constants import UncountableError
-from exporters.encoding.values import Array
+from exporters.encoding.values import Array, type_name
 
 Sizes = Mapping[str, int]
 """The attributes of a node that are whole numbers."""
 
 
 class UnpackedWeight(NamedTuple):
-    """A weight of which several elements share a byte: its shape, its elements that are not zero, and their type."""
+    """A weight in an order of its operator's own: its shape, how many elements are not zero, and their type."""
 
     shape: tuple[int, ...]
     active: int
@@ -100,6 +101,36 @@ def _fp4(given: Mapping[int, Array], _: Sizes) -> UnpackedWeight:
     return UnpackedWeight(values.shape, int(np.count_nonzero(values & 7)), "fp4")
 
 
+def _blocked(given: Mapping[int, Array], sizes: Sizes) -> UnpackedWeight:
+    """Read a convolution of ONNX Runtime's blocks of 8 or 16 channels: outputs, inputs, kernel, [inputs], outputs.
+
+    Channels are padded with zeros to whole blocks, and the file does not say how many; channels at the end without a
+    weight are taken for padding.
+    """
+    weight = given[1]
+    outputs, inputs, *kernel = weight.shape
+    area, padding = math.prod(kernel), (0, 0)
+    for block in (8, 16):
+        if not weight.size or outputs % block:
+            continue
+        last = weight.reshape(outputs // block, -1, block)[-1]
+        padded_inputs = 0
+        if inputs % block == 0 and sizes.get("group", 1) == 1:
+            tail = weight.reshape(outputs // block, inputs // block, area, block, block)[:, -1]
+            padded_inputs = _trailing_zeros(np.moveaxis(tail, 2, -1))
+        padding = max(padding, (_trailing_zeros(last), padded_inputs), key=sum)
+    shape = (outputs - padding[0], inputs - padding[1], *kernel)
+    return UnpackedWeight(
+        shape, int(np.count_nonzero(weight)), type_name(helper.np_dtype_to_tensor_dtype(weight.dtype))
+    )
+
+
+def _trailing_zeros(channels: Array) -> int:
+    """Count the channels, along the last axis, at its end that have no number but zeros; all of them count as none."""
+    used = np.flatnonzero(channels.reshape(-1, channels.shape[-1]).any(0))
+    return int(channels.shape[-1] - 1 - used[-1]) if used.size else 0
+
+
 def _blocks_of_q4(_given: Mapping[int, Array], _: Sizes) -> UnpackedWeight:
     raise UncountableError("MatMulFpQ4 keeps weights and scales in one block of bytes")
 
@@ -152,5 +183,6 @@ _OF_RUNTIME: Mapping[str, tuple[WeightInput, ...]] = {
 _TABLES = (
     (_STANDARD, _COMMON),
     (_RUNTIME, _OF_RUNTIME),
-    (("com.microsoft.nchwc", "com.ms.internal.nhwc", "com.microsoft.nhwc"), _COMMON),
+    (("com.microsoft.nchwc",), {"Conv": (WeightInput(1, unpack=_blocked),)}),
+    (("com.ms.internal.nhwc", "com.microsoft.nhwc"), _COMMON),
 )

@@ -29,6 +29,9 @@ INLINE = 1_900_000_000
 _EXTERNAL = 1024
 """Bytes below which a tensor stays in the model's own file even then; shapes and axes have to."""
 
+_SHARED = 4
+"""How many times over the tensors of a model may use a file of data."""
+
 _NOT_WRITTEN = "the file could not be written; what was there before is as it was"
 
 
@@ -195,8 +198,8 @@ def _load_external(model: onnx.ModelProto, path: Path) -> None:
         data = mapped.read(file)
         offset, length = _number(entries, "offset", 0, where), _number(entries, "length", data.size, where)
         length = min(length, data.size - offset) if "length" not in entries else length
-        # Each byte of a file may be used once; else a small file could claim any amount of memory.
-        budgets[file] = budgets.get(file, data.size) - max(length, 0)
+        # Tied weights share bytes, but only a few times; else a small file could claim any amount of memory.
+        budgets[file] = budgets.get(file, _SHARED * data.size) - max(length, 0)
         if length < 0 or offset + length > data.size or budgets[file] < 0:
             raise ModelError(
                 "data that are not in the file", where=where, got=f"{length} bytes at {offset}", expected=data.size

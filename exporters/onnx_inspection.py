@@ -141,7 +141,7 @@ def _count(
     for operand in found.operands:
         origin = operand.constant.origin
         parts = tuple(map(id, origin.parts))
-        place = (*parts, id(origin.node)) if origin.node is not None else parts
+        place = parts if origin.node is None else (*parts, id(origin.node), origin.node.output[:].index(origin.name))
         if place in seen:
             continue
         seen.add(place)
@@ -153,18 +153,20 @@ def _count(
             continue
         finally:
             constants.forget()
-        whole = main_part(origin, report.parameters) is not None
-        if len(report.shape) < 2 or (whole and origin.node is not None and parts in seen):
+        main = main_part(
+            origin, report.parameters
+        )  # a tensor counts once, whatever it is multiplied by before it is used
+        if len(report.shape) < 2 or (main is not None and origin.node is not None and (id(main),) in seen):
             continue
-        if whole:
-            seen.add(parts)
+        if main is not None:
+            seen.add((id(main),))
         claimed |= {id(part): part for part in origin.parts}
         padded += operand.operator == "com.microsoft.nchwc.Conv"
         layers.append(report)
     if padded:
         notes.append(
-            f"{padded} weights are in ONNX Runtime's own layout, which pads channels with zeros to a multiple of 4, 8 "
-            "or 16; padding is counted as inactive weights"
+            f"{padded} weights are in ONNX Runtime's own layout, which pads channels with zeros; the last channels of "
+            "a weight are taken for padding where all of their weights are zero"
         )
     return layers, claimed, notes
 

@@ -27,8 +27,8 @@ class WeightReport:
         parameters: how many elements it has.
         active: how many of them are not zero, or not the integer that represents zero.
         density: active over parameters, 0 to 1; 1 where there are no parameters.
-        encoding: dense; packed, several elements in a byte; coo, the standard's sparse tensor; or one of ours, gaps8,
-            gaps4 or bitmask.
+        encoding: dense; packed, in an order of its operator's own or several elements to a byte; coo, the standard's
+            sparse tensor; or one of ours, gaps8, gaps4 or bitmask.
         type: of the stored values, such as fp32, bf16 or int8.
         bytes: what it takes in the file, nodes and names included.
     """

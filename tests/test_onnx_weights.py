@@ -94,6 +94,20 @@ BEHIND: dict[str, tuple[list[onnx.NodeProto], list[onnx.TensorProto], int]] = {
         tensors(w=np.concatenate([W.T, W.T], 1).T.copy().T, start=np.array([0]), end=np.array([12])),
         COUNT[1],
     ),
+    "split": (
+        [
+            node("Split", ["w", "n"], ["a", "b"], axis=1),
+            node("Gemm", ["x", "a"], ["h"]),
+            node("Identity", ["b"], ["c"]),
+        ],
+        tensors(w=W, n=np.array([3, 5])),
+        COUNT[1],
+    ),
+    "used_twice": (
+        [node("Neg", ["w"], ["n"]), node("Gemm", ["x", "n"], ["h"]), node("Identity", ["w"], ["c"])],
+        tensors(w=W),
+        COUNT[1],
+    ),
     "squeezed": (
         [node("Unsqueeze", ["w", "a"], ["u"]), node("Squeeze", ["u", "a"], ["c"])],
         tensors(w=W, a=np.array([0])),
@@ -329,6 +343,42 @@ def test_weights_of_operators_are_counted(kind: str) -> None:
     layer, initializers = OPERATORS[kind]
     report = inspect(network([layer], initializers, domains=["com.microsoft"]))
     assert (*counts(report), report.notes) == (*COUNT, ())
+
+
+def test_padding_of_onnx_runtime_is_not_counted(tmp_path: Path) -> None:
+    from exporters import runtime
+
+    kernels = {"a": sparse(20, 3, 3, 3), "b": sparse(12, 20, 3, 3, seed=1)}
+    nodes = [node("Conv", ["x", "a"], ["h"]), node("Relu", ["h"], ["r"]), node("Conv", ["r", "b"], ["y"])]
+    graph = network(nodes, tensors(**kernels), opset=17, ir=8)
+    graph.graph.input[0].type.CopyFrom(helper.make_tensor_type_proto(TensorProto.FLOAT, [1, 3, 8, 8]))
+    onnx_files.write(tmp_path / "net.onnx", graph)
+    runtime.open_session(tmp_path / "net.onnx", level="all", optimised=tmp_path / "optimised.onnx")
+    report = inspect(onnx_files.read(tmp_path / "optimised.onnx"))
+    assert counts(report) == (540 + 2160, sum(np.count_nonzero(kernel) for kernel in kernels.values()))
+
+
+def test_tied_weights_may_share_external_data(tmp_path: Path) -> None:
+    graph = network([node("MatMul", ["x", "w"], ["h"]), node("MatMul", ["h", "v"], ["y"])], tensors(w=W, v=W))
+    onnx.save(graph, tmp_path / "net.onnx", save_as_external_data=True, location="data", size_threshold=0)
+    graph = onnx.load(tmp_path / "net.onnx", load_external_data=False)
+    for entry in graph.graph.initializer[1].external_data:
+        entry.value = {"offset": "0"}.get(entry.key, entry.value)
+    (tmp_path / "net.onnx").write_bytes(graph.SerializeToString())
+    data = (tmp_path / "data").read_bytes()[: W.nbytes]
+    (tmp_path / "data").write_bytes(data)
+    assert counts(inspect(onnx_files.read(tmp_path / "net.onnx"))) == (2 * COUNT[0], 2 * COUNT[1])
+
+
+@pytest.mark.parametrize("arguments", [["verify"], ["diff", "net.onnx"]])
+def test_commands_for_checkpoints_say_that_it_is_an_onnx_file(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx_files.write("net.onnx", network([node("MatMul", ["x", "w"], ["y"])], tensors(w=W)))
+    assert command([*arguments, "net.onnx"]) != 0
+    captured = capsys.readouterr()
+    assert "got an ONNX file" in " ".join((captured.out + captured.err).split())
 
 
 # What is not counted is said

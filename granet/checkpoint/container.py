@@ -158,6 +158,13 @@ def _split(data: Bytes, where: str) -> tuple[dict[str, Any], Bytes]:
     length = header_length(data)
     text = data[8 : 8 + length].tobytes() if length <= min(data.size - 8, MAX_HEADER) else b""
     if not text.startswith(b"{"):
+        if where.lower().endswith(".onnx"):
+            raise CheckpointError(
+                "not a checkpoint",
+                where=where,
+                got="an ONNX file, by its name",
+                remedy="name the checkpoint that it was exported from; granet inspect looks inside ONNX files",
+            )
         raise CheckpointError(
             "not a safetensors file, or one with a damaged header",
             where=where,

@@ -42,5 +42,9 @@ def inflate(
         print_json({"out": str(out), "bytes": after, "source_bytes": before, "tensors": list(inflated.tensors)})
         return
     count = len(inflated.tensors)
-    what = f"{counted(count, 'encoded tensor')} became plain" if count else "all weights were plain already"
+    what = (
+        f"{counted(count, 'encoded tensor')} became plain"
+        if count
+        else "nothing to inflate: no weight is encoded by granet, or sparse"
+    )
     typer.echo(printable(f"{out}: {size(after)}, from {size(before)}; {what}"))
