@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from exporters import onnx_files
 from exporters.onnx_inspection import OnnxInspection, inspect
 from granet.errors import GranetError
+from granet.kernels.program import DOMAIN
 from granet_cli.app import run as command
 
 Array = NDArray[Any]
@@ -452,3 +453,9 @@ def test_damaged_constants_are_errors() -> None:
     tensor.raw_data = tensor.raw_data[:-4]
     with pytest.raises(GranetError, match=r"^w: a tensor that is damaged"):
         inspect(network([node("Mul", ["w", "w"], ["v"]), node("MatMul", ["x", "v"], ["y"])], [tensor]))
+
+
+def test_names_that_are_no_text_are_an_error() -> None:
+    content = network([node("Layer", ["x"], ["y"], domain=DOMAIN)]).SerializeToString().replace(b"Layer", b"Laye\xff")
+    with pytest.raises(GranetError, match="names that are not UTF-8"):
+        inspect(onnx.ModelProto.FromString(content))

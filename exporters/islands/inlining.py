@@ -15,7 +15,12 @@ _NAME = re.compile(r"Island\d+")
 
 def is_island(node: onnx.NodeProto) -> bool:
     """Return whether a node calls an island."""
-    return node.domain == DOMAIN and _NAME.fullmatch(node.op_type) is not None
+    return node.domain == DOMAIN and _is_name(node.op_type)
+
+
+def _is_name(name: str | bytes) -> bool:
+    """Return whether this is the name of an island; bytes, which are no UTF-8, are the name of nothing."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def inline_islands(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -28,9 +33,7 @@ def inline_islands(model: onnx.ModelProto) -> onnx.ModelProto:
     if not any(is_island(node) for body in bodies(model) for node in body.node):
         return model
     functions = {
-        function.name: function
-        for function in model.functions
-        if function.domain == DOMAIN and _NAME.fullmatch(function.name)
+        function.name: function for function in model.functions if function.domain == DOMAIN and _is_name(function.name)
     }
     flat = onnx.ModelProto()
     flat.CopyFrom(model)
