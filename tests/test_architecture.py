@@ -138,6 +138,7 @@ def test_no_two_public_classes_have_the_same_name() -> None:
         "import granet.topology; granet.topology.prune_to, granet.topology.swap",
         "import granet.methods; granet.methods.GraNet, granet.methods.GraNetUniform, granet.methods.GMPUniform",
         "import granet.flops; granet.flops.inference, granet.flops.layers, granet.flops.training_step",
+        "import granet.masks, granet.layers as x; granet.masks.density, x.unwrap, x.maskable.__code__",
         "import granet; granet.Sparsifier, granet.load_checkpoint, granet.load_weights, granet.allocation.er",
     ],
 )
