@@ -202,6 +202,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             # torch 2.11 to 2.13 copy a class of their own that they have deprecated.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            # Recurrent layers hold their weights in a list as well, which torch sees change while it traces.
+            warnings.filterwarnings("ignore", r"The tensor attributes .* were assigned during export", UserWarning)
             # And they warn that several inputs have one batch size, which is intended.
             warnings.filterwarnings("ignore", f"# The axis name: {BATCH} will not be used", UserWarning)
             yield

@@ -5,8 +5,8 @@ An exported weight must be zero where its mask is not active, and may be zero wh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
@@ -22,13 +22,16 @@ from granet.errors import ModelError
 
 Array = NDArray[Any]
 
+_GATES = ((0,), (1, 0, 2), (0, 3, 1, 2))
+"""The gates of torch's recurrent layers, GRUs and LSTMs in the order in which ONNX has them."""
+
 
 @dataclass(frozen=True)
 class GraphWeight:
     """A weight of the network in the graph.
 
     Attributes:
-        name: of the parameter.
+        name: of the parameter; of several in one tensor, as the directions of a recurrent layer, the first.
         tensor: name of the initializer: that of the parameter, unless the exporter transposed it.
         parameters: how many weights it has.
         active: how many of them are active in the mask, all without a mask.
@@ -55,7 +58,7 @@ def match(
     """Find the network's weights of two and more dimensions in the graph, and compare them with their masks.
 
     A weight is the initializer of its name and shape. The exporter may transpose one and drop its name; that is found
-    by its values.
+    by its values. So are weights of recurrent layers, which ONNX stacks.
 
     Batch norms are folded in the graph. Parameters without a mask are active throughout; ``unused`` ones are not in
     the graph. Those of layers that see no input, ``constant``, may be: the exporter replaces small results by their
@@ -101,7 +104,7 @@ def match(
             )
         active = values.numel() if mask is None else int(np.count_nonzero(support))
         weights.append(GraphWeight(name, tensor, values.numel(), active, nonzero, mask is not None))
-    return tuple(weights)
+    return _merged(weights)
 
 
 def nonzero(graph: onnx.GraphProto, names: Collection[str]) -> int:
@@ -130,4 +133,36 @@ def _find(
             fits = transposed.squeeze().shape == candidate.squeeze().shape
             if fits and np.array_equal(candidate, transposed.reshape(candidate.shape)):
                 return name, candidate, support.transpose(axes).reshape(candidate.shape)
+    return _find_gates(stored, values, support)
+
+
+def _find_gates(stored: Mapping[str, Array], values: Array, support: Array) -> tuple[str, Array, Array] | None:
+    """Find a weight of a recurrent layer: an operator stacks both directions, with gates in an order of its own."""
+    for gates in _GATES if values.ndim == 2 else ():
+        if len(values) % len(gates):
+            continue
+        rows = np.arange(len(values)).reshape(len(gates), -1)[[*gates]].reshape(-1)
+        for name, candidate in stored.items():
+            for direction in candidate if candidate.ndim == 3 and candidate.shape[1:] == values.shape else ():
+                if np.array_equal(direction, values[rows]):
+                    return name, direction, support[rows]
     return None
+
+
+def _merged(weights: Sequence[GraphWeight]) -> tuple[GraphWeight, ...]:
+    """Return the weights with those that one tensor holds as one, under the name of the first."""
+    found: dict[str, GraphWeight] = {}
+    for weight in weights:
+        first = found.get(weight.tensor)
+        found[weight.tensor] = (
+            weight
+            if first is None
+            else replace(
+                first,
+                parameters=first.parameters + weight.parameters,
+                active=first.active + weight.active,
+                nonzero=first.nonzero + weight.nonzero,
+                masked=first.masked or weight.masked,
+            )
+        )
+    return tuple(found.values())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from granet import flops
 from granet.analysis.json_values import json_value
 from granet.errors import GranetError, ModelError
+from granet.flops.matrices import find_matrices
 from granet.layers import mask_effect
 from granet.layers.axes import WeightAxes
 from granet.layers.maskable import MASKABLE
@@ -92,7 +93,7 @@ class Inspection:
     layers: tuple[LayerReport, ...]
     """Masked weights in the order of the network."""
     notes: tuple[str, ...]
-    """What is unknown, and why."""
+    """What is unknown, and why; matrices and products that no mask covers."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain dictionaries, sequences and numbers."""
@@ -119,7 +120,9 @@ def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection
     try:
         network = rebuild(checkpoint, factory)
         size = checkpoint.network.image_size
-        costs = flops.layers(network, (checkpoint.network.in_channels, size, size))
+        shape = (checkpoint.network.in_channels, size, size)
+        notes.extend(find_matrices(network, shape).notes(checkpoint.masks))
+        costs = flops.layers(network, shape)
     except GranetError as error:
         notes.append(f"FLOPs are unknown. {error}")
         if network is None and any(mask.ndim > 2 for mask in checkpoint.masks.values()):
@@ -130,6 +133,7 @@ def inspect(checkpoint: Checkpoint, *, factory: str | None = None) -> Inspection
         densities = {name: mapping.density({name: mask}) for name, mask in checkpoint.masks.items()}
         active_costs = {name: cost * densities.get(name, 1.0) for name, cost in costs.items()}
         totals = {"dense": sum(costs.values()), "active": sum(active_costs.values())}
+        notes.extend(flops.notes(costs, totals["active"]))
         shares = {name: cost and cost / totals["active"] for name, cost in active_costs.items()}
 
     axes = _axes(network) if network is not None else {}

@@ -88,20 +88,15 @@ def _dense(trajectory: Trajectory, costs: Mapping[str, float]) -> Iterator[Cauti
         return
     full = {n for n, count in trajectory.last.layers.items() if count == prod(trajectory.shapes[n])}
     dense = {name: cost for name, cost in costs.items() if name not in trajectory.shapes or name in full}
+    dense.pop(WITHOUT_WEIGHTS, None)  # no setting changes it
     large = {n: cost for n, cost in dense.items() if cost > LARGEST_DENSE_SHARE * trajectory.active_flops}
     if large:
         sentences = [
-            f"{_stay_dense(name)} {cost / trajectory.active_flops:.0%} of the sparse network's FLOPs "
+            f"{name} stays dense and takes {cost / trajectory.active_flops:.0%} of the sparse network's FLOPs "
             f"({cost / trajectory.dense_flops:.0%} of the dense one's)"
             for name, cost in large.items()
         ]
         yield Caution(kind="dense-layer", layers=tuple(large), message=listing(sentences, _MOST_NAMED, separator="; "))
-
-
-def _stay_dense(name: str) -> str:
-    return (
-        f"{name}, as in attention, stay dense and take" if name == WITHOUT_WEIGHTS else f"{name} stays dense and takes"
-    )
 
 
 def _prunes(trajectory: Trajectory, method: Method) -> Iterator[Caution]:

@@ -18,13 +18,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import nn
 
-from granet.errors import ModelError, UnknownNameError, UsageError
-from granet.files.user_code import described
-from granet.flops.products import ProductCounter
-from granet.layers.copying import copy_with
+from granet.errors import UnknownNameError, UsageError
+from granet.flops.forward_pass import count_products
 
 WITHOUT_WEIGHTS = "products without weights"
 """The name under which products of activations with each other are counted, which is not the name of a parameter."""
@@ -72,7 +69,7 @@ def layers(model: nn.Module, input_shape: Sequence[int]) -> dict[str, float]:
         UsageError: the shape is not positive.
         ModelError: the forward pass depends on the values of tensors, or fails on this shape.
     """
-    counter = _count(model, input_shape)
+    counter = count_products(model, input_shape)
     costs: dict[str, float] = {}
     for name, operations in counter.operations.items():
         plain = _PARAMETRISED.sub(r"\1", name)
@@ -80,6 +77,15 @@ def layers(model: nn.Module, input_shape: Sequence[int]) -> dict[str, float]:
     if counter.without_weights:
         costs[WITHOUT_WEIGHTS] = counter.without_weights
     return costs
+
+
+def notes(costs: Mapping[str, float], active: float) -> tuple[str, ...]:
+    """Return a sentence on products without weights, if there are any among the ``active`` FLOPs of a network."""
+    dense = costs.get(WITHOUT_WEIGHTS, 0.0)
+    share = dense / active if active else 0.0
+    return (f"{share:.1%} of the FLOPs are products without weights, as in attention, which no mask makes fewer",) * (
+        dense > 0
+    )
 
 
 def training_step(active: float, dense: float, *, dense_gradient: bool = False) -> float:
@@ -95,23 +101,3 @@ def training_step(active: float, dense: float, *, dense_gradient: bool = False) 
         dense_gradient: whether the step computes gradients for inactive weights too.
     """
     return 2.0 * active + (dense if dense_gradient else active)
-
-
-def _count(model: nn.Module, input_shape: Sequence[int]) -> ProductCounter:
-    if not input_shape or min(input_shape) < 1:
-        raise UsageError("an input shape has positive sizes", got=tuple(input_shape), expected="(C, H, W)")
-    try:
-        shadow = copy_with(model, lambda tensor: torch.empty_like(tensor, device="meta")).eval()
-        counter = ProductCounter(dict(shadow.named_parameters()), shadow.buffers())
-        dtype = next((p.dtype for p in shadow.parameters() if p.is_floating_point()), None)
-        example = torch.empty((1, *input_shape), dtype=dtype, device="meta")
-        with torch.no_grad(), torch.device("meta"), counter:
-            shadow(example)
-    except Exception as error:
-        raise ModelError(
-            f"the forward pass cannot be traced on one example of shape {tuple(input_shape)}",
-            where=type(model).__name__,
-            got=described(error),
-            remedy="keep constant tensors in buffers, and let no branch depend on the values of a tensor",
-        ) from error
-    return counter

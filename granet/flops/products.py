@@ -7,7 +7,8 @@ a product is of is known from the storage of its operands, which views share.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -19,8 +20,23 @@ _MATRIX_PRODUCTS = {
 }
 """Operators that multiply two matrices or vectors, and how many arguments they have before these two."""
 
-_Shares = Mapping[str, float]
-"""Parameters that a tensor consists of, and the share of its elements that each has; a constant has none."""
+_COPIES = frozenset(("clone", "_to_copy", "copy_", "cat", "stack", "expand_copy"))
+"""Operators whose results are the elements of their arguments."""
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What a storage that does not depend on the input consists of.
+
+    Attributes:
+        tensor: keeps the storage from becoming another's.
+        shares: by parameter, the share of the elements that it has; none for a constant.
+        is_copy: whether its elements are those of the parameters, and nothing computed from them.
+    """
+
+    tensor: Tensor
+    shares: Mapping[str, float]
+    is_copy: bool
 
 
 class ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # missing in torch's stubs
@@ -33,18 +49,20 @@ class ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # mis
     Attributes:
         operations: floating-point operations, a multiplication and an addition for each product, by name of the
             parameter that activations are multiplied by, in the order of first use.
+        as_they_are: parameters of which a product is, and not of something computed from them.
         without_weights: those of products of activations with each other, as in attention, or with constants.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], constants: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: dict[str, float] = {}
+        self.as_they_are: set[str] = set()
         self.without_weights = 0.0
-        self._origins: dict[int, tuple[Tensor, _Shares]] = {}
+        self._origins: dict[int, _Origin] = {}
         for constant in constants:
-            self._keep(constant, {})
+            self._keep(constant, {}, is_copy=True)
         for name, parameter in parameters.items():
-            self._keep(parameter, {name: 1.0})
+            self._keep(parameter, {name: 1.0}, is_copy=True)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator, count its products, and note which parameters its results consist of."""
@@ -59,42 +77,51 @@ class ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # mis
         output = func(*args, **kwargs)
         if func.is_view:
             return output  # it has the storage, and so the origin, of its base
-        origins = [(tensor.numel(), self._origin(tensor)) for tensor in _tensors((args, kwargs))]
-        known = [(size, shares) for size, shares in origins if shares is not None]
-        is_constant = len(known) == len(origins)
+        inputs = list(_tensors((args, kwargs)))
+        origins = [origin for tensor in inputs if (origin := self._origin(tensor)) is not None]
         if factors:
             self._count(_products(name, args, output), factors)
-            shares: _Shares = {}
-        elif name in ("cat", "stack"):
-            total = sum(size for size, _ in known) or 1
-            shares = {}
-            for size, parts in known:
-                shares |= {part: shares.get(part, 0.0) + share * size / total for part, share in parts.items()}
-        else:
-            # Of a weight and its gain, or its mean, the largest one is the weight.
-            shares = max(known, key=lambda item: (bool(item[1]), item[0]), default=(0, {}))[1]
+        before = () if func._schema.is_mutable else {_storage(tensor) for tensor in inputs}
         for result in _tensors(output):
-            if is_constant:
-                self._keep(result, shares)
+            if _storage(result) in before:
+                continue  # an argument itself
+            if len(origins) == len(inputs):
+                shares = {} if factors else _shares(name, inputs, origins)
+                self._keep(result, shares, is_copy=name in _COPIES and all(origin.is_copy for origin in origins))
             else:
                 self._origins.pop(_storage(result), None)
         return output
 
     def _count(self, products: float, factors: tuple[Tensor, ...]) -> None:
         """Add products to the parameters of the last factor that has any: layers put their weight behind its input."""
-        shares = next((found for factor in factors[::-1] if (found := self._origin(factor))), {})
-        for name, share in shares.items():
-            self.operations[name] = self.operations.get(name, 0.0) + 2.0 * products * share
-        if not shares:
+        origins = [origin for factor in factors if (origin := self._origin(factor)) is not None and origin.shares]
+        if not origins:
             self.without_weights += 2.0 * products
+            return
+        for name, share in origins[-1].shares.items():
+            self.operations[name] = self.operations.get(name, 0.0) + 2.0 * products * share
+            if origins[-1].is_copy:
+                self.as_they_are.add(name)
 
-    def _origin(self, tensor: Tensor) -> _Shares | None:
-        """Return what a tensor that does not depend on the input consists of; None for activations."""
-        found = self._origins.get(_storage(tensor))
-        return None if found is None else found[1]
+    def _origin(self, tensor: Tensor) -> _Origin | None:
+        """Return what a tensor consists of; None for activations, which depend on the input."""
+        return self._origins.get(_storage(tensor))
 
-    def _keep(self, tensor: Tensor, shares: _Shares) -> None:
-        self._origins[_storage(tensor)] = tensor, shares  # the tensor keeps its storage from being another's
+    def _keep(self, tensor: Tensor, shares: Mapping[str, float], *, is_copy: bool) -> None:
+        self._origins[_storage(tensor)] = _Origin(tensor, shares, is_copy)
+
+
+def _shares(operator: str, inputs: Sequence[Tensor], origins: Sequence[_Origin]) -> Mapping[str, float]:
+    """Return the parameters that the result of an operator on weights and constants consists of, and their shares."""
+    if operator not in ("cat", "stack"):
+        # Of a weight and its gain, or its mean, the largest one is the weight.
+        largest = max(range(len(inputs)), key=lambda n: (bool(origins[n].shares), inputs[n].numel()), default=None)
+        return {} if largest is None else origins[largest].shares
+    total, shares = sum(tensor.numel() for tensor in inputs) or 1, dict[str, float]()
+    for tensor, origin in zip(inputs, origins, strict=True):
+        for name, share in origin.shares.items():
+            shares[name] = shares.get(name, 0.0) + share * tensor.numel() / total
+    return shares
 
 
 def _storage(tensor: Tensor) -> int:

@@ -15,7 +15,8 @@ What happens in one step of training, in this order:
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from glob import escape
 from typing import Any, SupportsIndex
 
 import torch
@@ -25,7 +26,7 @@ from torch.utils.hooks import RemovableHandle
 
 from granet.errors import UsageError, listing
 from granet.layers.mask_effect import check_layers
-from granet.layers.maskable import maskable, unwrap
+from granet.layers.maskable import maskable, unwrap, without_masks_before
 from granet.masks import mapping as masking
 from granet.masks.layout import Layout, only_device
 from granet.masks.mapping import Masks
@@ -56,12 +57,14 @@ class Sparsifier:
     Gradients are dense until ``optimizer.step()``: clipping by norm counts those of inactive weights too.
 
     Args:
-        model: on its final device; all convolution and linear weights are masked.
+        model: on its final device; the weights of all layers in ``granet.layers.maskable`` are masked.
         optimizer: holds at least every masked parameter.
         method: one of ``granet.methods``.
         total_steps: optimizer steps of the whole run; schedules refer to it.
         seed: key of all random choices.
         dense: patterns of layers that are not masked, see ``granet.layers.maskable.maskable``.
+        also: names of parameters that the network multiplies by outside of its layers, to mask them too; see
+            ``granet.flops.matrices.find_matrices``.
         compiled: do the optimizer step of masked parameters by one compiled kernel, see
             ``granet.sparsifier.compiled_step``. The first step, in which the optimizer makes its state, is an ordinary
             one; the second one compiles, which can take a minute. For SGD, Adam, AdamW and RMSprop.
@@ -81,11 +84,12 @@ class Sparsifier:
         total_steps: int,
         seed: int = 0,
         dense: Sequence[str] = (),
+        also: Sequence[str] = (),
         compiled: bool = False,
     ) -> None:
         self.method, self.total_steps, self.seed = method, total_steps, _whole(seed, "seed")
-        self._model, self._dense, self._compile = unwrap(model), dense, compiled
-        self._parameters = maskable(model, dense)
+        self._model, self._dense, self._also, self._compile = unwrap(model), dense, also, compiled
+        self._parameters = maskable(model, dense, also)
         optimizer = hooked(optimizer)
         check_in_optimizer(optimizer, self._parameters)
         if not isinstance(method, Method):
@@ -132,7 +136,7 @@ class Sparsifier:
             "model": self._model,
             "optimizer": self._optimizer,
             "method": self.method,
-            "settings": (self.total_steps, self.seed, self._dense, self._compile),
+            "settings": (self.total_steps, self.seed, self._dense, self._also, self._compile),
             "parameters": self._parameters,
             "position": (self._optimizer_stepped, bool(self._handles)),
             "state": self.state_dict(),
@@ -141,7 +145,7 @@ class Sparsifier:
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Bind a copy to the copies of model and optimizer: optimizers do not copy their hooks."""
         self._model, self.method, self._parameters = state["model"], state["method"], state["parameters"]
-        self.total_steps, self.seed, self._dense, self._compile = state["settings"]
+        self.total_steps, self.seed, self._dense, self._also, self._compile = state["settings"]
         self._prepare(state["optimizer"])
         self.load_state_dict(state["state"])
         self._optimizer_stepped, bound = state["position"]
@@ -269,11 +273,16 @@ class Sparsifier:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned; load model and optimizer first.
 
+        Attention, recurrent and bilinear layers without masks in the state, as earlier versions wrote it, stay dense.
+
         Raises:
             UsageError: layers or shapes that are not those of this model.
         """
         if missing := {"step", "masks", "explored", "momenta"} - state.keys():
             raise UsageError("not the state of a sparsifier", got=f"no {', '.join(sorted(missing))}")
+        absent = self._parameters.keys() - state["masks"].keys()
+        if absent and absent <= without_masks_before(self._model, self._parameters):
+            self._leave_dense(absent)
         for field, mine in (("masks", self._masks), ("explored", self._explored), ("momenta", self.momenta)):
             theirs, expected = masking.shapes(state[field]), masking.shapes(mine)
             if theirs != expected:
@@ -292,6 +301,12 @@ class Sparsifier:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def _leave_dense(self, names: Collection[str]) -> None:
+        self._dense = (*self._dense, *map(escape, sorted(names)))
+        self._parameters = {name: parameter for name, parameter in self._parameters.items() if name not in names}
+        self.close()
+        self._prepare(self._optimizer)
 
     def _packed(self, masks: Masks) -> PackedMasks:
         """Return ``masks`` packed in the memory formats of the parameters, on their device."""
@@ -379,7 +394,11 @@ class Sparsifier:
     def _check_new_layers(self) -> None:
         """Raise UsageError if the model has layers that could be masked and were not there before."""
         known = {id(parameter) for parameter in self._parameters.values()}
-        new = [name for name, parameter in maskable(self._model, self._dense).items() if id(parameter) not in known]
+        new = [
+            name
+            for name, parameter in maskable(self._model, self._dense, self._also).items()
+            if id(parameter) not in known
+        ]
         if new:
             raise UsageError(
                 "the layer was added after the sparsifier was made, and is neither masked nor counted",

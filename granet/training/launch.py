@@ -199,12 +199,18 @@ def _started(run: Run, folder: RunFolder) -> Started:
         parameters=sum(mask.numel() for mask in run.sparsifier.masks.values()),
         density=run.sparsifier.density,
         examples=split_sizes(run.dataset),
-        notes=(*starting_weights.notes(run.metrics), *_layout_notes(run)) if run.step == 0 else (),
+        notes=(*_first_notes(run), *run.matrices.notes(run.sparsifier.masks)),
     )
 
 
-def _layout_notes(run: Run) -> tuple[str, ...]:
-    asked = run.recipe.training.memory_format
+def _first_notes(run: Run) -> tuple[str, ...]:
+    """Return what is said when a run begins, and not when it is resumed."""
+    if run.step:
+        return ()
+    notes, asked = starting_weights.notes(run.metrics), run.recipe.training.memory_format
     if run.device.type == "cuda" and asked is None and run.memory_format is not torch.channels_last:
-        return ("images are contiguous, since the network fails on those in channels_last, which would be faster",)
-    return ()
+        return (
+            *notes,
+            "images are contiguous, since the network fails on those in channels_last, which would be faster",
+        )
+    return notes

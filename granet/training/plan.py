@@ -65,6 +65,8 @@ class RunPlan:
     """Size of all checkpoints together."""
     trial: StepTiming | None
     cautions: tuple[Caution, ...]
+    notes: tuple[str, ...]
+    """What the masks leave out: matrices, and products without weights."""
 
     @property
     def seconds(self) -> float | None:
@@ -81,7 +83,7 @@ class RunPlan:
     def as_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists and numbers."""
         trajectory = self.trajectory
-        own = ("examples", "real_images", "steps_per_epoch", "total_steps", "total_parameters", "layers")
+        own = ("examples", "real_images", "steps_per_epoch", "total_steps", "total_parameters", "layers", "notes")
         document: dict[str, Any] = json_value(
             {
                 "recipe": self.recipe.as_dict(),
@@ -161,6 +163,7 @@ def plan(recipe: Recipe, device: torch.device, *, images: PlaceholderImages | No
         disk_bytes=_disk_bytes(saved, trajectory, *sizes),
         trial=trial,
         cautions=cautions(trajectory, method, costs, steps_per_epoch=per_epoch),
+        notes=(*run.matrices.notes(trajectory.shapes), *flops.notes(costs, trajectory.active_flops)),
     )
 
 

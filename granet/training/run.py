@@ -21,6 +21,7 @@ from granet.checkpoint import Checkpoint, Network
 from granet.checkpoint.tensors import TensorSource
 from granet.data import Dataset, Pipeline, make_pipeline, open_dataset
 from granet.errors import CheckpointError
+from granet.flops.matrices import Matrices, find_matrices
 from granet.layers.maskable import maskable
 from granet.models import extra_state
 from granet.recipe import Recipe, build_method
@@ -77,6 +78,8 @@ class Run:
     model: nn.Module
     optimizer: Optimizer
     sparsifier: Sparsifier
+    matrices: Matrices
+    """Of the model, masked or not."""
     scaler: torch.amp.GradScaler
     sums: EpochSums
     world: World
@@ -172,8 +175,9 @@ def begin(
     _check_storable(model)
     model, tried = placed(model, Trial.of(recipe, dataset, device, precision), asked=recipe.training.memory_format)
     idle = try_out(model, tried, recipe, dataset, ranks=world.ranks.size)
+    matrices = find_matrices(model, (dataset.channels, dataset.image_size, dataset.image_size))
     if method.final_density() < 1:
-        tried.check_masks(model, maskable(model, recipe.method.dense))
+        tried.check_masks(model, maskable(model, recipe.method.dense, matrices.bare))
     if recipe.training.sync_batch_norm:
         model = world.sync_batch_norms(model)
     optimizer = build_optimizer(recipe, model, device)
@@ -184,6 +188,7 @@ def begin(
         total_steps=recipe.total_steps(pipeline.steps_per_epoch),
         seed=recipe.seed,
         dense=recipe.method.dense,
+        also=matrices.bare,
         # A fused optimizer unscales fp16 gradients inside its step, which ours does not.
         compiled=recipe.training.compile and precision != "fp16" and method.final_density() < 1,
     )
@@ -200,6 +205,7 @@ def begin(
         model=model,
         optimizer=optimizer,
         sparsifier=sparsifier,
+        matrices=matrices,
         scaler=scaler,
         sums=EpochSums.zero(device),
         world=world,

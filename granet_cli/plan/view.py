@@ -45,6 +45,7 @@ def show(screen: Screen, plan: RunPlan) -> None:
     screen.print(_layers(screen, plan))
     if plan.trajectory.estimated:
         screen.prose(Text(f"~ layers are estimated {plan.trajectory.estimated}", style=FAINT))
+    screen.notes(plan.notes)
     if plan.cautions:
         screen.print()
     for caution in plan.cautions:
