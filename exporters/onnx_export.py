@@ -24,6 +24,7 @@ from exporters import (
     graph_cleanup,
     metadata,
     onnx_files,
+    onnx_graph,
     proof,
     tracing,
     weight_matching,
@@ -183,11 +184,8 @@ def export(
         if compacted is not None:
             network = compacted.model
             masks = {name: weight.detach() != 0 for name, weight in network.named_parameters() if name in masks}
-        traced = tracing.trace(network, inputs, where=name, opset=settings.opset)
-        graph_cleanup.fold_norms_(traced.model)
-        weights = weight_matching.match(
-            traced.model.graph, network, masks, unused=traced.unused, constant=traced.constant
-        )
+        traced = onnx_graph.of(network, inputs, masks, where=name, opset=settings.opset)
+        weights = traced.weights
         scope = [weight.tensor for weight in weights]
         graph_cleanup.positive_zeros_(traced.model, scope)
 
@@ -223,7 +221,6 @@ def export(
         folder.publish([output.name, *([twin_name] if settings.twin else [])])
 
     masked = [weight for weight in weights if weight.masked]
-    stored = {weight.name for weight in weights}
     zeros = sum(weight.active - weight.nonzero for weight in masked)
     beyond_limit = sum(tensor.bytes - tensor.limit_bytes for tensor in encoded.tensors)
     beyond_limit += model.ByteSize() - encoded.model.ByteSize()  # what islands take
@@ -247,7 +244,7 @@ def export(
         remarks=(
             *encoded.remarks,
             *_remarks(zeros, vanished, traced.unused, proved),
-            *_of_constants({name: masks[name] for name in sorted(traced.constant & masks.keys() - stored)}),
+            *_of_constants({name: masks[name] for name in traced.replaced}),
         ),
     )
 

@@ -254,6 +254,14 @@ Resume = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, option("Replace the run that is in --out.", "--overwrite", panel=_RUN)]
+NoExportCheck = Annotated[
+    bool,
+    option(
+        "Do not find out at the start whether granet export will take the network; see docs/onnx.md.",
+        "--no-export-check",
+        panel=_RUN,
+    ),
+]
 Download = Annotated[bool, option("Fetch a published dataset that is not there yet.", "--download", panel=_RUN)]
 Device = Annotated[
     str,

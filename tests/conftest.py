@@ -11,6 +11,7 @@ import torch
 
 from granet.models.torchvision_guard import import_torchvision
 from granet_cli.app import run
+from granet_cli.train import session
 from tests.commandline import Answer, Granet
 
 # The process that collects what parallel workers report imports the classes of their warnings, torchvision with them.
@@ -36,6 +37,18 @@ def golden() -> Path:
 @pytest.fixture(autouse=True)
 def _global_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_export_check(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many tests train networks of their own, and the check takes seconds; tests that are about it ask for it."""
+    if "export_check" not in request.fixturenames:
+        monkeypatch.setattr(session, "warn_of_export", lambda _: None)
+
+
+@pytest.fixture
+def export_check() -> None:
+    """Let ``granet train`` find out whether the network can be exported, as it does for users."""
 
 
 @pytest.fixture

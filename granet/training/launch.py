@@ -38,6 +38,7 @@ def train(
     overwrite: bool = False,
     download: bool = False,
     world: World = SINGLE_PROCESS,
+    before: Callable[[Run], None] = lambda _: None,
     watch: Watch = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
@@ -51,6 +52,8 @@ def train(
         overwrite: replace a run in ``folder``.
         download: fetch published data that are not there.
         world: the ranks that train together. Each calls this with the same arguments.
+        before: called on rank 0 with the run that is about to begin, and not with one that is resumed. It leaves the
+            run as it is.
         watch: called with every event.
         stop: asked before the first step and after every one; True ends the run with the state saved.
 
@@ -79,6 +82,7 @@ def train(
         if dataset is None:  # after rank 0, which has fetched what was missing, at least on its own machine
             dataset = open_data(recipe, download=download)
     run = _make_run(recipe, dataset, device, world)
+    world.from_rank_zero(lambda: before(run))
     with ExitStack() as claimed:
 
         def create() -> None:

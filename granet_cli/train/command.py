@@ -35,6 +35,7 @@ def train(
     resume: options.Resume = None,
     overwrite: options.Overwrite = False,
     download: options.Download = False,
+    no_export_check: options.NoExportCheck = False,
     device: options.Device = "auto",
     tensorboard: options.TensorBoard = False,
     json: options.Json = False,
@@ -89,7 +90,15 @@ def train(
                 with world.share_errors():
                     asked = overrides.gather(settings, assignments or (), method=method, epochs=epochs, data=data)
                     run = (
-                        session.new_session(recipe, asked, out, overwrite=overwrite, download=download, rank=rank)
+                        session.new_session(
+                            recipe,
+                            asked,
+                            out,
+                            overwrite=overwrite,
+                            download=download,
+                            export_check=not no_export_check,
+                            rank=rank,
+                        )
                         if resume is None
                         else session.resumed_session(
                             resume, recipe, asked, out, overwrite=overwrite, download=download, rank=rank

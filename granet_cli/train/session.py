@@ -19,6 +19,7 @@ from granet.recipe import Recipe
 from granet.training import Evaluation, RunFolder
 from granet.training.distributed import TorchrunRank
 from granet_cli.overrides import EMBEDDED, Overrides, apply_overrides, contradictions
+from granet_cli.train.export_warning import warn_of_export
 
 RUNS = Path("runs")
 _SINGLE = TorchrunRank()
@@ -48,6 +49,7 @@ def new_session(
     *,
     overwrite: bool,
     download: bool,
+    export_check: bool = True,
     rank: TorchrunRank = _SINGLE,
 ) -> TrainSession:
     """Prepare a run of recipe ``name`` with overrides, into ``out`` or a new numbered folder.
@@ -81,6 +83,8 @@ def new_session(
     folder = RunFolder(out if out is not None else fresh(stem) if leads else RUNS / stem)
     headline = f"{recipe.name}: {recipe.method.name}, {recipe.model.name}, {recipe.data.name} -> {folder.path}"
     start: Callable[..., Evaluation] = partial(training.train, recipe, folder, overwrite=overwrite, download=download)
+    if export_check:
+        start = partial(start, before=warn_of_export)
     if out is None and leads:
         start = partial(_in_fresh, folder.path, start)
     return TrainSession(folder, "\n".join((*overridden.remarks, headline)), start)
