@@ -1,11 +1,12 @@
 """Puts other libraries' networks through granet: two steps, a resume, inspect, plan, export with its proof, and FLOPs.
 
-    python -m scripts.sweep_models [--only REGEX] [--jobs 1] [--again] [--report] [--out runs/sweep-models]
+    python -m scripts.sweep_models [--only REGEX] [--jobs 1] [--again] [--flops] [--report] [--out runs/sweep-models]
 
 The networks are all classification models of torchvision and a small one of each family of timm, with random weights,
 on images as small as each takes, two in a batch. Each has a process of its own with limits on its time and memory.
 What is found stands in OUT/results.jsonl, a line a network, and networks that stand there are not tried again, unless
---again asks for those with which something is wrong. --report only prints the table.
+--again asks for those with which something is wrong. --flops counts FLOPs and does nothing else. --report only prints
+the table.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -148,9 +149,9 @@ def stages(name: str, folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "flops", lambda: counted(name, size)
 
 
-def try_out(name: str, folder: Path) -> None:
-    """Print a JSON line for each stage; what comes after a failed training is left out."""
-    todo = stages(name, folder)
+def try_out(name: str, folder: Path, wanted: Collection[str]) -> None:
+    """Print a JSON line for each stage that is wanted; what comes after a failed training is left out."""
+    todo = ((stage, work) for stage, work in stages(name, folder) if stage in wanted)
     while True:
         started = time.monotonic()
         stage, line = "size", {}
@@ -169,13 +170,14 @@ def try_out(name: str, folder: Path) -> None:
             return
 
 
-def child(name: str, work: Path, *, seconds: float, gigabytes: float) -> Result:
+def child(name: str, work: Path, wanted: Sequence[str], *, seconds: float, gigabytes: float) -> Result:
     """Try a network out in a process of its own; what its stages came to."""
     folder = work / re.sub(r"\W", "-", name)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     limit = int(gigabytes * 2**30)
     arguments = [sys.executable, "-m", "scripts.sweep_models", "--one", name, "--out", str(folder)]
+    arguments += ["--flops"] if "train" not in wanted else []
     process = subprocess.Popen(
         arguments,
         stdout=subprocess.PIPE,
@@ -192,7 +194,7 @@ def child(name: str, work: Path, *, seconds: float, gigabytes: float) -> Result:
         ended = f"took more than {seconds:.0f} s"
     found = {line.pop("stage"): line for line in map(json.loads, out.splitlines())}
     if process.returncode:
-        lacking = next((stage for stage in STAGES if stage not in found), STAGES[-1])
+        lacking = next((stage for stage in wanted if stage not in found), wanted[-1])
         said = errors.strip().splitlines()[-1:] or [f"ended with {process.returncode}"]
         found[lacking] = {"error": ended or said[0]}
     shutil.rmtree(folder)
@@ -225,6 +227,11 @@ def is_right(result: Result) -> bool:
     return agrees and all(cells[stage] == "ok" for stage in STAGES[:-1])
 
 
+def is_done(result: Result, wanted: Sequence[str]) -> bool:
+    """Whether what is wanted was tried, or no size of images was found for it."""
+    return wanted[1] in result["stages"] or "error" in result["stages"]["size"]
+
+
 def read(file: Path) -> dict[str, Result]:
     """The last result of each network."""
     lines = file.read_text().splitlines() if file.exists() else []
@@ -235,7 +242,7 @@ def report(results: dict[str, Result]) -> None:
     """Print the table, and under it what went wrong."""
     print(f"{'network':44} {'pixels':>6} {'weights':>8} {' '.join(f'{stage:>8}' for stage in STAGES[1:])}")
     for name, result in results.items():
-        size = result["stages"]["size"].get("ok", {"size": 0, "parameters": 0})
+        size = result["stages"].get("size", {}).get("ok", {"size": 0, "parameters": 0})
         cells = " ".join(f"{cell(result, stage):>8}" for stage in STAGES[1:])
         print(f"{name:44} {size['size']:>6} {size['parameters'] / 1e6:>7.1f}M {cells}")
     print()
@@ -255,25 +262,33 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names that this regular expression is found in")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--again", action="store_true", help="try those again with which something was wrong")
+    parser.add_argument("--flops", action="store_true", help="count FLOPs and do nothing else")
     parser.add_argument("--report", action="store_true", help="print the table of what is known, and try nothing")
     parser.add_argument("--out", type=Path, default=Path("runs/sweep-models"))
     parser.add_argument("--seconds", type=float, default=900, help="at most for each network")
     parser.add_argument("--memory", type=float, default=10, help="GB at most for each network")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    wanted = ("size", "flops") if arguments.flops else STAGES
     if arguments.one:
         torch.set_num_threads(1)
         os.environ["COLUMNS"] = "1000"
-        try_out(arguments.one, arguments.out)
+        try_out(arguments.one, arguments.out, wanted)
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "results.jsonl"
     known = read(file)
     asked = [name for name in sweep_networks.names() if re.search(arguments.only, name)]
-    missing = [name for name in asked if name not in known or (arguments.again and not is_right(known[name]))]
+    missing = [
+        name
+        for name in asked
+        if name not in known or not is_done(known[name], wanted) or (arguments.again and not is_right(known[name]))
+    ]
 
     def one(name: str) -> None:
-        result = child(name, arguments.out / "work", seconds=arguments.seconds, gigabytes=arguments.memory)
+        result = child(name, arguments.out / "work", wanted, seconds=arguments.seconds, gigabytes=arguments.memory)
+        if arguments.flops:
+            result["stages"] = {**read(file).get(name, {"stages": {}})["stages"], **result["stages"]}
         with file.open("a") as lines:
             lines.write(json.dumps(result) + "\n")
         print(f"{name}: {' '.join(cell(result, stage) for stage in STAGES)}, {result['seconds']:.0f} s", flush=True)
