@@ -123,6 +123,12 @@ def check_stored(exact: onnx.GraphProto, stored: onnx.GraphProto, precision: str
         ModelError: a weight is further away, not zero where the exact one is, or missing.
     """
     decoded = {tensor.name: tensor for tensor in stored.initializer}
+    decoded |= {  # what an island held for itself, such as the shape that it flattens to
+        node.output[0]: attribute.t
+        for node in stored.node
+        for attribute in node.attribute
+        if node.op_type == "Constant" and attribute.name == "value"
+    }
     for tensor in exact.initializer:
         values = numpy_helper.to_array(tensor)
         again = numpy_helper.to_array(decoded[tensor.name]) if tensor.name in decoded else None

@@ -212,9 +212,16 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first paragraph of the error that caused it."""
+    """The first paragraph of the error that caused it, and the operator and line of code that torch names."""
+    told = [str(error)]
     while error.__cause__ is not None:
         error = error.__cause__
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+        told.append(str(error))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", told[-1]).strip()
     first = " ".join(text.partition("\n\n")[0].split())
-    return f"{type(error).__name__}: {shortened(first, 400)}" if first else type(error).__name__
+    reason = f"{type(error).__name__}: {shortened(first, 400)}" if first else type(error).__name__
+    places = (
+        ("operator", re.search(r"translating node [^\n]*?target=torch\.ops\.(\w+\.\w+)", "\n".join(told))),
+        ("line", re.search(r"Caused by: \((?:\S*/)?(\S+:\d+ in [\w<>]+)\)", "\n".join(told))),
+    )
+    return reason + "".join(f", {what} {match[1]}" for what, match in places if match is not None)

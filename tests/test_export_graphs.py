@@ -299,3 +299,13 @@ def test_a_zero_must_come_back_as_zero() -> None:
         proof.check_stored(graph([], {"w": values}, ["n"]).graph, graph([], {"w": changed}, ["n"]).graph, "int8")
     with pytest.raises(ModelError, match="lost"):
         proof.check_stored(graph([], {"w": values}, ["n"]).graph, graph([], {}, ["n"]).graph, "fp32")
+
+
+def test_a_tensor_that_became_a_constant_is_not_lost() -> None:
+    values = np.array([-1, 576])
+    constant = helper.make_node("Constant", [], ["shape"], value=numpy_helper.from_array(values))
+    exact, stored = graph([], {"shape": values}, ["n"]).graph, graph([constant], {}, ["n"]).graph
+    proof.check_stored(exact, stored, "fp32")
+    constant.attribute[0].t.CopyFrom(numpy_helper.from_array(values + 1))
+    with pytest.raises(ModelError, match="shape: "):
+        proof.check_stored(exact, graph([constant], {}, ["n"]).graph, "fp32")
