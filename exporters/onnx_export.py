@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from exporters.weight_matching import GraphWeight
 from granet.checkpoint import Checkpoint, Network
 from granet.data import Dataset
 from granet.errors import UnknownNameError, UsageError, counted, listing
+from granet.kernels import MISSING, library
 
 COMPUTES = ("fp32", "fp16")
 
@@ -211,6 +212,10 @@ def export(
         sparse, twin = folder.write(model, output.name), folder.write(decoded, twin_name)
         proved, outputs = proof.prove(sparse, twin, batches, expected, precision=settings.coarsest, scratch=folder.path)
 
+        if islands and library.path() is not None:
+            error = proof.check_kernels(sparse, batches, expected, precision=settings.coarsest)
+            proved = replace(proved, kernels_max_rel_error=error)
+
         progress("writing")
         metadata.write_(model, _entries(origin, settings, weights, encoded.encodings, proved))
         metadata.write_(decoded, _entries(origin, settings, weights, {}, proved))
@@ -221,6 +226,7 @@ def export(
         folder.publish([output.name, *([twin_name] if settings.twin else [])])
 
     masked = [weight for weight in weights if weight.masked]
+    untried = bool(islands) and proved.kernels_max_rel_error is None
     zeros = sum(weight.active - weight.nonzero for weight in masked)
     beyond_limit = sum(tensor.bytes - tensor.limit_bytes for tensor in encoded.tensors)
     beyond_limit += model.ByteSize() - encoded.model.ByteSize()  # what islands take
@@ -244,6 +250,7 @@ def export(
         remarks=(
             *encoded.remarks,
             *_remarks(zeros, vanished, traced.unused, proved),
+            *([f"what the sparse kernels compute was not compared: {MISSING}"] if untried else []),
             *_of_constants({name: masks[name] for name in traced.replaced}),
         ),
     )

@@ -69,6 +69,8 @@ class Proof:
             not a row of logits.
         bit_identical: levels of optimisation at which the file and its dense twin returned the same bits.
         unfolded: nodes of decoders in the optimised graphs, over all levels.
+        kernels_max_rel_error: the largest difference between torch and the file with the sparse kernels, over the
+            largest output of torch; None when the file has no islands, or the kernels are not installed.
     """
 
     random: int
@@ -80,6 +82,7 @@ class Proof:
     argmax_agreement: float | None
     bit_identical: tuple[str, ...]
     unfolded: int
+    kernels_max_rel_error: float | None = None
 
 
 def reference(model: nn.Module, batches: Sequence[Batch], where: str) -> Outputs:
@@ -232,6 +235,17 @@ def prove(
         unfolded=0,
     )
     return proof, given
+
+
+def check_kernels(path: Path, batches: Sequence[Batch], expected: Outputs, *, precision: str) -> float:
+    """Compare the file as the sparse kernels run it with torch; return the largest difference over the largest output.
+
+    Raises:
+        ModelError: they compute something else.
+    """
+    error = _error(session_outputs(runtime.open_session(path, kernels=True), batches), expected)
+    _check_error(error, TOLERANCES[precision], "the exported file with the sparse kernels")
+    return error[1]
 
 
 def check_again(path: Path, batches: Sequence[Batch], given: Outputs) -> None:

@@ -17,6 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from granet.errors import DeviceError, ModelError, UnknownNameError
+from granet.kernels import library
 
 Level = Literal["disabled", "basic", "extended", "all"]
 """How much ONNX Runtime optimises a graph; from basic on it folds constants, and with them our decoders."""
@@ -72,14 +73,17 @@ def open_session(
     options: Mapping[str, str] | None = None,
     optimised: Path | None = None,
     threads: int = 0,
+    kernels: bool = False,
 ) -> OnnxSession:
     """Open the model in the file at ``path``, with external data in the same folder.
 
     Operators that the provider lacks run on the CPU. The optimised graph is written to the file ``optimised``, its
     tensors to ``NAME.data`` in the same folder. ``threads`` are those inside an operator; 0 is ONNX Runtime's choice.
+    With ``kernels`` islands of sparse layers run by granet's own.
 
     Raises:
         UnknownNameError: no such level.
+        UsageError: the kernels are not installed.
         DeviceError: the provider is not there.
         ModelError: ONNX Runtime cannot open the file.
     """
@@ -89,6 +93,8 @@ def open_session(
     settings.log_severity_level = 3  # errors
     settings.graph_optimization_level = _LEVELS[level]
     settings.intra_op_num_threads = threads
+    if kernels:
+        library.register(settings)
     if optimised is not None:
         settings.optimized_model_filepath = str(optimised)
         # Tensors in another file: only the graph is read, and with them it may be larger than a file can be.

@@ -1,7 +1,8 @@
 """Sparse training of convolutional networks: GraNet and its kin, from a recipe or in your own loop.
 
 Public API, imported lazily: ``Sparsifier`` with a method of ``methods`` for a loop of your own; ``load_checkpoint`` and
-``load_weights`` for what ``granet train`` wrote; ``allocation``, ``schedules`` and ``topology``, the parts of methods.
+``load_weights`` for what ``granet train`` wrote; ``session`` opens an exported ONNX file with
+the sparse kernels; ``allocation``, ``schedules`` and ``topology`` are the parts of methods.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from granet import allocation, methods, schedules, topology
     from granet.checkpoint import Checkpoint, load_weights
     from granet.checkpoint import load as load_checkpoint
+    from granet.kernels.inference import session
     from granet.sparsifier import Sparsifier
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "load_weights",
     "methods",
     "schedules",
+    "session",
     "topology",
 ]
 
@@ -31,6 +34,7 @@ _ATTRIBUTES = {
     "Sparsifier": ("granet.sparsifier", "Sparsifier"),
     "load_checkpoint": ("granet.checkpoint", "load"),
     "load_weights": ("granet.checkpoint", "load_weights"),
+    "session": ("granet.kernels.inference", "session"),
 }
 
 

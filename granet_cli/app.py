@@ -28,6 +28,7 @@ from granet_cli.history.command import history
 from granet_cli.import_.command import import_weights
 from granet_cli.inflate.command import inflate
 from granet_cli.inspect.command import inspect
+from granet_cli.kernels.command import kernels
 from granet_cli.list.command import list_names
 from granet_cli.plan.command import plan
 from granet_cli.plasticity.command import plasticity
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compact": compact,
     "inflate": inflate,
     "bench": bench,
+    "kernels": kernels,
     "import": import_weights,
     "verify": verify,
     "list": list_names,

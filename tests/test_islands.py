@@ -17,8 +17,11 @@ from torch.nn import functional as F
 from exporters import graph_cleanup, onnx_files, onnx_inspection, runtime, tracing
 from exporters.encoding import encode, inflate
 from exporters.islands import Island, add_islands, inline_islands
+from granet import session
 from granet.errors import ModelError
+from granet.kernels import library
 from granet.kernels.program import island_name
+from tests.commandline import Granet
 
 WIDTH, SIZE = 48, 12
 
@@ -163,3 +166,72 @@ def test_operator_names_end_at_63() -> None:
     assert (island_name(0), island_name(63)) == ("Island0", "Island63")
     with pytest.raises(ValueError, match="64"):
         island_name(64)
+
+
+# With the kernels
+
+with_kernels = pytest.mark.skipif(library.path() is None, reason=library.MISSING)
+
+
+@with_kernels
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("network", [Block, Pools])
+def test_kernels_compute_what_the_file_says(tmp_path: Path, network: Callable[[], nn.Module], precision: str) -> None:
+    model = exported(network, precision=precision)[1]
+    expected = outputs(model, tmp_path)
+    images = np.random.default_rng(0).standard_normal((3, 3, SIZE, SIZE)).astype(np.float32)
+    opened = session(tmp_path / "model.onnx")
+    found = opened.run(None, {opened.get_inputs()[0].name: images})[0]
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@with_kernels
+def test_the_command_line_uses_the_kernels(granet: Granet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = "--epochs 1 --batch-size 900 --set method.interval=2it --set method.density=0.05 --set method.end=6it"
+    assert granet(*f"train --model tests.test_islands:make --out run {settings}".split()).code == 0
+    model = ("--model", "tests.test_islands:make")
+    answer = granet("export", "--onnx", "run/last.safetensors", "-o", "sparse.onnx", "--json", *model)
+    assert answer.code == 0, answer.err
+    report = answer.json()
+    assert len(report["islands"]) == 1
+    assert 0 <= report["kernels_max_rel_error"] < 1e-5
+    scores = [
+        granet("eval", file, *extra, "--json") for file, extra in (("sparse.onnx", ()), ("run/last.safetensors", model))
+    ]
+    assert scores[0].json()["accuracy"] == pytest.approx(scores[1].json()["accuracy"], abs=0.002)
+    assert granet("export", "--onnx", "run/last.safetensors", "-o", "plain.onnx", "--no-kernels", *model).code == 0
+    assert "Island0" not in {node.op_type for node in onnx_files.read("plain.onnx").graph.node}
+
+
+def make(classes: int = 10) -> nn.Module:
+    """A network for the embedded images."""
+    return nn.Sequential(
+        nn.Conv2d(1, 64, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, classes),
+    )
+
+
+@with_kernels
+def test_the_library_is_found_by_other_programs(granet: Granet) -> None:
+    answer = granet("kernels", "--path")
+    assert (answer.code, Path(answer.out.strip())) == (0, library.path())
+    assert granet("kernels", "--json").json() == {"path": str(library.path()), "missing": None}
+
+
+def test_without_the_library_everything_runs_and_says_so(
+    granet: Granet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "path", lambda: None)
+    model = exported(Block)[1]
+    outputs(model, tmp_path)
+    assert len(session(tmp_path / "model.onnx").get_outputs()) == 1
+    answer = granet("kernels", "--path")
+    assert (answer.code, "without its kernels" in answer.err) == (2, True)

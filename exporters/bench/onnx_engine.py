@@ -98,6 +98,8 @@ def _session(spec: Spec, *, strict: bool = False, profile: Path | None = None) -
 def _options(spec: Spec) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    if spec.kernels is not None:
+        options.register_custom_ops_library(spec.kernels)
     options.intra_op_num_threads = spec.threads
     options.inter_op_num_threads = 1
     # Threads that wait by spinning would take the cores from the process whose turn it is.

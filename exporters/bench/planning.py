@@ -54,6 +54,7 @@ class Planner:
         models: models and controls, with inputs and hashes.
         platform: versions and the card, on which engines depend.
         checkpoint: to be measured in torch, if any.
+        kernels: library of the sparse kernels, if there is one.
         built: seconds that building an engine took, by label and scenario.
     """
 
@@ -61,11 +62,15 @@ class Planner:
     models: list[Model]
     platform: str
     checkpoint: TorchCheckpoint | None = None
+    kernels: Path | None = None
     built: dict[tuple[str, Scenario], float] = field(default_factory=dict)
     _rehearsed: dict[Scenario, Rehearsal] = field(default_factory=dict)
 
     def spec(self, model: Model, scenario: Scenario, *, graph: bool, sparse: bool = False) -> Spec:
-        """Return what a process that runs ``model`` has to do; ``sparse`` allows TensorRT's kernels for 2:4 weights."""
+        """Return what a process that runs ``model`` has to do.
+
+        ``sparse`` allows TensorRT's kernels for 2:4 weights, or registers the sparse kernels on the CPU.
+        """
         settings = self.settings
         options = providers.options(scenario.provider, scenario.precision, settings.options, graph=graph)
         if scenario.provider == "tensorrt":
@@ -84,6 +89,7 @@ class Planner:
             with_copies=settings.with_copies,
             # What is free now. On CUDA there is no limit: it reserves addresses by the terabyte, which are no memory.
             memory=available_memory() if scenario.provider == "cpu" else None,
+            kernels=str(self.kernels) if sparse and scenario.provider == "cpu" else None,
         )
 
     def entries(self, scenario: Scenario, *, graph: bool) -> list[Contender]:
@@ -94,6 +100,9 @@ class Planner:
             if scenario.provider == "tensorrt" and model.control is not None:
                 spec = self.spec(model, scenario, graph=graph, sparse=True)
                 found.append(Contender(f"{model.label} (2:4 kernels)", spec, model.control))
+            if scenario.provider == "cpu" and model.islands and self.kernels is not None:
+                spec = self.spec(model, scenario, graph=graph, sparse=True)
+                found.append(Contender(f"{model.label} (sparse kernels)", spec, model.control))
         return [*found, *self._torch(scenario)]
 
     def rehearse(self, scenario: Scenario) -> Rehearsal:

@@ -55,6 +55,7 @@ class Spec:
         variant: of the torch engine: eager, compiled, channels_last or 2:4.
         confirmed: the network's factory, when a checkpoint names code of the user's.
         memory: bytes that the process may allocate, None for no limit.
+        kernels: library of sparse kernels that ONNX Runtime registers, None for none.
     """
 
     engine: Engine
@@ -70,6 +71,7 @@ class Spec:
     variant: str = ""
     confirmed: str | None = None
     memory: int | None = None
+    kernels: str | None = None
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> Spec:

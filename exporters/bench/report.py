@@ -29,6 +29,7 @@ class Model:
         sha256: of the file.
         bytes: size of the file, with the tensors that lie beside it.
         inputs: as the file declares them.
+        islands: how many islands of sparse layers the file has, which the sparse kernels can run.
         operators: provider of ONNX Runtime -> operator -> nodes that it ran, by the profile.
         work: what a run on the smallest batch computes.
     """
@@ -39,6 +40,7 @@ class Model:
     origin: str | None = None
     sha256: str = ""
     bytes: int = 0
+    islands: int = 0
     inputs: tuple[Input, ...] = ()
     operators: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     work: Work = field(default_factory=Work)
@@ -58,6 +60,7 @@ class Model:
             "origin": self.origin,
             "sha256": self.sha256,
             "bytes": self.bytes,
+            "islands": self.islands,
             "inputs": [asdict(node) for node in self.inputs],
             "nodes": self.nodes,
             "operators": self.operators,

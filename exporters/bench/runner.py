@@ -21,6 +21,8 @@ from exporters.bench.settings import BenchSettings
 from exporters.bench.statistics import LEVEL, summarise
 from exporters.bench.torch_engine import TorchCheckpoint
 from exporters.bench.verdict import Facts, judge
+from exporters.islands.inlining import is_island
+from granet.kernels import MISSING, library
 
 Say = Callable[[str], object]
 _PROBE_LIMIT = 120.0  # seconds
@@ -71,7 +73,7 @@ def measure(
         try:
             network = TorchCheckpoint.read(checkpoint, provider, confirmed=confirmed) if checkpoint else None
             files = controls.assign(models, control, Path(scratch)) if models or not network else []
-            run = _Run(report, Planner(settings, files, platform, network), gpu, say)
+            run = _Run(report, Planner(settings, files, platform, network, library.path()), gpu, say)
             run.examine(Scenario(provider, precisions[0], min(settings.batches)))
             for precision in precisions:
                 for batch in settings.batches:
@@ -100,12 +102,17 @@ class _Run:
             first = self._files.setdefault(str(model.path), model)
             if first is model:
                 # Also refuses data outside the file's folder, before ONNX Runtime opens it.
-                model.inputs = controls.declared_inputs(onnx_files.read(model.path))
+                content = onnx_files.read(model.path)
+                model.inputs = controls.declared_inputs(content)
+                model.islands = sum(map(is_island, content.graph.node))
                 with model.path.open("rb") as file:
                     model.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
                 model.bytes = file_size(model.path)
-            model.inputs, model.sha256, model.bytes = first.inputs, first.sha256, first.bytes
+            model.inputs, model.sha256 = first.inputs, first.sha256
+            model.bytes, model.islands = first.bytes, first.islands
         controls.check_inputs(planner.models, self._settings, planner.checkpoint)
+        if any(model.islands for model in planner.models) and planner.kernels is None and report.provider == "cpu":
+            report.skipped.append(Skipped("sparse kernels", MISSING))
         if planner.checkpoint:
             report.skipped += [Skipped(f"torch {name}", why) for name, why in planner.checkpoint.impossible.items()]
         if report.provider == "tensorrt" and planner.models:
@@ -201,6 +208,9 @@ class _Run:
             return Facts(provider="torch", active=active, different=reason)
         file, twin = self._files[mine.spec.path], self._files[control.spec.path]
         control_flops = self._flops(control.spec.path)[0]
+        if mine.spec.kernels is not None:
+            active_text = "" if active is None else f", {100 * (1 - active):.1f} % zeros that they skip"
+            return Facts(provider="", different=f"granet's sparse kernels{active_text}")
         sparse_kernels = mine.spec.options.get("trt_sparsity_enable") == "1"
         both = file.work.unfolded is not None and twin.work.unfolded is not None
         name = "TensorRT" if mine.spec.provider == "tensorrt" else mine.spec.provider.upper()

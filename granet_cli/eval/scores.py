@@ -43,6 +43,7 @@ def onnx(
     from exporters.scoring import score
     from granet.data import SIZED, open_dataset
     from granet.errors import UsageError
+    from granet.kernels import library
     from granet_cli.overrides import data_settings
 
     if model is not None:
@@ -59,7 +60,8 @@ def onnx(
         image_size=origin.network.image_size if name in SIZED else None,
         follow_links=follow_links,
     )
-    session = runtime.open_session(file, provider=provider, options=options)
+    kernels = provider == runtime.CPU and library.path() is not None
+    session = runtime.open_session(file, provider=provider, options=options, kernels=kernels)
     result = score(session, origin.network, dataset, split, batch_size=batch_size)
     return EvalResult(result.accuracy, result.loss, split, result.examples, dataset.name, origin.step)
 

@@ -85,6 +85,7 @@ def as_json(report: ExportReport) -> dict[str, Any]:
         "examples": {"random": proof.random, "real": proof.real, "source": proof.source},
         "bit_identical": list(proof.bit_identical),
         "unfolded": proof.unfolded,
+        "kernels_max_rel_error": proof.kernels_max_rel_error,
         "content_hash": report.origin.content_hash,
         "twin": None if report.twin is None else str(report.twin),
         "compaction": None if report.compaction is None else report.compaction.as_json(),
@@ -102,7 +103,9 @@ def show(screen: Screen, report: ExportReport) -> None:
 
 def _islands(report: ExportReport) -> str:
     layers = sum(len(island.layers) for island in report.islands)
-    return f"{counted(layers, 'layer')} in {counted(len(report.islands), 'island')} for granet's sparse kernels"
+    text = f"{counted(layers, 'layer')} in {counted(len(report.islands), 'island')} for granet's sparse kernels"
+    error = report.proof.kernels_max_rel_error
+    return text if error is None else f"{text}; with them an error of {error:.2g} of the largest output"
 
 
 def _facts(report: ExportReport, share: float, over: float) -> list[tuple[str, list[str]]]:

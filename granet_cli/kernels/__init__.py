@@ -1,0 +1,1 @@
+"""``granet kernels``: the library of sparse kernels for CPUs."""
