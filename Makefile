@@ -61,6 +61,10 @@ bench-plasticity: $(READY)
 bench-itself: $(READY)
 	$(BIN)/python -m benchmarks.bench_against_itself
 
+# Networks of random sparse weights in ONNX Runtime: its dense layers against the kernels.
+bench-kernels: $(READY)
+	$(BIN)/python -m benchmarks.kernels
+
 # Everything that a machine with a GPU can tell, with the Python that is there; installs nothing.
 bench-gpu:
 	$(PYTHON) -m benchmarks.gpu --json runs/gpu.json
@@ -81,6 +85,15 @@ fuzz-guided: $(READY)
 # 2,000 generated networks, trained, resumed, inspected, planned and some exported: each works or is refused beforehand.
 fuzz-networks: $(READY)
 	$(BIN)/python -m fuzz.train_networks --count 2000
+
+# A million damaged islands under the sanitizers for addresses and undefined behaviour, and 10,000 random layers
+# against double precision on every instruction set. Needs g++ or clang++, nothing else. Half an hour.
+fuzz-kernels:
+	mkdir -p runs
+	$(PYTHON) kernels/build.py --fuzz --sanitize runs/fuzz-kernels
+	runs/fuzz-kernels damage 1000000 $$(date +%s)
+	$(PYTHON) kernels/build.py --fuzz runs/fuzz-kernels
+	runs/fuzz-kernels layers 10000 $$(date +%s)
 
 # 20 random kills of a random rank of four under torchrun: the run must restart by itself and end byte-identical.
 soak-ranks: $(READY)

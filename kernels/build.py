@@ -5,6 +5,7 @@ One compiler process for each file, as many at a time as there are processors. N
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
@@ -36,13 +37,16 @@ def compiler() -> str | None:
     return named or next((found for name in ("g++", "clang++", "c++") if (found := shutil.which(name))), None)
 
 
-def build(target: Path = TARGET, *, machine: str | None = None, extra: tuple[str, ...] = ()) -> None:
-    """Compile the library to ``target``.
+SANITIZE = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+
+
+def build(target: Path = TARGET, *, fuzz: bool = False, extra: tuple[str, ...] = ()) -> None:
+    """Compile the library to ``target``, or the program that fuzzes it.
 
     Args:
         target: the file to write; replaced only when everything compiled.
-        machine: the architecture, as ``platform.machine()`` names it; unknown ones get the plain kernels.
-        extra: more flags, such as those of a sanitizer.
+        fuzz: the program, without the operators of ONNX Runtime.
+        extra: more flags, such as ``SANITIZE``.
 
     Raises:
         RuntimeError: there is no compiler, or it failed; the message has what it said.
@@ -50,7 +54,13 @@ def build(target: Path = TARGET, *, machine: str | None = None, extra: tuple[str
     cxx = compiler()
     if cxx is None:
         raise RuntimeError("no C++ compiler; install g++ or clang++, or set CXX")
-    kinds = ISA_FLAGS.get(machine or platform.machine(), {"isa_plain": []})
+    kinds = ISA_FLAGS.get(platform.machine(), {"isa_plain": []})
+    hosts = ("ort_op", "c_api") if fuzz else ()
+    sources = [
+        path
+        for path in sorted(HERE.glob("*.cpp"))
+        if (path.stem in kinds or not path.stem.startswith("isa_")) and path.stem not in hosts
+    ]
     with tempfile.TemporaryDirectory() as folder:
 
         def compile_one(source: Path) -> str:
@@ -59,15 +69,12 @@ def build(target: Path = TARGET, *, machine: str | None = None, extra: tuple[str
             _run([*cxx.split(), *FLAGS, *own, *extra, "-c", str(source), "-o", made])
             return made
 
-        sources = [
-            path for path in sorted(HERE.glob("*.cpp")) if not path.stem.startswith("isa_") or path.stem in kinds
-        ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(compile_one, sources))
+            objects = list(pool.map(compile_one, [*sources, *([HERE / "fuzz" / "fuzz.cpp"] if fuzz else [])]))
         linked = Path(folder) / target.name
-        _run([*cxx.split(), "-shared", *extra, *objects, "-o", str(linked), "-pthread"])
+        _run([*cxx.split(), *([] if fuzz else ["-shared"]), *extra, *objects, "-o", str(linked), "-pthread"])
         beside = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.copyfile(linked, beside)
+        shutil.copy(linked, beside)
         beside.replace(target)
 
 
@@ -81,7 +88,12 @@ def _run(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("target", nargs="?", type=Path, default=TARGET)
+    parser.add_argument("--fuzz", action="store_true", help="the program that fuzzes the library")
+    parser.add_argument("--sanitize", action="store_true", help="with checks of addresses and undefined behaviour")
+    arguments = parser.parse_args()
     try:
-        build(Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET)
+        build(arguments.target, fuzz=arguments.fuzz, extra=SANITIZE if arguments.sanitize else ())
     except RuntimeError as error:
         sys.exit(str(error))

@@ -8,6 +8,7 @@
 namespace granet {
 namespace {
 
+constexpr int far_bytes = 1 << 20;  // an output larger than this is not in the second cache when it is written
 constexpr int segment = 64;  // output channels that are sorted together, and the least that a thread takes
 
 // What a walk costs, in cycles for each output channel. Calibrated by benchmarks/kernels.py.
@@ -198,6 +199,7 @@ void Convolution::run_tile(const Frame& frame, int number, int image, int images
     t.counts = counts.data() + int64_t(block) * channels + first;
     t.channels = order.data() + int64_t(block) * channels + first;
     t.first = block == 0;
+    t.far = t.first && t.out_channel * channels > far_bytes;
     t.last = block == tiling.blocks - 1;
     function(t);
   }

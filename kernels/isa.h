@@ -29,6 +29,7 @@ struct ConvTile {
   ptrdiff_t in_row[most_rows], out_row[most_rows], residual_row[most_rows], mask_row[most_rows];
   bool first, last;  // block of input channels: starts from bias and residual; ends with activation and mask
   bool clamp;
+  bool far;  // whether the output is unlikely to be in a near cache
   float low, high;
 };
 typedef void (*ConvFunction)(const ConvTile&);

@@ -71,6 +71,12 @@ void sparse_conv(const ConvTile& t) {
     GRANET_UNROLL
     for (int k = T; k < U * T; k++) sums[k / T][k % T] = vec{};
 
+    if (t.far && i + 1 < t.n) {  // fetch the next channel's output, and with it a residual that it takes the place of
+      const char* next = t.out + t.channels[i + 1] * t.out_channel;
+      GRANET_UNROLL
+      for (int k = 0; k < T; k++) __builtin_prefetch(next + t.out_row[k / C] + k % C * width, 1);
+    }
+
     const Entry* const end = entry + t.counts[i];
     if (U > 1)
       for (; end - entry >= U; entry += U) {
