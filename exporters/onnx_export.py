@@ -39,7 +39,7 @@ from exporters.tracing import Example
 from exporters.weight_matching import GraphWeight
 from granet.checkpoint import Checkpoint, Network
 from granet.data import Dataset
-from granet.errors import UnknownNameError, UsageError, counted, listing
+from granet.errors import UnknownNameError, UsageError, listing
 from granet.kernels import MISSING, library
 
 COMPUTES = ("fp32", "fp16")
@@ -314,5 +314,5 @@ def _of_constants(masks: Mapping[str, Tensor]) -> Iterator[str]:
         weights, active = sum(mask.numel() for mask in masks.values()), sum(int(mask.sum()) for mask in masks.values())
         yield (
             "stored as what they compute, which is the same for every input: "
-            f"{counted(weights, 'weight')}, of which {active:,} active, of {listing(masks, 3)}"
+            f"weights of {listing(masks, 3)}, {weights:,} in all and {active:,} of them active"
         )

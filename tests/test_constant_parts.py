@@ -61,7 +61,7 @@ def test_what_a_constant_part_computes_is_stored_with_a_remark(
     assert report.active == sum(int(mask.sum()) for mask in seen.values())
     constant = sum(mask.numel() for name, mask in value.masks.items() if name not in seen)
     remark = next(remark for remark in report.remarks if "what they compute" in remark)
-    assert f"{constant:,} weights" in remark
+    assert f"{constant:,} in all" in remark
     assert "hidden.weight" in remark
 
 
