@@ -30,7 +30,7 @@ int sets_of_sums(int largest) { return largest <= 2 ? 4 : largest <= 4 ? 2 : 1; 
 
 struct Problem {
   int rows, columns, stride[2], reach[2];  // reach: rows and columns that a window spans
-  int in_channels, out_channels, vector_bytes;  // in_channels: that a channel sees
+  int in_channels, vector_bytes;  // channels that an output channel sees
   double entries;  // of an output channel
 };
 
@@ -42,37 +42,26 @@ double tile_cost(const Problem& p, int rows, int columns, int blocks) {
   return p.entries * (model.entry + model.row * (rows - 1) + vectors * load + latency) + blocks * (model.channel + vectors * model.sum);
 }
 
-// One cut into tiles for all problems, which have maps of one size, and the best number of blocks for each.
-std::vector<Tiling> choose_tilings(const Isa& isa, const std::vector<Problem>& problems) {
-  const Problem& p = problems.front();
-  std::vector<Tiling> best(problems.size());
+Tiling choose_tiling(const Isa& isa, const Problem& p) {
+  Tiling best;
   double least = std::numeric_limits<double>::infinity();
   for (int most_row = 1; most_row <= std::min(p.rows, most_rows); most_row++)
     for (int most_column = 1; most_column <= std::min(p.columns, isa.most_vectors); most_column++) {
-      std::vector<int> rows = split(p.rows, most_row), columns = split(p.columns, most_column), blocks;
+      const std::vector<int> rows = split(p.rows, most_row), columns = split(p.columns, most_column);
       bool possible = true;
       for (int r : {rows.front(), rows.back()})
         for (int c : {columns.front(), columns.back()}) possible = possible && isa.conv(r, c, p.stride[1], sets_of_sums(rows.front() * columns.front()));
       if (!possible) continue;
-      double total = 0;
-      for (const Problem& problem : problems) {
-        double cheapest = std::numeric_limits<double>::infinity();
-        blocks.push_back(1);
-        for (int b = 1; b == 1 || (b <= problem.in_channels && problem.entries / b >= 3); b *= 2) {
-          double cost = 0;
-          for (int r : rows)
-            for (int c : columns) cost += tile_cost(problem, r, c, b);
-          if (cost < cheapest) cheapest = cost, blocks.back() = b;
-        }
-        total += cheapest * problem.out_channels;
+      for (int blocks = 1; blocks == 1 || (blocks <= p.in_channels && p.entries / blocks >= 3); blocks *= 2) {
+        double cost = 0;
+        for (int r : rows)
+          for (int c : columns) cost += tile_cost(p, r, c, blocks);
+        if (cost >= least) continue;
+        least = cost;
+        best = {{}, blocks};
+        for (int row = 0, i = 0; i < int(rows.size()); row += rows[size_t(i++)])
+          for (int column = 0, j = 0; j < int(columns.size()); column += columns[size_t(j++)]) best.tiles.push_back({row, column, rows[size_t(i)], columns[size_t(j)]});
       }
-      if (total >= least) continue;
-      least = total;
-      for (size_t i = 0; i < problems.size(); i++) best[i].blocks = blocks[i];
-      std::vector<RegisterTile> tiles;
-      for (int row = 0, i = 0; i < int(rows.size()); row += rows[size_t(i++)])
-        for (int column = 0, j = 0; j < int(columns.size()); column += columns[size_t(j++)]) tiles.push_back({row, column, rows[size_t(i)], columns[size_t(j)]});
-      for (Tiling& tiling : best) tiling.tiles = tiles;
     }
   return best;
 }
@@ -85,8 +74,8 @@ LaneLayout flattened(LaneLayout layout) {
 
 }  // namespace
 
-Convolution::Convolution(const Plan& plan, ConvolutionSpec spec, Tiling cut, bool flat)
-    : isa(plan.isa), in_buffer(spec.in), out_buffer(spec.out), residual_buffer(spec.residual), tiling(std::move(cut)), bias(std::move(spec.bias)) {
+Convolution::Convolution(const Plan& plan, ConvolutionSpec spec)
+    : isa(plan.isa), in_buffer(spec.in), out_buffer(spec.out), residual_buffer(spec.residual), bias(std::move(spec.bias)) {
   const Operation& op = *spec.operation;
   const SparseRows& weights = spec.weights;
   const Window& w = spec.window;
@@ -95,11 +84,20 @@ Convolution::Convolution(const Plan& plan, ConvolutionSpec spec, Tiling cut, boo
   out = plan.buffers[size_t(out_buffer)].layout;
   if (residual_buffer >= 0) residual = plan.buffers[size_t(residual_buffer)].layout;
   channels = int(bias.size());
-  sums = sets_of_sums(tiling.tiles.front().rows * tiling.tiles.front().columns);
-  const int group = plan.program.values[size_t(from.value)].channels / op.groups, blocks = tiling.blocks;
-  const int taps = w.kernel[0] * w.kernel[1], vector_bytes = isa.lanes * 4;
-  for (int axis : {0, 1}) stride[axis] = w.stride[axis];
+  // Without borders, and with windows of one pixel, all positions are one row.
+  bool flat = !in.bordered() && !out.bordered() && !residual.bordered();
+  for (int axis : {0, 1}) flat = flat && w.kernel[axis] == 1 && w.stride[axis] == 1 && w.begin[axis] == 0;
   if (flat) in = flattened(in), out = flattened(out), residual = flattened(residual);
+
+  const int group = plan.program.values[size_t(from.value)].channels / op.groups, taps = w.kernel[0] * w.kernel[1], vector_bytes = isa.lanes * 4;
+  Problem problem{out.grid.rows, out.grid.columns, {}, {}, group, vector_bytes, double(weights.value.size()) / channels};
+  for (int axis : {0, 1}) {
+    problem.stride[axis] = stride[axis] = w.stride[axis];
+    problem.reach[axis] = std::min((w.kernel[axis] - 1) * w.dilation[axis] + 1, axis ? in.pitch() : int(in.positions() / in.pitch()));
+  }
+  tiling = choose_tiling(isa, problem);
+  sums = sets_of_sums(tiling.tiles.front().rows * tiling.tiles.front().columns);
+  const int blocks = tiling.blocks;
 
   std::vector<int32_t> tap_offset;
   for (int ky = 0; ky < w.kernel[0]; ky++)
@@ -210,58 +208,6 @@ std::vector<int> Convolution::uses() const { return residual_buffer >= 0 ? std::
 std::vector<std::pair<int, int>> Convolution::in_place() const {
   if (residual_buffer < 0) return {};
   return {{residual_buffer, out_buffer}};
-}
-
-int Chain::tasks(const Frame& frame) const { return int(links.front()->tiling.tiles.size()) * frame.images; }
-
-void Chain::run(const Frame& frame, int task) const {
-  const int tiles = int(links.front()->tiling.tiles.size());
-  for (const auto& link : links) link->run_tile(frame, task % tiles, task / tiles, 1, 0, (link->channels + segment - 1) / segment);
-}
-
-std::vector<int> Chain::uses() const {
-  std::vector<int> all;
-  for (const auto& link : links)
-    for (int buffer : link->uses()) all.push_back(buffer);
-  return all;
-}
-
-std::vector<std::pair<int, int>> Chain::in_place() const {
-  std::vector<std::pair<int, int>> all;
-  for (const auto& link : links)
-    for (auto pair : link->in_place()) all.push_back(pair);
-  return all;
-}
-
-std::unique_ptr<Step> make_convolutions(const Plan& plan, std::vector<ConvolutionSpec> specs) {
-  bool flat = true;
-  for (const ConvolutionSpec& spec : specs) {
-    const Window& w = spec.window;
-    for (int buffer : {spec.in, spec.out, spec.residual < 0 ? spec.in : spec.residual}) flat = flat && !plan.buffers[size_t(buffer)].layout.bordered();
-    for (int axis : {0, 1}) flat = flat && w.kernel[axis] == 1 && w.stride[axis] == 1 && w.begin[axis] == 0;
-  }
-  std::vector<Problem> problems;
-  for (const ConvolutionSpec& spec : specs) {
-    const Operation& op = *spec.operation;
-    const Buffer &from = plan.buffers[size_t(spec.in)], &to = plan.buffers[size_t(spec.out)];
-    Problem p;
-    p.rows = flat ? 1 : to.layout.grid.rows;
-    p.columns = flat ? to.layout.grid.rows * to.layout.grid.columns : to.layout.grid.columns;
-    for (int axis : {0, 1}) {
-      p.stride[axis] = spec.window.stride[axis];
-      p.reach[axis] = std::min((spec.window.kernel[axis] - 1) * spec.window.dilation[axis] + 1, axis ? from.layout.pitch() : int(from.layout.positions() / from.layout.pitch()));
-    }
-    p.in_channels = plan.program.values[size_t(from.value)].channels / op.groups;
-    p.out_channels = int(spec.bias.size());
-    p.vector_bytes = plan.isa.lanes * 4;
-    p.entries = double(spec.weights.value.size()) / p.out_channels;
-    problems.push_back(p);
-  }
-  std::vector<Tiling> tilings = choose_tilings(plan.isa, problems);
-  auto chain = std::make_unique<Chain>();
-  for (size_t i = 0; i < specs.size(); i++) chain->links.push_back(std::make_unique<Convolution>(plan, std::move(specs[i]), std::move(tilings[i]), flat));
-  if (chain->links.size() == 1) return std::move(chain->links.front());
-  return chain;
 }
 
 }  // namespace granet

@@ -27,7 +27,7 @@ struct ConvolutionSpec {
 };
 
 struct Convolution : Step {
-  Convolution(const Plan& plan, ConvolutionSpec spec, Tiling tiling, bool flat);
+  Convolution(const Plan& plan, ConvolutionSpec spec);
   int tasks(const Frame& frame) const override;
   void run(const Frame& frame, int task) const override;
   std::vector<int> uses() const override;
@@ -49,17 +49,5 @@ struct Convolution : Step {
   bool clamp = false;
   float low = 0, high = 0;
 };
-
-// Convolutions of one pixel that follow each other on one map, done tile by tile while the tile is in a near cache.
-struct Chain : Step {
-  std::vector<std::unique_ptr<Convolution>> links;
-  int tasks(const Frame& frame) const override;
-  void run(const Frame& frame, int task) const override;
-  std::vector<int> uses() const override;
-  std::vector<std::pair<int, int>> in_place() const override;
-};
-
-// One convolution, or a chain of them.
-std::unique_ptr<Step> make_convolutions(const Plan& plan, std::vector<ConvolutionSpec> specs);
 
 }  // namespace granet

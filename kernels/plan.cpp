@@ -167,14 +167,12 @@ struct Planner {
   // What follows an operation whose result is in lanes.
   void finish(int number, bool masked) {
     Buffer& b = buffer(number);
-    const Shape& s = shape(b.value);
     filled[size_t(number)] = true;
     if (!b.lanes) return;
     indices += b.channel;
     if (indices > most_indices) throw Error("maps that take more than 2^27 indices");
     if (!masked && needs_mask(number)) emit(clean(plan, number));
     if (b.layout.bordered()) emit(fill_border(plan, number));
-    (void)s;
   }
   bool needs_mask(int number) {
     const Buffer& b = buffer(number);
@@ -211,45 +209,18 @@ struct Planner {
     filled[size_t(p.to)] = true;
   }
 
-  static bool pointwise(const Operation& op) {
-    bool one = op.code == Code::convolution;
-    for (int axis : {0, 1}) one = one && op.window.kernel[axis] == 1 && op.window.stride[axis] == 1 && !op.window.begin[axis] && !op.window.end[axis];
-    return one;
-  }
-  // Whether operation `next` goes on, tile by tile, from what the one before it made.
-  bool continues(size_t next) {
-    if (next >= plan.program.operations.size()) return false;
-    const Operation &a = plan.program.operations[next - 1], &b = plan.program.operations[next];
-    const int middle = places[next - 1].to;
-    constexpr int64_t near_floats = 1 << 18;  // a value that stays in the second cache anyway
-    return pointwise(a) && pointwise(b) && !is_product(b, plan.program.inputs + int(next)) && places[next].from[0] == middle && clamps(a.activation) &&
-           !buffer(middle).layout.bordered() && buffer(middle).image >= near_floats && (places[next].residual < 0 || filled[size_t(places[next].residual)]);
-  }
-
-  size_t convolutions(size_t first) {
-    size_t end = first;
-    std::vector<ConvolutionSpec> specs;
-    do {
-      const Operation& op = plan.program.operations[end];
-      const Places& p = places[end];
-      const Shape& from = shape(op.inputs[0]);
-      const int channels = shape(buffer(p.to).value).channels;
-      const int64_t columns = int64_t(from.channels / op.groups) * op.window.kernel[0] * op.window.kernel[1];
-      if (end == first) ready(p.from[0]);
-      if (p.residual >= 0) ready(p.residual);
-      Window window = op.window;
-      if (sampled(op)) window.stride[0] = window.stride[1] = 1;
-      specs.push_back({p.from[0], p.to, p.residual, &op, window, clamps(op.activation) && needs_mask(p.to), weights(op, channels, columns), unpack_bias(op.bias, constants, channels)});
-      filled[size_t(p.to)] = true;
-      end++;
-    } while (continues(end));
-    const bool masked = specs.back().mask;
-    emit(make_convolutions(plan, std::move(specs)));
-    const Activation& last = plan.program.operations[end - 1].activation;
-    const int to = places[end - 1].to;
-    if (!clamps(last)) emit(activate(plan, to, to, last));
-    finish(to, masked);
-    return end;
+  void convolution(const Operation& op, const Places& p) {
+    const Shape& from = shape(op.inputs[0]);
+    const int channels = shape(buffer(p.to).value).channels;
+    ready(p.from[0]);
+    if (p.residual >= 0) ready(p.residual);
+    Window window = op.window;
+    if (sampled(op)) window.stride[0] = window.stride[1] = 1;
+    const bool masked = clamps(op.activation) && needs_mask(p.to);
+    SparseRows rows = weights(op, channels, int64_t(from.channels / op.groups) * window.kernel[0] * window.kernel[1]);
+    emit(std::make_unique<Convolution>(plan, ConvolutionSpec{p.from[0], p.to, p.residual, &op, window, masked, std::move(rows), unpack_bias(op.bias, constants, channels)}));
+    if (!clamps(op.activation)) emit(activate(plan, p.to, p.to, op.activation));
+    finish(p.to, masked);
   }
 
   void operation(size_t number) {
@@ -257,7 +228,8 @@ struct Planner {
     const Places& p = places[number];
     const int result = plan.program.inputs + int(number);
     if (op.code == Code::linear) return product(op, p, weights(op, shape(result).channels, shape(op.inputs[0]).elements()));
-    if (op.code == Code::convolution) return product(op, p, center(op, shape(op.inputs[0]), shape(result)));
+    if (is_product(op, result)) return product(op, p, center(op, shape(op.inputs[0]), shape(result)));
+    if (op.code == Code::convolution) return convolution(op, p);
     for (int from : p.from) ready(from);
     switch (op.code) {
       case Code::add:
@@ -341,12 +313,8 @@ struct Planner {
     measure();
     filled.assign(plan.buffers.size(), false);
     for (int i = 0; i < program.inputs; i++) filled[size_t(native[size_t(i)])] = true;
-    for (size_t i = 0; i < program.operations.size();) try {
-        const Operation& op = program.operations[i];
-        if (op.code == Code::convolution && !is_product(op, program.inputs + int(i)))
-          i = convolutions(i);
-        else
-          operation(i++);
+    for (size_t i = 0; i < program.operations.size(); i++) try {
+        operation(i);
       } catch (const Error& error) {
         throw Error("operation " + std::to_string(i) + ": " + error.what());
       }
