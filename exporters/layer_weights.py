@@ -6,15 +6,18 @@ For integers, the number that represents zero is an input of its own, one for al
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 from onnx import helper
 
 from exporters.constants import UncountableError
 from exporters.encoding.values import Array, type_name
+
+_BLOCKED = ("com.microsoft.nchwc",)
 
 Sizes = Mapping[str, int]
 """The attributes of a node that are whole numbers."""
@@ -45,6 +48,33 @@ class WeightInput:
     zero: int | None = None
     axis: int = -1
     unpack: Callable[[Mapping[int, Array], Sizes], UnpackedWeight] | None = None
+
+
+CHANNELS = "granet.channels"
+"""A name among the sizes of a node, which no attribute has: how many output channels it has without padding."""
+
+
+def blocked_channels(nodes: Iterable[onnx.NodeProto]) -> dict[str, int]:
+    """Return how many channels values in ONNX Runtime's blocks have without padding, by name, where the graph says it.
+
+    That is where they leave the blocks, and before operators that keep the number of channels.
+    """
+    made = {name: node for node in nodes for name in node.output if node.domain in _BLOCKED}
+    known: dict[str, int] = {}
+    waiting = [
+        (node.input[0], attribute.i)
+        for node in made.values()
+        for attribute in node.attribute
+        if node.op_type == "ReorderOutput" and attribute.name == "channels" and attribute.i > 0 and node.input
+    ]
+    while waiting:
+        name, channels = waiting.pop()
+        if name in made and name not in known:
+            known[name] = channels
+            # A convolution keeps the channels of the sum that it adds to, its fourth input.
+            same = made[name].input[3:4] if made[name].op_type == "Conv" else made[name].input[:1]
+            waiting += [(source, channels) for source in same]
+    return known
 
 
 def find(domain: str, operator: str, inputs: int) -> tuple[WeightInput, ...]:
@@ -104,22 +134,25 @@ def _fp4(given: Mapping[int, Array], _: Sizes) -> UnpackedWeight:
 def _blocked(given: Mapping[int, Array], sizes: Sizes) -> UnpackedWeight:
     """Read a convolution of ONNX Runtime's blocks of 8 or 16 channels: outputs, inputs, kernel, [inputs], outputs.
 
-    Channels are padded with zeros to whole blocks, and the file does not say how many; channels at the end without a
-    weight are taken for padding.
+    Channels are padded with zeros to whole blocks. The file says how many there are of outputs that leave the blocks
+    (``blocked_channels``); of others those at the end that have no weight and no bias are taken for padding.
     """
     weight = given[1]
     outputs, inputs, *kernel = weight.shape
+    bias = given.get(2, np.zeros(outputs, weight.dtype))
+    if bias.shape != (outputs,):
+        raise ValueError(f"a bias of shape {bias.shape} for {outputs} channels")
     area, padding = math.prod(kernel), (0, 0)
     for block in (8, 16):
         if not weight.size or outputs % block:
             continue
-        last = weight.reshape(outputs // block, -1, block)[-1]
+        last = np.concatenate([weight.reshape(outputs // block, -1, block)[-1], bias[None, -block:]])
         padded_inputs = 0
         if inputs % block == 0 and sizes.get("group", 1) == 1:
             tail = weight.reshape(outputs // block, inputs // block, area, block, block)[:, -1]
             padded_inputs = _trailing_zeros(np.moveaxis(tail, 2, -1))
         padding = max(padding, (_trailing_zeros(last), padded_inputs), key=sum)
-    shape = (outputs - padding[0], inputs - padding[1], *kernel)
+    shape = (min(sizes.get(CHANNELS, outputs - padding[0]), outputs), inputs - padding[1], *kernel)
     return UnpackedWeight(
         shape, int(np.count_nonzero(weight)), type_name(helper.np_dtype_to_tensor_dtype(weight.dtype))
     )
@@ -183,6 +216,6 @@ _OF_RUNTIME: Mapping[str, tuple[WeightInput, ...]] = {
 _TABLES = (
     (_STANDARD, _COMMON),
     (_RUNTIME, _OF_RUNTIME),
-    (("com.microsoft.nchwc",), {"Conv": (WeightInput(1, unpack=_blocked),)}),
+    (_BLOCKED, {"Conv": (WeightInput(1, unpack=_blocked),)}),
     (("com.ms.internal.nhwc", "com.microsoft.nhwc"), _COMMON),
 )

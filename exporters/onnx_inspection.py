@@ -24,7 +24,7 @@ from exporters.weight_counts import WeightReport, count, main_part, part_name, p
 from exporters.weight_tensors import FoundWeights, could_be_weight
 from granet.analysis.json_values import json_value
 from granet.checkpoint import canonical
-from granet.errors import CheckpointError
+from granet.errors import CheckpointError, counted
 
 _KEY = "granet."
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -153,9 +153,8 @@ def _count(
             continue
         finally:
             constants.forget()
-        main = main_part(
-            origin, report.parameters
-        )  # a tensor counts once, whatever it is multiplied by before it is used
+        # A tensor counts once, whatever it is multiplied by before it is used.
+        main = main_part(origin, report.parameters)
         if len(report.shape) < 2 or (main is not None and origin.node is not None and (id(main),) in seen):
             continue
         if main is not None:
@@ -165,8 +164,8 @@ def _count(
         layers.append(report)
     if padded:
         notes.append(
-            f"{padded} weights are in ONNX Runtime's own layout, which pads channels with zeros; the last channels of "
-            "a weight are taken for padding where all of their weights are zero"
+            f"{counted(padded, 'weight')} in ONNX Runtime's own layout, which pads channels with zeros; the last "
+            "channels of a weight are taken for padding where all of it is zero and the file does not say more"
         )
     return layers, claimed, notes
 

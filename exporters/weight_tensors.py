@@ -101,6 +101,7 @@ class _Walk:
         self._functions = {_identity(function, function.name): function for function in model.functions}
         self._calls: list[tuple[str, str, str]] = []
         self._followed = 0
+        self._channels: dict[str, int] = {}
 
     def graph(self, graph: onnx.GraphProto, scope: Scope, attributes: Attributes, opset: int, *, hidden: bool) -> None:
         """Walk through a graph; ``hidden`` when a node feeds its inputs, so that no initializer is their default."""
@@ -114,7 +115,8 @@ class _Walk:
         for value in graph.output:
             self._read(scope.get(value.name), "the output of the graph")
 
-    def _nodes(self, nodes: Iterable[onnx.NodeProto], scope: Scope, outer: Attributes, opset: int) -> None:
+    def _nodes(self, nodes: Sequence[onnx.NodeProto], scope: Scope, outer: Attributes, opset: int) -> None:
+        self._channels |= layer_weights.blocked_channels(nodes)
         for node in nodes:
             attributes = _resolved(node.attribute, outer)
             inputs = [scope.get(name) if name else None for name in node.input]
@@ -167,6 +169,8 @@ class _Walk:
     ) -> None:
         given = {index: x for index, x in enumerate(inputs) if x is not None}
         sizes = {name: x.i for name, x in attributes.items() if x.type == onnx.AttributeProto.INT}
+        if node.output and node.output[0] in self._channels:
+            sizes[layer_weights.CHANNELS] = self._channels[node.output[0]]
         found = [use for use in uses if use.index in given]
         for use in found:
             self.found.operands.append(Operand(given[use.index], use, given, sizes, _operator(node)))
