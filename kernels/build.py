@@ -1,6 +1,6 @@
 """Compile the kernels: ``python kernels/build.py`` puts the library where ``granet.kernels`` looks for it.
 
-One compiler process for each file, as many at a time as there are processors. Needs g++ 12 or clang++ 15, nothing else.
+One compiler process for each file, as many at a time as there are processors. Needs g++ 12 or clang++ 14, nothing else.
 """
 
 from __future__ import annotations

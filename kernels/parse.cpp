@@ -9,6 +9,7 @@ namespace {
 
 constexpr int64_t largest = std::numeric_limits<int32_t>::max();
 constexpr int64_t most_values = 4096, most_channels = 1 << 20, most_side = 1 << 15, most_pixels = 1 << 22;
+constexpr int64_t most_channels_together = 1 << 22;
 
 struct Reader {
   const int64_t* at;
@@ -25,6 +26,7 @@ struct Reader {
 struct Parser {
   Reader in;
   Program program;
+  int64_t channels = 0;
 
   const Shape& shape(int value) const { return program.values[value]; }
   int value(const char* what, int low = 0) { return int(in.next(what, low, int64_t(program.values.size()) - 1)); }
@@ -184,6 +186,7 @@ struct Parser {
   void add_value(const Shape& s) {
     if (s.pixels() > most_pixels) throw Error("a map of more than 2^22 pixels");
     check_product({s.channels, s.height, s.width});
+    if ((channels += s.channels) > most_channels_together) throw Error("values of more than 2^22 channels together");
     program.values.push_back(s);
   }
 
@@ -225,7 +228,7 @@ struct Parser {
 }  // namespace
 
 Program parse(const int64_t* integers, size_t count) {
-  Parser parser{{integers, integers + count}, {}};
+  Parser parser{{integers, integers + count}, {}, 0};
   parser.run();
   return std::move(parser.program);
 }

@@ -25,7 +25,7 @@ struct Planner {
   std::vector<int> native;      // by value: the buffer that its operation fills
   std::vector<Places> places;   // by operation
   std::vector<bool> filled;     // by buffer
-  int64_t indices = 0;
+  int64_t indices = 0, entries = 0;
 
   const Shape& shape(int value) const { return plan.program.values[size_t(value)]; }
   Buffer& buffer(int number) { return plan.buffers[size_t(number)]; }
@@ -181,7 +181,14 @@ struct Planner {
   }
   static bool clamps(const Activation& a) { return a.kind == Kind::none || a.kind == Kind::relu || a.kind == Kind::clip; }
 
-  SparseRows weights(const Operation& op, int64_t rows, int64_t columns) { return unpack(op.weight, constants, rows, columns, op.transposed); }
+  // Operations may share constants, but not so often that a small file takes much memory.
+  SparseRows weights(const Operation& op, int64_t rows, int64_t columns) {
+    SparseRows found = unpack(op.weight, constants, rows, columns, op.transposed);
+    int64_t stored = 0;
+    for (const Constant& constant : constants) stored += constant.elements;
+    if ((entries += int64_t(found.value.size())) > 4 * stored + (1 << 20)) throw Error("constants that too many operations share");
+    return found;
+  }
 
   // A convolution from one pixel to one pixel: the taps that meet it.
   SparseRows center(const Operation& op, const Shape& from, const Shape& to) {
@@ -321,6 +328,7 @@ struct Planner {
     for (int output : outputs) emit_convert(native[size_t(buffer(output).value)], output);
     share_memory();
     lay_out_memory();
+    if (plan.memory > 2 * most_floats) throw Error("values of an image that take more than 2^32 bytes together");
   }
 };
 
@@ -328,7 +336,7 @@ struct Planner {
 
 std::unique_ptr<Plan> make_plan(Program program, const std::vector<Constant>& constants, const Isa& isa) {
   std::unique_ptr<Plan> plan(new Plan{isa, std::move(program), {}, {}, 0});
-  Planner{*plan, constants, {}, {}, {}}.run();
+  Planner{*plan, constants, {}, {}, {}, 0, 0}.run();
   return plan;
 }
 

@@ -251,7 +251,7 @@ int damage(int count, Random& r) {
       if (r.chance(0.5)) {
         int64_t& number = c.program[size_t(r.below(int(c.program.size())))];
         const int64_t extremes[] = {0, -1, 1, 2, 7, 255, 1 << 15, 1 << 20, INT32_MAX, INT64_MAX, INT64_MIN};
-        number = r.chance(0.5) ? number + r.pick({-1, 1, 2}) : extremes[r.below(11)];
+        number = r.chance(0.5) ? int64_t(uint64_t(number) + uint64_t(r.pick({-1, 1, 2}))) : extremes[r.below(11)];
       } else {
         const size_t which = size_t(r.below(int(c.bytes.size())));
         std::vector<uint8_t>& bytes = c.bytes[which];
