@@ -195,7 +195,9 @@ def export(
         graph = exact
         if settings.compute == "fp16":
             graph = graph_cleanup.serialize(float16.halve(traced.model))
-        encoded = encode(graph, encoding=settings.encoding, precision=settings.precision, scope=scope)
+        encoded = encode(
+            graph, encoding=settings.encoding, precision=settings.precision, scope=scope, uint4=not settings.kernels
+        )
         model: onnx.ModelProto = encoded.model
         islands: tuple[Island, ...] = ()
         if settings.kernels and settings.compute == "fp32":

@@ -112,6 +112,21 @@ def test_weights_in_islands_are_inspected_as_those_outside() -> None:
     }
 
 
+def test_weights_that_custom_operators_cannot_read_are_in_no_island() -> None:
+    model = Block().eval()
+    with torch.no_grad():
+        for layer in (model.one, model.two, model.down):
+            layer.weight.mul_(torch.rand_like(layer.weight) < 0.1)
+    traced = tracing.trace(model, (torch.randn(2, 3, SIZE, SIZE),), where="network", opset=21)
+    dense = graph_cleanup.serialize(traced.model)
+    scope = [tensor.name for tensor in dense.graph.initializer if len(tensor.dims) > 1]
+    counts = []
+    for uint4 in (True, False):
+        encoded = encode(dense, encoding="gaps4", precision="fp32", scope=scope, uint4=uint4).model
+        counts.append(len(add_islands(encoded, dense)[1]))
+    assert counts == [0, 1]
+
+
 def test_dense_networks_have_no_islands() -> None:
     encoded, model, islands = exported(Block, sparse=())
     assert not islands

@@ -74,7 +74,9 @@ class Encoded:
         return {tensor.name: tensor.encoding for tensor in self.tensors}
 
 
-def encode(model: onnx.ModelProto, *, encoding: str, precision: str, scope: Collection[str]) -> Encoded:
+def encode(
+    model: onnx.ModelProto, *, encoding: str, precision: str, scope: Collection[str], uint4: bool = True
+) -> Encoded:
     """Return a copy of ``model`` with some of its initializers encoded.
 
     Weights of zero are not stored, whatever their sign, and become +0.0.
@@ -85,6 +87,8 @@ def encode(model: onnx.ModelProto, *, encoding: str, precision: str, scope: Coll
             may cost a hundredth of a tensor, and leaves tensors as they are that no encoding makes smaller. Any other
             is used wherever it is possible.
         precision: of stored values, one of ``PRECISIONS``.
+        uint4: whether codes of four bits may be stored as UINT4 where the model's version has it, which custom
+            operators of ONNX Runtime cannot read; else two in a byte.
         scope: names of initializers of the graph. Those that cannot be encoded stay as they are; the result says why.
 
     Raises:
@@ -104,15 +108,16 @@ def encode(model: onnx.ModelProto, *, encoding: str, precision: str, scope: Coll
     }
     chosen: dict[str, str] = {}
     for format in {weight.format for weight in weights.values()}:  # no two of which share decoders
-        chosen |= _choose(model, {name: x for name, x in weights.items() if x.format == format}, format, encoding)
+        alike = {name: weight for name, weight in weights.items() if weight.format == format}
+        chosen |= _choose(model, alike, format, encoding, uint4=uint4)
     return _assemble(model, weights, chosen, obstacles)
 
 
 def _choose(
-    model: onnx.ModelProto, weights: Mapping[str, StoredValues], format: Format, encoding: str
+    model: onnx.ModelProto, weights: Mapping[str, StoredValues], format: Format, encoding: str, *, uint4: bool
 ) -> dict[str, str]:
     """The layout of each of the weights, which have one format."""
-    allowed = _allowed(model, format, encoding)
+    allowed = _allowed(model, format, encoding, uint4=uint4)
     if len(allowed) == 1:
         return dict.fromkeys(weights, allowed[0])
     costs = [{layout: _cost(layout, weight) for layout in allowed} for weight in weights.values()]
@@ -124,7 +129,7 @@ def _choose(
     return dict(zip(weights, choose.smallest(costs, shared), strict=True))
 
 
-def _allowed(model: onnx.ModelProto, format: Format, encoding: str) -> list[str]:
+def _allowed(model: onnx.ModelProto, format: Format, encoding: str, *, uint4: bool) -> list[str]:
     """The layouts that weights of a format may have, the fastest to decode first.
 
     Raises:
@@ -133,8 +138,8 @@ def _allowed(model: onnx.ModelProto, format: Format, encoding: str) -> list[str]
     if encoding == "coo":
         allowed = [COO]
     else:
-        with_uint4 = opset(model) >= decoder_functions.UINT4_OPSET and model.ir_version >= decoder_functions.UINT4_IR
-        left_out = {"Gaps4Packed" if with_uint4 else "Gaps4", *(["Dense"] if format.stored == format.weight else [])}
+        uint4 &= opset(model) >= decoder_functions.UINT4_OPSET and model.ir_version >= decoder_functions.UINT4_IR
+        left_out = {"Gaps4Packed" if uint4 else "Gaps4", *(["Dense"] if format.stored == format.weight else [])}
         allowed = [name for name in LAYOUTS if encoding in ("auto", LAYOUTS[name].encoding) and name not in left_out]
     if opset(model) < decoder_functions.OPSET and any(node_builder.decoder(name, format) for name in allowed):
         raise ModelError(

@@ -66,7 +66,9 @@ class GraphView:
         decoder = self.decoders.get(name)
         if decoder is not None:
             stored = all(tensor in self.tensors for tensor in decoder.input)  # not as a sparse tensor of the standard
-            return stored and FUNCTIONS[decoder.op_type][1].weight == TensorProto.FLOAT
+            layout, format = FUNCTIONS[decoder.op_type]
+            # ONNX Runtime has no UINT4 for custom operators.
+            return stored and format.weight == TensorProto.FLOAT and LAYOUTS[layout].type != TensorProto.UINT4
         tensor = self.tensors.get(name)
         return tensor is not None and tensor.data_type == TensorProto.FLOAT and name not in self.inputs
 
