@@ -26,6 +26,7 @@ from granet.models.failures import lacks_memory, network_errors
 from granet.models.logits import check_logits
 from granet.recipe import Recipe
 from granet.sparsifier import Sparsifier
+from granet.training import hidden_state
 from granet.training.device import Precision, autocast, lay_out, move_model, resolve_memory_format
 
 
@@ -91,10 +92,16 @@ class Trial:
         attempt = self._backward if training else self._forward
         with _generators_kept(self.device):
             try:
-                return attempt(_sharing_weights(model).train(training), size)
+                tried = _sharing_weights(model).train(training)
+                idle = attempt(tried, size)
             except Exception as error:  # some networks cannot be copied, and some copies do not work
                 if lacks_memory(error):
                     raise
+            else:
+                if training:
+                    spare = _sharing_weights(model)
+                    hidden_state.check(model, tried, spare, lambda network: self._logits(network, size))
+                return idle
             with _unchanged(model):
                 return attempt(model.train(training), size)
 
