@@ -129,7 +129,7 @@ def test_an_unreadable_image_is_named_also_from_a_worker(tmp_path, workers):
     bad.write_bytes(bad.read_bytes()[:50])
     dataset = open_dataset("image-folder", directory=tmp_path, residency="streaming", image_size=8)
     pipeline = make_pipeline(dataset, batch_size=4, device=CPU, seed=0, augment="none", workers=workers)
-    with pytest.raises(DataError, match=r"class-2/4.png: cannot be read as an image.*Replace or remove") as caught:
+    with pytest.raises(DataError, match=r"class-2/4.png: cannot be read as an image.*Replace it, or remove") as caught:
         list(pipeline.evaluation("test"))
     assert caught.value.where == bad
     assert "Traceback" not in str(caught.value)

@@ -201,7 +201,7 @@ def test_example_allows_other_inputs_and_outputs(granet: Granet, here: Path) -> 
         ("export --onnx run/best.safetensors -o nowhere/x.onnx", 1, "nowhere/x.onnx: the file could not be written"),
         ("export --onnx run/best.safetensors -o photos --overwrite", 1, "photos: a file cannot be written here"),
         ("export --onnx run/recipe.toml -o x.onnx", 1, "not a safetensors file"),
-        ("export --onnx sparse.onnx -o x.onnx", 1, "not a safetensors file"),
+        ("export --onnx sparse.onnx -o x.onnx", 1, "not a checkpoint; got an ONNX file"),
         ("export --onnx nowhere -o x.onnx", 1, "nowhere: the file cannot be read"),
         ("export --onnx run/best.safetensors -o x.onnx --encoding gap8", 2, "Did you mean 'gaps8'?"),
         ("export --onnx run/best.safetensors -o x.onnx --precision fp8", 2, "--precision: unknown precision"),

@@ -320,7 +320,7 @@ def damage(path: Path, place: float = 0.9) -> None:
 
 
 def newer(path: Path) -> None:
-    path.write_bytes(edited(path.read_bytes(), lambda parts: parts.fields.update(version=[2, 0])))
+    path.write_bytes(edited(path.read_bytes(), lambda parts: parts.fields.update(version=[3, 0])))
 
 
 def newer_history(path: Path) -> None:
