@@ -329,7 +329,6 @@ def test_runs_that_start_at_the_same_moment_get_different_folders(here: Path) ->
 
 HANDMADE = """
 from torch import nn
-from torch.nn.functional import linear
 
 class Net(nn.Module):
     def __init__(self, classes):
@@ -337,7 +336,7 @@ class Net(nn.Module):
         self.layer = nn.Linear(192, classes)
 
     def forward(self, images):
-        return linear(images.flatten(1), self.layer.weight)
+        return self.layer(images.flatten(1) if images.sum().item() < 1e9 else images.flatten(1) * 0)
 """
 
 
