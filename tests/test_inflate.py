@@ -38,7 +38,7 @@ def encoded(encoding: str = "gaps8", precision: str = "fp32", **options: Any) ->
 def laid_out(layout: str) -> onnx.ModelProto:
     """One that need not be the best."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "_allowed", lambda *_: [layout])
+        patch.setattr(encoder, "_allowed", lambda *_, **__: [layout])
         return encoded("auto", opset=21 if layout == "Gaps4" else 20)
 
 

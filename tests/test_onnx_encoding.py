@@ -59,7 +59,7 @@ def only(values: Array, encoding: str, precision: str = "fp32", **options: Any) 
 def laid_out(values: Array, layout: str, opset: int) -> tuple[onnx.ModelProto, Encoded]:
     """The same with a layout that need not be the best."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "_allowed", lambda *_: [layout])
+        patch.setattr(encoder, "_allowed", lambda *_, **__: [layout])
         return only(values, "auto", opset=opset)
 
 

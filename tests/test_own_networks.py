@@ -13,6 +13,7 @@ from exporters import tracing
 from granet.checkpoint import load
 from granet.data import Arrays, Dataset
 from granet.errors import CheckpointError, ModelError, UsageError
+from granet.files import user_code
 from granet.models import from_checkpoint
 from granet.recipe import Recipe
 from granet.training import RunFolder, evaluate, resume, train
@@ -122,6 +123,11 @@ REFUSED = {
     "other_channels": r"cannot take images of 3 x 8 x 8; .*\(layer 0, Conv2d\)",
     "other_size": r"cannot take images of 3 x 8 x 8; .*\(layer 2, Linear\)",
 }
+
+
+def test_code_of_granet_is_not_the_users_although_a_user_named_it(tmp_path: Path) -> None:
+    user_code.find("granet.errors:counted", what="network", attribute="factory", error=ModelError)
+    test_what_cannot_train_is_refused_before_anything_is_written("other_size", tmp_path)
 
 
 @pytest.mark.parametrize("network", REFUSED)

@@ -93,9 +93,11 @@ def _package(frame: FrameType) -> str:
 
 def _is_users(frame: FrameType) -> bool:
     package, file = _package(frame), frame.f_code.co_filename
+    if package in _OURS:
+        return False
     if package in _named:
         return True
-    if package in _OURS or package in sys.stdlib_module_names or file.startswith("<"):
+    if package in sys.stdlib_module_names or file.startswith("<"):
         return False
     paths = sysconfig.get_paths()
     libraries = {paths[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")} | {*site.getsitepackages()}
