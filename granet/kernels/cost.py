@@ -6,7 +6,8 @@ that is not zero, and moves its inputs and outputs through the caches:
     sparse = FACTOR * nonzero * pixels + TRAFFIC * (inputs + outputs)
     dense  = weights * pixels
 
-Fitted to measurements of ``benchmarks/kernels.py`` with AVX-512, where the gain is smallest.
+Fitted by hand to a prototype's times of single layers with AVX-512, where the gain is smallest; the densities at which
+these kernels begin to gain have not been measured yet.
 """
 
 from __future__ import annotations

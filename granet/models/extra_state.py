@@ -2,7 +2,8 @@
 
 torch's protocol for it is a pair of methods, ``get_extra_state`` and ``set_extra_state``, whose value ``state_dict``
 has under ``PREFIX_extra_state``. Buffers count where training made them other than the network is built with:
-outside the state dict of another value, inside of another shape. What a module keeps in plain attributes nobody sees.
+outside the state dict of another value, inside of another shape. Plain attributes are not stored:
+``granet.training.hidden_state`` refuses networks whose outputs depend on them.
 """
 
 from __future__ import annotations
